@@ -36,13 +36,23 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"no checkpoint at {path}; expected one left by an earlier run; start without --resume")
+        raise InputError(
+            f"no checkpoint at {path}; expected one left by an earlier run; start without --resume"
+        )
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name != _META}
             header = json.loads(file[_META].tobytes().decode())
         version, meta = header["version"], header["meta"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        zipfile.BadZipFile,
+        NotImplementedError,
+    ) as error:
         raise InputError(
             f"{path} is damaged or not a checkpoint ({type(error).__name__}); expected a file written by tp4; "
             "remove it and start again without --resume"

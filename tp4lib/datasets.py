@@ -1,0 +1,358 @@
+"""Find a data set, download and verify it, or fall back to what ships with the environment.
+
+`find` looks in ``data_dir``, then in ``$TP4_DATA``, then in the cache; then it downloads the official archive (to a
+temporary file, checked, then renamed) unless ``TP4_OFFLINE=1``; then it takes the embedded default. The result says
+which one it is, so that no figure can pass off a stand-in as the real thing.
+"""
+
+import hashlib
+import os
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from tp4lib import paths
+from tp4lib.errors import InputError
+from tp4lib.files import atomic_path
+from tp4lib.progress import bar
+
+EMBEDDED = "embedded"
+"""As ``data_dir`` or ``$TP4_DATA``: take the embedded default, whatever else is there."""
+
+_TIMEOUT = 20.0  # seconds without a byte before a download is given up
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Remote:
+    """One official file: where it is, what it is called here, and its digest as ``"sha256:..."`` or ``"md5:..."``."""
+
+    url: str
+    filename: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What `find` knows of a data set.
+
+    Attributes:
+        files: for each way to hold it, the file names (any of a tuple) that must all be there, and the title of that form.
+        remotes: official downloads, into the cache folder.
+        folder: sub-folder that may hold the files (``omniglot/images_background.zip``), or "".
+        embedded: title of the embedded default.
+    """
+
+    name: str
+    licence: str
+    files: tuple[tuple[tuple[str, ...], str], ...]
+    remotes: tuple[Remote, ...]
+    embedded: str
+    folder: str = ""
+    synthetic: bool = False
+
+
+DATASETS = {
+    "text8": Dataset(
+        "text8",
+        "CC BY-SA 3.0",
+        (
+            (("text8",), "text8, English Wikipedia (2006)"),
+            (("text8.zip",), "text8, English Wikipedia (2006)"),
+            (("text8.gz",), "text8, English Wikipedia (2006)"),
+            (("wiki8",), "wiki8, a later English Wikipedia dump in text8 format"),
+            (("wiki8.xz",), "wiki8, a later English Wikipedia dump in text8 format"),
+        ),
+        (
+            Remote(
+                "http://mattmahoney.net/dc/text8.zip",
+                "text8.zip",
+                "sha256:a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
+            ),
+        ),
+        "206 pages of English Wikipedia (gensim's test data, cleaned to text8 format)",
+    ),
+    "fil9": Dataset(
+        "fil9",
+        "CC BY-SA 3.0",
+        (
+            (("fil9",), "fil9, English Wikipedia (2006)"),
+            (("fil9.xz",), "fil9, English Wikipedia (2006)"),
+            (("enwik9.zip",), "fil9, English Wikipedia (2006)"),
+        ),
+        (
+            Remote(
+                "http://mattmahoney.net/dc/enwik9.zip",
+                "enwik9.zip",
+                "sha256:99cdb5ac84392252d3f0912ccedd195bc95bd80cbef3b0cdf2eee4ad9a3b7a51",
+            ),
+        ),
+        "206 pages of English Wikipedia (gensim's test data, cleaned to text8 format)",
+    ),
+    "questions": Dataset(
+        "questions",
+        "Apache 2.0",
+        ((("questions-words.txt",), "questions-words, 19,544 analogy questions"),),
+        (),
+        "questions-words, 19,544 analogy questions (gensim's test data)",
+    ),
+    "omniglot": Dataset(
+        "omniglot",
+        "MIT",
+        (
+            (("images_background.zip", "images_evaluation.zip"), "Omniglot, 1,623 handwritten characters"),
+            (("images_background", "images_evaluation"), "Omniglot, 1,623 handwritten characters"),
+        ),
+        (
+            Remote(
+                "https://github.com/brendenlake/omniglot/raw/master/python/images_background.zip",
+                "images_background.zip",
+                "md5:68d2efa1b9178cc56df9314c21c6e718",
+            ),
+            Remote(
+                "https://github.com/brendenlake/omniglot/raw/master/python/images_evaluation.zip",
+                "images_evaluation.zip",
+                "md5:6b91aef0f799c5bb55b94e3f2daec811",
+            ),
+        ),
+        "synthetic characters, drawn by this program",
+        folder="omniglot",
+        synthetic=True,
+    ),
+    "cifar10": Dataset(
+        "cifar10",
+        "research use",
+        (
+            (("cifar-10-python.tar.gz",), "CIFAR-10"),
+            (("cifar-10-batches-py",), "CIFAR-10"),
+            (("cifar10_6k.npz",), "CIFAR-10, a sample of 5,000 + 1,000 images"),
+        ),
+        (
+            Remote(
+                "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+                "cifar-10-python.tar.gz",
+                "sha256:6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+            ),
+        ),
+        "scikit-learn's 8 x 8 handwritten digits",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A data set that is there.
+
+    Attributes:
+        path: a file, the folder that holds the files, or None where the embedded default is made in memory.
+        source: "data_dir", "TP4_DATA", "cache", "download" or "embedded".
+        synthetic: it was drawn by a program, and has to be labelled so wherever it is shown.
+    """
+
+    name: str
+    path: Path | None
+    source: str
+    title: str
+    synthetic: bool = False
+
+    @property
+    def is_embedded(self) -> bool:
+        return self.source == EMBEDDED
+
+    def describe(self) -> str:
+        """One line for people: what it is and where it came from, without a path of this machine."""
+        came = {
+            "data_dir": "data_dir",
+            "TP4_DATA": "$TP4_DATA",
+            "cache": "the cache",
+            "download": "the official download",
+        }
+        return f"{self.name}: {self.title} [{came.get(self.source, 'embedded default')}]"
+
+    def sha256(self) -> str | None:
+        """Digest of the file (or of the digests of the folder's archives); None where it is made in memory."""
+        if self.path is None:
+            return None
+        if self.path.is_file():
+            return digest(self.path)
+        parts = sorted(p for p in self.path.iterdir() if p.is_file())
+        return hashlib.sha256("".join(digest(p) for p in parts).encode()).hexdigest()
+
+
+def find(name: str, data_dir: str | Path | None = None) -> Found:
+    """Find the data set ``name`` (a key of `DATASETS`); see the module's text for the order of places.
+
+    Raises:
+        InputError: the name is unknown; ``data_dir`` was named but does not exist or does not hold the data set.
+    """
+    dataset = _dataset(name)
+    if str(data_dir) == EMBEDDED:
+        return _embedded(dataset)
+    if data_dir is not None:
+        folder = Path(data_dir)
+        if not folder.is_dir():
+            raise InputError(
+                f"no data folder {folder}; expected a folder; choose another --data-dir, or leave it out"
+            )
+        found = _look(dataset, folder, "data_dir")
+        if found is None and dataset.remotes:
+            names = " or ".join(" + ".join(files) for files, _ in dataset.files)
+            raise InputError(
+                f"{folder} holds no {name}; expected {names}; choose another --data-dir, or leave it out"
+            )
+        if found is not None:
+            return found
+    environment = os.environ.get("TP4_DATA")
+    if environment == EMBEDDED:
+        return _embedded(dataset)
+    if environment:
+        if not Path(environment).is_dir():
+            raise InputError(
+                f"TP4_DATA={environment} is not a folder; expected one; unset TP4_DATA or correct it"
+            )
+        if found := _look(dataset, Path(environment), "TP4_DATA"):
+            return found
+    if found := _look(dataset, paths.cache_dir(), "cache"):
+        return found
+    if dataset.remotes and not offline():
+        try:
+            return fetch(name)
+        except InputError as error:
+            print(f"tp4: {error}", file=sys.stderr)
+    return _embedded(dataset)
+
+
+def fetch(name: str) -> Found:
+    """Download the official files of ``name`` into the cache, verify them, and return what `find` would.
+
+    Raises:
+        InputError: nothing to download, offline, or a download failed; nothing half-written is left.
+    """
+    dataset = _dataset(name)
+    if not dataset.remotes:
+        raise InputError(
+            f"{name} has no download; expected one of {', '.join(_downloadable())}; it comes with gensim"
+        )
+    if offline():
+        raise InputError(
+            f"cannot download {name}: TP4_OFFLINE=1 is set; unset it, or put the files in $TP4_DATA"
+        )
+    folder = paths.cache_dir() / dataset.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for remote in dataset.remotes:
+        target = folder / remote.filename
+        if not (target.is_file() and matches(target, remote.digest)):
+            download(remote.url, target, remote.digest)
+    found = _look(dataset, paths.cache_dir(), "download")
+    assert found is not None, "the files just downloaded are one of the data set's own forms"
+    return found
+
+
+def download(url: str, target: Path, expected: str) -> None:
+    """Download ``url`` to ``target`` atomically; keep it only if its digest is ``expected`` (``"sha256:..."``).
+
+    Raises:
+        InputError: unreachable, stalled, cut short, an HTTP error, or other bytes than expected.
+    """
+    retry = f"try again, or put {target.name} in a folder named by TP4_DATA"
+    with atomic_path(target) as part:
+        try:
+            with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, open(part, "wb") as file:
+                size = int(response.headers.get("Content-Length") or 0)
+                with bar(total=size or None, desc=f"download {target.name}", unit="B") as progress:
+                    while chunk := response.read(_CHUNK):
+                        file.write(chunk)
+                        progress.update(len(chunk))
+                received = file.tell()
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise InputError(f"cannot download {url}: {reason}; {retry}") from None
+        if size and received != size:
+            raise InputError(f"download of {url} was cut short at {received} of {size} bytes; {retry}")
+        if not matches(part, expected):
+            raise InputError(f"{url} does not have the expected {expected.split(':')[0]} digest; {retry}")
+
+
+def verify(found: Found) -> str:
+    """ "ok" where every file with a known official digest has it, "differs" where one does not, else "no digest"."""
+    if found.path is None or found.is_embedded:
+        return "no digest"
+    folder = found.path if found.path.is_dir() else found.path.parent
+    known = [(folder / remote.filename, remote.digest) for remote in DATASETS[found.name].remotes]
+    known = [(path, expected) for path, expected in known if path.is_file()]
+    if not known:
+        return "no digest"
+    return "ok" if all(matches(path, expected) for path, expected in known) else "differs"
+
+
+def offline() -> bool:
+    """Whether downloads are switched off by ``TP4_OFFLINE=1``."""
+    return os.environ.get("TP4_OFFLINE", "") not in ("", "0")
+
+
+def digest(path: Path, algorithm: str = "sha256") -> str:
+    """Hexadecimal digest of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def matches(path: Path, expected: str) -> bool:
+    """Whether the file has the digest ``expected``, written ``"algorithm:hex"``."""
+    algorithm, _, value = expected.partition(":")
+    return digest(path, algorithm) == value
+
+
+def _dataset(name: str) -> Dataset:
+    if name not in DATASETS:
+        raise InputError(f"unknown data set {name!r}; expected one of {', '.join(DATASETS)}; see `tp4 data`")
+    return DATASETS[name]
+
+
+def _downloadable() -> list[str]:
+    return [name for name, dataset in DATASETS.items() if dataset.remotes]
+
+
+def _look(dataset: Dataset, folder: Path, source: str) -> Found | None:
+    for place in dict.fromkeys((folder / dataset.folder, folder)):
+        for files, title in dataset.files:
+            if all((place / file).exists() for file in files):
+                path = place / files[0] if len(files) == 1 else place
+                if path.name == "enwik9.zip":
+                    path = _cleaned(path, paths.cache_dir() / "fil9")
+                return Found(dataset.name, path, source, title)
+    return None
+
+
+def _embedded(dataset: Dataset) -> Found:
+    path = None
+    if dataset.name in ("text8", "fil9"):
+        dump = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+        path = paths.cache_dir() / "wiki-slice.txt"
+        if not path.is_file():
+            path = _cleaned(_gensim_test_data(dump), path)
+    elif dataset.name == "questions":
+        path = _gensim_test_data("questions-words.txt")
+    return Found(dataset.name, path, EMBEDDED, dataset.embedded, dataset.synthetic)
+
+
+def _cleaned(dump: Path, target: Path) -> Path:
+    from tp4lib.word2vec.corpus import (
+        clean_wikipedia,  # a dump is cleaned by the module that knows the format
+    )
+
+    if not target.is_file():
+        clean_wikipedia(dump, target)
+    return target
+
+
+def _gensim_test_data(name: str) -> Path:
+    try:
+        from gensim.test.utils import datapath
+    except ImportError:
+        raise InputError(
+            f"the embedded {name} comes with gensim, which is not installed; "
+            "run `pip install gensim`, or put the data in a folder named by TP4_DATA"
+        ) from None
+    return Path(datapath(name))

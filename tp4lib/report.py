@@ -1,0 +1,198 @@
+"""What a notebook reports: figures with captions, numbers beside the published ones, and where they came from."""
+
+import base64
+import html
+import io
+import math
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tp4lib import paths
+from tp4lib.datasets import Found
+from tp4lib.errors import InputError
+from tp4lib.files import atomic_path, write_json
+
+PRESETS = ("ci", "laptop", "paper")
+
+
+class Report:
+    """Collects one notebook's figures and metrics, and writes them under ``$TP4_OUT`` or ``runs/<preset>``.
+
+    Args:
+        notebook: the notebook's name, such as ``"04_word2vec_limit"``; also its folder in the run.
+        preset: one of "ci", "laptop", "paper".
+        seed: the notebook's seed, recorded.
+
+    Raises:
+        InputError: unknown preset.
+    """
+
+    def __init__(self, notebook: str, preset: str, seed: int = 0) -> None:
+        if preset not in PRESETS:
+            raise InputError(
+                f"unknown preset {preset!r}; expected one of {', '.join(PRESETS)}; set it in the parameters cell"
+            )
+        self.notebook, self.preset, self.seed = notebook, preset, seed
+        self.folder = paths.runs_dir(preset) / notebook
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._figures: list[dict[str, str]] = []
+        self._metrics: dict[str, dict[str, Any]] = {}
+        self._data: list[dict[str, Any]] = []
+
+    def show(self, fig: Any, name: str, caption: str, alt: str) -> "Picture":
+        """Save a matplotlib figure as ``name.svg`` and ``name.png`` and display it with its caption and alt text."""
+        import matplotlib.pyplot as plt
+
+        for suffix in ("svg", "png"):
+            # No date in the file: the same figure is the same bytes.
+            extra = {"metadata": {"Date": None}} if suffix == "svg" else {}
+            with atomic_path(self.folder / f"{name}.{suffix}") as part:
+                fig.savefig(part, format=suffix, **extra)
+        small = io.BytesIO()
+        fig.savefig(small, format="png", dpi=80)
+        plt.close(fig)
+        entry = {"name": name, "caption": caption, "alt": alt}
+        self._figures = [figure for figure in self._figures if figure["name"] != name] + [entry]
+        return Picture(small.getvalue(), caption, alt)
+
+    def metric(
+        self, key: str, value: float, published: float | None = None, unit: str = "", note: str = ""
+    ) -> float:
+        """Record a number under ``key`` (words joined by "/"), with the published one where there is one.
+
+        Raises:
+            InputError: the value is not finite: a run that diverged must be reported as such, in words.
+        """
+        value = float(value)
+        if not math.isfinite(value):
+            raise InputError(
+                f"metric {key!r} is {value}; expected a finite number; report divergence by its step instead"
+            )
+        entry: dict[str, Any] = {"value": value}
+        entry |= {"published": float(published)} if published is not None else {}
+        entry |= {"unit": unit} if unit else {}
+        entry |= {"note": note} if note else {}
+        self._metrics[key] = entry
+        return value
+
+    def data(self, found: Found) -> str:
+        """Record the data set that was used; returns the line that says what it is."""
+        self._data.append(
+            {
+                "name": found.name,
+                "title": found.title,
+                "source": found.source,
+                "synthetic": found.synthetic,
+                "sha256": found.sha256(),
+            }  # fmt: skip
+        )
+        return found.describe()
+
+    def table(self) -> "Table":
+        """The metrics so far, measured beside published, as an HTML table for display."""
+        return Table(self._metrics)
+
+    def save(self) -> Path:
+        """Write ``metrics.json``: metrics, figures, data sources, versions, seed, preset and commit. Returns its path."""
+        path = self.folder / "metrics.json"
+        write_json(
+            path,
+            {
+                "notebook": self.notebook,
+                "preset": self.preset,
+                "seed": self.seed,
+                "metrics": self._metrics,
+                "figures": self._figures,
+                "data": self._data,
+                "environment": environment(),
+            },
+        )
+        return path
+
+
+class Picture:
+    """A figure as Jupyter shows it: the image with its alt text, and the caption below."""
+
+    def __init__(self, png: bytes, caption: str, alt: str) -> None:
+        self.png, self.caption, self.alt = png, caption, alt
+
+    def _repr_html_(self) -> str:
+        data = base64.b64encode(self.png).decode()
+        return (
+            f'<figure><img alt="{html.escape(self.alt)}" src="data:image/png;base64,{data}" style="max-width:100%">'
+            f"<figcaption><em>{html.escape(self.caption)}</em></figcaption></figure>"
+        )
+
+    def __repr__(self) -> str:
+        return f"[figure] {self.caption}"
+
+
+class Table:
+    """Metrics measured beside published, as Jupyter shows them."""
+
+    def __init__(self, metrics: dict[str, dict[str, Any]]) -> None:
+        self.metrics = dict(metrics)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(key)}</td><td>{_number(m['value'])}&nbsp;{html.escape(m.get('unit', ''))}</td>"
+            f"<td>{_number(m.get('published'))}</td><td style='text-align:left'>{html.escape(m.get('note', ''))}</td></tr>"
+            for key, m in self.metrics.items()
+        )
+        return (
+            "<table><thead><tr><th>quantity</th><th>measured</th><th>published</th><th>note</th></tr></thead>"
+            f"<tbody>{rows}</tbody></table>"
+        )
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            f"{key}: {_number(m['value'])} {m.get('unit', '')} (published {_number(m.get('published'))})"
+            for key, m in self.metrics.items()
+        )
+
+
+def environment() -> dict[str, Any]:
+    """What a number depends on besides its input: versions, device, threads, commit of the code."""
+    versions = {}
+    for name in ("tp4lib", "torch", "numpy", "gensim", "learn2learn", "numba", "matplotlib", "papermill"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "machine": platform.machine(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+        "command": os.environ.get("TP4_COMMAND") or Path(sys.argv[0]).name,
+    }
+
+
+def _commit() -> str | None:
+    root = paths.checkout()
+    if root is None:
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
