@@ -1,0 +1,422 @@
+r"""The space of abc-parametrizations: how a network's width enters its weights, its start and its learning rate.
+
+An L-hidden-layer perceptron of width n is *abc-parametrized* by exponents a_1..a_{L+1}, b_1..b_{L+1} and c:
+
+    W^l = n^{-a_l} w^l,      w^l_ij ~ N(0, n^{-2 b_l}) at the start,      SGD moves w with the rate eta n^{-c}.
+
+Which of them have an infinite-width limit that trains, and which of those learn features, is decided by a handful of
+linear inequalities (Yang & Hu, *Feature Learning in Infinite-Width Neural Networks*, arXiv 2011.14522, section 3).
+This module is those inequalities, the four named points of the paper's Table 1, and the symmetry that joins them.
+
+>>> mup(2).learns_features, ntk(2).is_kernel, standard(2).is_stable
+(True, True, False)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from numbers import Real
+
+from tp4lib.errors import InputError
+
+_PAPER = "Yang & Hu 2021 (arXiv 2011.14522)"
+_HALF = Fraction(1, 2)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One line of the paper's classification, evaluated: `value relation bound`, e.g. `a_1 + b_1 = 0`.
+
+    `margin` is value - bound: zero on the boundary, and for a failed condition the amount by which it fails.
+    `what_breaks` says in words what happens when the condition does not hold; `source` names its place in the paper.
+    """
+
+    statement: str
+    value: float
+    relation: str  # "=" or ">="
+    bound: float
+    holds: bool
+    what_breaks: str
+    source: str
+
+    @property
+    def margin(self) -> float:
+        return self.value - self.bound
+
+
+@dataclass(frozen=True, repr=False)
+class ABC:
+    r"""An abc-parametrization: the exponents of width in every layer's multiplier, start and learning rate.
+
+        W^l = n^{-a_l} w^l,   w^l_ij ~ N(0, n^{-2 b_l}),   w <- w - eta n^{-c} dLoss/dw
+
+    Source: Yang & Hu 2021, section 3 (the definition of abc-parametrizations).
+
+    Args:
+        a: a_1 .. a_{L+1}, multiplier exponents; the length L + 1 sets the number of hidden layers L >= 1.
+        b: b_1 .. b_{L+1}, initialisation exponents, as many as `a`.
+        c: learning-rate exponent, one number for all layers.
+        name: a label for tables and figures; it plays no part in equality or hashing.
+
+    Exponents are kept as exact fractions (a float is read as the fraction nearest to it with a denominator of at most
+    10^6, so 0.1 + 0.2 and 0.3 are one number) because the classification turns on *equalities*. The public attributes
+    `a`, `b`, `c` are plain floats. Two parametrizations are equal if all their exponents are; see `same_orbit` for
+    equality of the functions they train.
+
+    Raises:
+        InputError: lists of different or too short lengths, exponents that are not finite numbers.
+
+    >>> ABC(a=[0, 1], b=[0, 0], c=-1) == mean_field()
+    True
+    >>> ABC(a=[0, 1], b=[0, 0], c=-1).r
+    0.0
+    """
+
+    a: tuple[float, ...]
+    b: tuple[float, ...]
+    c: float
+    name: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        exact_a, exact_b = _fractions("a", self.a), _fractions("b", self.b)
+        if len(exact_a) < 2:
+            raise InputError(
+                f"a has {len(exact_a)} exponent(s); a network with L >= 1 hidden layers has L + 1 >= 2; "
+                "try ABC(a=[0, 1], b=[0, 0], c=-1)"
+            )
+        if len(exact_a) != len(exact_b):
+            raise InputError(
+                f"a has {len(exact_a)} exponents and b has {len(exact_b)}; both need L + 1, one per weight matrix; "
+                f"give {len(exact_a)} numbers in b"
+            )
+        # float(Fraction) is a function of the fraction alone, so comparing and hashing these floats is exact.
+        object.__setattr__(self, "a", tuple(map(float, exact_a)))
+        object.__setattr__(self, "b", tuple(map(float, exact_b)))
+        object.__setattr__(self, "c", float(_fraction("c", self.c)))
+
+    def __repr__(self) -> str:
+        label = f", name={self.name!r}" if self.name else ""
+        return f"ABC(a={_show(self.a)}, b={_show(self.b)}, c={_number(self.c)}{label})"
+
+    # -- the exponents as exact numbers ------------------------------------------------------------------------
+
+    @property
+    def _exact(self) -> tuple[list[Fraction], list[Fraction], Fraction]:
+        return list(map(_snap, self.a)), list(map(_snap, self.b)), _snap(self.c)
+
+    @property
+    def depth(self) -> int:
+        """L, the number of hidden layers."""
+        return len(self.a) - 1
+
+    @property
+    def _backward(self) -> Fraction:
+        """Each coordinate of df/dx^L is of size n^{-this}: the larger of the readout's start and of its updates."""
+        a, b, c = self._exact
+        return min(a[-1] + b[-1], 2 * a[-1] + c)
+
+    @property
+    def _layer_r(self) -> list[Fraction]:
+        """Layer l's own weight update moves h^l by n^{-_layer_r[l - 1]} per coordinate, for l = 1 .. L."""
+        a, _, c = self._exact
+        return [self._backward + c - 1 + 2 * a_l + (layer == 0) for layer, a_l in enumerate(a[:-1])]
+
+    @property
+    def _r(self) -> Fraction:
+        return min(self._layer_r)
+
+    @property
+    def r(self) -> float:
+        r"""The exponent of feature change: hidden features move by Theta(n^{-r}) per coordinate.
+
+            r = min(a_{L+1} + b_{L+1}, 2 a_{L+1} + c) + c - 1 + min_{l <= L} (2 a_l + [l = 1])
+
+        Source: Yang & Hu 2021, section 3 (the definition of r). Exact for stable parametrizations; a negative r
+        says that features blow up.
+
+        >>> standard(2, lr_exponent=1).r
+        0.5
+        """
+        return float(self._r)
+
+    # -- the classification -------------------------------------------------------------------------------------
+
+    @property
+    def stability_conditions(self) -> tuple[Condition, ...]:
+        """Every condition of the paper's characterization of stability, evaluated (stable = all of them hold).
+
+        Source: Yang & Hu 2021, section 3, "Stability Characterization" (proved in appendix H).
+        """
+        a, b, c = self._exact
+        last, source = self.depth + 1, "section 3, Stability Characterization"
+        start = "at the start, h^{l} is of size n^-(value - bound) instead of 1"
+        rows: list[Condition] = []
+
+        def add(
+            statement: str, value: Fraction, relation: str, bound: Fraction | int, breaks: str, part: int
+        ):
+            holds = value == bound if relation == "=" else value >= bound
+            where = f"{source}, condition {part}"
+            rows.append(Condition(statement, float(value), relation, float(bound), holds, breaks, where))
+
+        add("a_1 + b_1", a[0] + b[0], "=", 0, start.format(l=1), 1)
+        for l in range(2, last):  # noqa: E741 - the paper's letter
+            add(f"a_{l} + b_{l}", a[l - 1] + b[l - 1], "=", _HALF, start.format(l=l), 1)
+        add(f"a_{last} + b_{last}", a[-1] + b[-1], ">=", _HALF, "the logits blow up at the start", 1)
+        add("r", self._r, ">=", 0, "the features blow up in training", 2)
+        add(f"2 a_{last} + c", 2 * a[-1] + c, ">=", 1, "the readout's update blows the logits up", 3)
+        breaks = "the features' change blows the logits up through the readout's start"
+        add(f"a_{last} + b_{last} + r", a[-1] + b[-1] + self._r, ">=", 1, breaks, 3)
+        return tuple(rows)
+
+    @property
+    def is_stable(self) -> bool:
+        """True if nothing blows up with width: features are Theta(1) at the start, all changes and logits O(1).
+
+        Source: Yang & Hu 2021, section 3, "Stability Characterization".
+        """
+        return all(condition.holds for condition in self.stability_conditions)
+
+    @property
+    def nontriviality_conditions(self) -> tuple[Condition, ...]:
+        """The two ways for the logits to move by Theta(1); a stable parametrization is nontrivial if one holds.
+
+        Source: Yang & Hu 2021, section 3, the theorem on nontriviality.
+        """
+        return tuple(
+            Condition(
+                condition.statement,
+                condition.value,
+                "=",
+                condition.bound,
+                condition.margin == 0,
+                "this term of the logits' change vanishes with width",
+                "section 3, Nontriviality",
+            )
+            for condition in self.stability_conditions[-2:]
+        )
+
+    @property
+    def is_nontrivial(self) -> bool:
+        """True if the parametrization is stable and its logits move by Theta(1), not less, in a finite time.
+
+            a_{L+1} + b_{L+1} + r = 1   or   2 a_{L+1} + c = 1
+
+        Source: Yang & Hu 2021, section 3, the theorem on nontriviality (stated there for stable parametrizations).
+        """
+        return self.is_stable and any(condition.holds for condition in self.nontriviality_conditions)
+
+    @property
+    def learns_features(self) -> bool:
+        """True if it is stable and nontrivial with r = 0: the features move by Theta(1).
+
+        Source: Yang & Hu 2021, section 3, the Dynamical Dichotomy.
+        """
+        return self.is_nontrivial and self._r == 0
+
+    @property
+    def is_kernel(self) -> bool:
+        """True if it is stable and nontrivial with r > 0: in the limit, training is kernel gradient descent.
+
+        Source: Yang & Hu 2021, section 3, the Dynamical Dichotomy.
+        """
+        return self.is_nontrivial and self._r > 0
+
+    @property
+    def regime(self) -> str:
+        """One of "feature learning", "kernel", "trivial" (stable, but nothing moves) and "unstable"."""
+        if not self.is_stable:
+            return "unstable"
+        if not self.is_nontrivial:
+            return "trivial"
+        return "feature learning" if self.learns_features else "kernel"
+
+    # -- the symmetry -------------------------------------------------------------------------------------------
+
+    def shift(self, t: float) -> ABC:
+        r"""The point of the same orbit at distance t: a_l + t, b_l - t, c - 2t for all l at once.
+
+        The function f is unchanged at every step of SGD: the weights W^l start with the same law and the factor
+        n^{-2t} lost in dLoss/dw (through one multiplier) and in W (through the other) is given back by the rate.
+        Source: Yang & Hu 2021, section 3 (symmetries of abc-parametrizations).
+
+        >>> mean_field().shift(-0.5) == mup(1)
+        True
+        """
+        a, b, c = self._exact
+        t_exact = _fraction("t", t)
+        return ABC([x + t_exact for x in a], [x - t_exact for x in b], c - 2 * t_exact, name=self.name)
+
+    def same_orbit(self, other: ABC) -> bool:
+        """True if `other` is `self.shift(t)` for some t, so that both train the same functions under SGD.
+
+        >>> mup(1).same_orbit(mean_field()), ntk(2).same_orbit(mup(2))
+        (True, False)
+        """
+        t = other._exact[0][0] - self._exact[0][0]
+        return self.shift(t) == other
+
+    # -- predicted growth ---------------------------------------------------------------------------------------
+
+    @property
+    def start_exponents(self) -> tuple[float, ...]:
+        """Powers e with h^1_0, .., h^L_0, f_0 of size n^e per coordinate at the start (L + 1 numbers).
+
+        By the central limit theorem h^l has e_l = e_{l-1} + 1/2 - (a_l + b_l), without the 1/2 for the input layer.
+        All hidden ones are 0 for a stable parametrization; f_0 is <= 0, and -1/2 for muP.
+        Source: Yang & Hu 2021, section 3, the intuition beside the first stability condition.
+
+        >>> mup(2).start_exponents
+        (0.0, 0.0, -0.5)
+        """
+        a, b, _ = self._exact
+        exponent, found = -_HALF, []
+        for a_l, b_l in zip(a, b, strict=True):
+            exponent += _HALF - (a_l + b_l)
+            found.append(float(exponent))
+        return tuple(found)
+
+    @property
+    def change_exponents(self) -> tuple[float, ...]:
+        r"""Powers e with the changes of h^1, .., h^L and f of size n^e after a few steps (L + 1 numbers).
+
+        Layer l's own update moves h^l by n^{-r_l} with
+        r_l = min(a_{L+1} + b_{L+1}, 2 a_{L+1} + c) + c - 1 + 2 a_l + [l = 1]; what earlier layers moved is handed on
+        at the same size, so h^l moves by n^{-min(r_1 .. r_l)}. The logits move by n^{-(2 a_{L+1} + c - 1)} through the
+        readout's update and by n^{-(a_{L+1} + b_{L+1} + r - 1)} through the features. Exact for stable
+        parametrizations (Yang & Hu 2021, section 3 and appendix H); for an unstable one they are the first two steps'
+        leading order, of which only the sign should be trusted.
+
+        >>> ntk(2).change_exponents
+        (-0.5, -0.5, 0.0)
+        """
+        a, b, c = self._exact
+        r_l = self._layer_r
+        hidden = [-min(r_l[: layer + 1]) for layer in range(self.depth)]
+        logits = max(1 - 2 * a[-1] - c, 1 - a[-1] - b[-1] - self._r)
+        return tuple(map(float, [*hidden, logits]))
+
+    # -- words --------------------------------------------------------------------------------------------------
+
+    def explain(self) -> str:
+        """The classification in words: every condition, whether it holds, by how much it fails, and its source.
+
+        >>> print(standard(1).explain().splitlines()[0])
+        SP (L = 1): unstable
+        """
+        title = f"{self.name or repr(self)} (L = {self.depth}): {self.regime}"
+        if self.is_stable:
+            title += f", r = {_number(self.r)}"
+        lines = [title, "stable if all hold:"]
+        lines += [_describe(condition) for condition in self.stability_conditions]
+        if self.is_stable:
+            lines += ["nontrivial if one holds:"]
+            lines += [_describe(condition) for condition in self.nontriviality_conditions]
+        if self.is_nontrivial:
+            verdict = "features learned" if self.learns_features else "kernel regime"
+            sign = "=" if self.learns_features else ">"
+            lines += [
+                f"r = {_number(self.r)} {sign} 0: {verdict}; hidden features move like n^{_number(-self.r)}"
+                "  [section 3, Dynamical Dichotomy]"
+            ]
+        return "\n".join([*lines, f"Sections are those of {_PAPER}."])
+
+
+# -- the named points: Table 1 of the paper -------------------------------------------------------------------------
+
+
+def standard(L: int, lr_exponent: float = 0) -> ABC:
+    """The standard parametrization (SP): a = 0, b_1 = 0, b_l = 1/2, and the rate eta n^{-lr_exponent}.
+
+    With a constant rate it is unstable; with the rate eta / n (`lr_exponent=1`), the largest that is stable, it is a
+    kernel machine. For L >= 2 these have r = -1 and r = 1/2; at L = 1, where there is no n x n matrix to move, r = 0
+    (the logits still blow up) and r = 3/2. Source: Yang & Hu 2021, Table 1 and section 3.
+
+    >>> standard(3).r, standard(3, lr_exponent=1).regime
+    (-1.0, 'kernel')
+    """
+    L = _depth(L)
+    rate = _fraction("lr_exponent", lr_exponent)
+    suffix = "" if rate == 0 else ", rate 1/n" if rate == 1 else f", rate n^{_number(-float(rate))}"
+    return ABC([0] * (L + 1), [0] + [_HALF] * L, rate, name="SP" + suffix)
+
+
+def ntk(L: int) -> ABC:
+    """The neural-tangent parametrization (NTP): a_1 = 0, a_l = 1/2 after it, b = 0, c = 0; r = 1/2.
+
+    Source: Yang & Hu 2021, Table 1 (the parametrization of Jacot, Gabriel & Hongler 2018).
+
+    >>> ntk(2).a
+    (0.0, 0.5, 0.5)
+    """
+    L = _depth(L)
+    return ABC([0] + [_HALF] * L, [0] * (L + 1), 0, name="NTP")
+
+
+def mean_field() -> ABC:
+    """The mean-field parametrization (MFP) of a 1-hidden-layer network: a = (0, 1), b = 0, c = -1; r = 0.
+
+    Source: Yang & Hu 2021, Table 1. It is muP at L = 1 seen from another point of the same orbit.
+
+    >>> mean_field().learns_features
+    True
+    """
+    return ABC([0, 1], [0, 0], -1, name="MFP")
+
+
+def mup(L: int) -> ABC:
+    """The maximal update parametrization (muP): a = (-1/2, 0, .., 0, 1/2), b = 1/2, c = 0; r = 0 in every layer.
+
+    Source: Yang & Hu 2021, Table 1 and section 5 (the definition of the maximal update parametrization).
+
+    >>> mup(3).a
+    (-0.5, 0.0, 0.0, 0.5)
+    """
+    L = _depth(L)
+    return ABC([-_HALF] + [0] * (L - 1) + [_HALF], [_HALF] * (L + 1), 0, name="muP")
+
+
+# -- reading and showing numbers --------------------------------------------------------------------------------------
+
+
+def _depth(L: int) -> int:
+    if isinstance(L, bool) or not isinstance(L, int) or L < 1:
+        raise InputError(f"L = {L!r}; the number of hidden layers is a whole number >= 1; try L=2")
+    return L
+
+
+def _snap(x: Real) -> Fraction:
+    return Fraction(x).limit_denominator(10**6)
+
+
+def _fraction(what: str, x: object) -> Fraction:
+    if isinstance(x, bool) or not isinstance(x, Real) or not math.isfinite(x):
+        raise InputError(f"{what} = {x!r}; an exponent is a finite number; try {what}=0.5")
+    return _snap(x if isinstance(x, Fraction) else float(x))
+
+
+def _fractions(what: str, xs: Sequence[Real]) -> list[Fraction]:
+    if isinstance(xs, str) or not hasattr(xs, "__iter__"):
+        raise InputError(f"{what} = {xs!r}; expected a list of L + 1 exponents; try {what}=[0, 0.5]")
+    return [_fraction(f"{what}_{i}", x) for i, x in enumerate(xs, start=1)]
+
+
+def _number(x: float) -> str:
+    exact = _snap(x)
+    return str(exact) if exact.denominator <= 64 else f"{x:g}"
+
+
+def _show(xs: Sequence[float]) -> str:
+    return "[" + ", ".join(map(_number, xs)) + "]"
+
+
+def _describe(condition: Condition) -> str:
+    mark = "ok  " if condition.holds else "FAIL"
+    text = f"  {mark} {condition.statement} {condition.relation} {_number(condition.bound)}"
+    text += f" (is {_number(condition.value)}"
+    if not condition.holds:
+        text += f", off by {_number(condition.margin)}: {condition.what_breaks}"
+    return text + f")  [{condition.source}]"
