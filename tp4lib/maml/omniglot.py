@@ -1,0 +1,331 @@
+"""Omniglot: 1623 handwritten characters, 20 drawings each, dealt out as few-shot tasks."""
+
+import hashlib
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from tp4lib import datasets, paths, progress
+from tp4lib.errors import InputError
+from tp4lib.files import atomic_path
+from tp4lib.maml import synthetic
+
+SIZE = 28
+PARTS = ("images_background", "images_evaluation")
+VINYALS = (1028, 172, 423)
+_EXPECTED = "expected images_background[.zip] and images_evaluation[.zip] holding <alphabet>/<character>/<id>_<drawer>.png"
+
+
+@dataclass(frozen=True)
+class Characters:
+    """Drawings of characters: ``images`` uint8 ``(classes, drawers, 28, 28)``, ink 255 on paper 0.
+
+    ``title`` says in words what they are; ``synthetic`` is true where this program drew them.
+    """
+
+    images: np.ndarray
+    title: str
+    synthetic: bool
+
+
+def load(data_dir: str | Path | None = None) -> Characters:
+    """Load Omniglot from wherever `tp4lib.datasets` finds it, or draw synthetic characters where it does not.
+
+    Raises:
+        InputError: the folder holds no Omniglot, or a damaged one.
+    """
+    found = datasets.find("omniglot", data_dir)
+    if found.path is None:
+        return Characters(synthetic.draw(), found.title, synthetic=True)
+    return Characters(read(found.path, cache=paths.cache_dir()), found.title, synthetic=False)
+
+
+def read(folder: str | Path, cache: str | Path | None = None) -> np.ndarray:
+    """Read the official layout, folders or zips, and scale every drawing to 28 x 28.
+
+    The drawing, 105 x 105 black on white, is inverted (ink = 1) and resized by antialiased bilinear interpolation, as
+    the common pipelines do. Characters come in sorted order, the background set first.
+
+    Args:
+        folder: holds ``images_background`` and ``images_evaluation``, each a folder or a ``.zip``.
+        cache: a folder for the result, one npz under a name that depends on every drawing's checksum.
+
+    Returns:
+        uint8 ``(classes, drawers, 28, 28)``.
+
+    Raises:
+        InputError: not Omniglot, a truncated zip, a damaged PNG (named), characters with unequal numbers of drawings.
+    """
+    folder = Path(folder)
+    sources = [_Source.open(folder, part) for part in PARTS]
+    characters: dict[tuple[str, str, str], list[tuple[_Source, str]]] = {}
+    for source in sources:
+        for name in sorted(source.checksums):
+            alphabet, character = name.split("/")[-3:-1]
+            characters.setdefault((source.part, alphabet, character), []).append((source, name))
+    if not characters:
+        raise InputError(f"no drawings under {folder}; {_EXPECTED}; fetch them with: tp4 data omniglot")
+    drawers = len(next(iter(characters.values())))
+    for key, drawings in characters.items():
+        if len(drawings) != drawers:
+            raise InputError(
+                f"{'/'.join(key)} has {len(drawings)} drawings and others have {drawers}; expected the same number "
+                "of every character; fetch a whole copy with: tp4 data omniglot"
+            )
+
+    digest = hashlib.sha256(
+        repr([sorted(source.checksums.items()) for source in sources]).encode()
+    ).hexdigest()
+    path = Path(cache) / f"omniglot28_{digest[:16]}.npz" if cache is not None else None
+    if path is not None and path.is_file():
+        try:
+            with np.load(path) as file:
+                return file["images"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            path.unlink()  # a damaged cache is made again
+
+    images = np.empty((len(characters), drawers, SIZE, SIZE), dtype=np.uint8)
+    for c, drawings in enumerate(
+        progress.bar(characters.values(), desc="reading Omniglot", unit="character")
+    ):
+        ink = np.stack([_ink(source.bytes(name), f"{source.label}:{name}") for source, name in drawings])
+        images[c] = _resize(torch.from_numpy(ink)).numpy()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as part, open(part, "wb") as file:
+            np.savez_compressed(file, images=images)
+    return images
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One half of the data set, a folder or a zip, seen as names with checksums."""
+
+    part: str
+    label: str
+    folder: Path | None
+    archive: zipfile.ZipFile | None
+    checksums: dict[str, int]
+
+    @classmethod
+    def open(cls, root: Path, part: str) -> "_Source":
+        if (root / part).is_dir():
+            files = {p.relative_to(root).as_posix(): p for p in (root / part).glob("*/*/*.png")}
+            return cls(
+                part, part, root, None, {name: zlib.crc32(p.read_bytes()) for name, p in files.items()}
+            )
+        path = root / f"{part}.zip"
+        if not path.is_file():
+            raise InputError(
+                f"no Omniglot in {root}: {part} is missing; {_EXPECTED}; fetch them with: tp4 data omniglot"
+            )
+        try:
+            archive = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
+            raise InputError(
+                f"{path} is truncated or not a zip ({error}); expected the whole archive; remove it and fetch it again "
+                "with: tp4 data omniglot"
+            ) from None
+        inside = {
+            info.filename: info.CRC
+            for info in archive.infolist()
+            if info.filename.endswith(".png")
+            and info.filename.count("/") >= 2
+            and "__MACOSX" not in info.filename
+        }
+        return cls(part, path.name, None, archive, inside)
+
+    def bytes(self, name: str) -> bytes:
+        if self.folder is not None:
+            return (self.folder / name).read_bytes()
+        try:
+            return self.archive.read(name)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise _corrupt(f"{self.label}:{name}", error) from None
+
+
+def _corrupt(name: str, why: object) -> InputError:
+    return InputError(
+        f"{name} is corrupt ({why}); expected a 105 x 105 PNG; remove that copy and fetch it again with: "
+        "tp4 data omniglot"
+    )
+
+
+def _ink(data: bytes, name: str) -> np.ndarray:
+    """Decode a drawing to ``(105, 105)`` bool, true where there is ink.
+
+    Omniglot's PNGs have one bit a pixel, no interlacing and unfiltered rows: inflating them is all it takes.
+    """
+    try:
+        if data[:8] != b"\x89PNG\r\n\x1a\n":
+            raise ValueError("no PNG signature")
+        header, packed, at = b"", b"", 8
+        while at + 12 <= len(data):
+            (length,), kind = struct.unpack(">I", data[at : at + 4]), data[at + 4 : at + 8]
+            body = data[at + 8 : at + 8 + length]
+            if data[at + 8 + length : at + 12 + length] != struct.pack(">I", zlib.crc32(kind + body)):
+                raise ValueError("a checksum is wrong")
+            header = body if kind == b"IHDR" else header
+            packed += body if kind == b"IDAT" else b""
+            at += 12 + length
+        if header != struct.pack(">IIBBBBB", 105, 105, 1, 0, 0, 0, 0):
+            raise ValueError("not 105 x 105 pixels of one bit")
+        rows = np.frombuffer(zlib.decompress(packed), dtype=np.uint8).reshape(105, 15)
+        if rows[:, 0].any():
+            raise ValueError("filtered rows")
+    except (ValueError, struct.error, zlib.error) as error:
+        raise _corrupt(name, error) from None
+    return np.unpackbits(rows[:, 1:], axis=1)[:, :105] == 0  # a black pixel, bit 0, is ink
+
+
+def _resize(ink: torch.Tensor) -> torch.Tensor:
+    """(n, 105, 105) bool -> (n, 28, 28) uint8 by antialiased bilinear interpolation."""
+    small = F.interpolate(ink[:, None].float(), size=(SIZE, SIZE), mode="bilinear", antialias=True)
+    return (255 * small[:, 0]).round().clamp(0, 255).to(torch.uint8)
+
+
+def split(images: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Split characters into training, validation and test, in Vinyals' proportions 1028 : 172 : 423.
+
+    Args:
+        images: ``(classes, drawers, 28, 28)``; Omniglot's 1623 classes give exactly 1028, 172 and 423.
+        seed: of the shuffle; it is a property of the experiment, not of a run.
+
+    Returns:
+        three arrays of the same form.
+
+    Raises:
+        InputError: fewer than 3 classes.
+    """
+    classes = len(images)
+    if classes < 3:
+        raise InputError(
+            f"{classes} characters cannot be split in three; expected at least 3; use the whole data set"
+        )
+    order = np.random.default_rng(seed).permutation(classes)
+    train = max(1, round(classes * VINYALS[0] / sum(VINYALS)))
+    validation = max(1, round(classes * VINYALS[1] / sum(VINYALS)))
+    return tuple(images[np.sort(part)] for part in np.split(order, [train, train + validation]))
+
+
+def rotations(images: np.ndarray) -> np.ndarray:
+    """Add every character turned by 90, 180 and 270 degrees as a character of its own: ``(4 classes, ...)``."""
+    return np.concatenate([np.rot90(images, k, axes=(2, 3)) for k in range(4)])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A meta-batch of T tasks, supports and queries side by side so that one matrix product serves both.
+
+    ``x`` ``(T, S + Q, 784)`` in [0, 1], the S supports first; ``y`` ``(T, S + Q)`` labels in 0..ways-1; ``index``
+    ``(T, S + Q)`` the rows of `Tasks.table` that were dealt (one number per distinct image).
+    Unpacks as ``support_x, support_y, query_x, query_y = batch``.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    index: torch.Tensor
+    supports: int
+    ways: int
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        s = self.supports
+        return iter((self.x[:, :s], self.y[:, :s], self.x[:, s:], self.y[:, s:]))
+
+
+class Tasks:
+    """Deals few-shot tasks: ``ways`` distinct characters, of each ``shots`` supports and ``queries`` other drawings.
+
+    Everything is drawn by one generator of its own, on the CPU, so that the same seed deals the same tasks on every
+    device; a meta-batch is one indexing operation.
+
+    Args:
+        images: uint8 ``(classes, drawers, 28, 28)``.
+        ways, shots, queries: characters a task; drawings of each to adapt on, and to be asked about.
+        seed: of the generator.
+        device, dtype: of the batches.
+
+    Attributes:
+        table: uint8 ``(classes * drawers, 784)``, one row per distinct image.
+
+    Raises:
+        InputError: fewer classes than ways, or fewer drawings than shots + queries.
+
+    Example:
+        >>> tasks = Tasks(synthetic.draw(classes=8, drawers=4), ways=5, shots=1, queries=1, seed=0)
+        >>> support_x, support_y, query_x, query_y = tasks.batch(32)
+        >>> support_x.shape, query_y.shape
+        (torch.Size([32, 5, 784]), torch.Size([32, 5]))
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 1,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.classes, self.drawers = images.shape[:2]
+        if min(ways, shots, queries) < 1:
+            raise InputError(f"{ways} ways, {shots} shots, {queries} queries; expected at least 1 of each")
+        if self.classes < ways:
+            raise InputError(
+                f"{self.classes} characters for tasks of {ways} ways; expected at least as many characters as ways; "
+                f"choose {self.classes} ways or fewer, or use the whole data set"
+            )
+        if self.drawers < shots + queries:
+            raise InputError(
+                f"{self.drawers} drawings a character for {shots} shots and {queries} queries; "
+                f"expected at least {shots + queries}; choose fewer of them"
+            )
+        self.ways, self.shots, self.queries, self.dtype = ways, shots, queries, dtype
+        self.generator = torch.Generator().manual_seed(seed)
+        self.table = torch.from_numpy(np.ascontiguousarray(images)).flatten(2).flatten(0, 1).to(device)
+
+    def batch(self, meta_batch: int) -> Batch:
+        """Deal ``meta_batch`` tasks."""
+        each = self.shots + self.queries
+        characters = self._distinct(meta_batch)  # (T, ways)
+        deal = torch.rand((meta_batch, self.ways, self.drawers), generator=self.generator)
+        drawings = deal.topk(
+            each, dim=2
+        ).indices  # distinct drawings of each character: (T, ways, shots + queries)
+        # Shot by shot: all ways' first support, ..., then all ways' first query, ...
+        index = (characters[:, :, None] * self.drawers + drawings).transpose(1, 2).reshape(meta_batch, -1)
+        index = index.to(self.table.device)
+        x = self.table[index].to(self.dtype).div_(255)
+        y = torch.arange(self.ways, device=index.device).repeat(each).expand(meta_batch, -1)
+        return Batch(x, y, index, self.ways * self.shots, self.ways)
+
+    def _distinct(self, meta_batch: int) -> torch.Tensor:
+        """Ordered draws of ``ways`` distinct characters, uniformly: ``(T, ways)``.
+
+        Floyd's method, one draw a way for all tasks at once, makes a uniform *set* (a draw that is already in it
+        gives way to the newest number); a shuffle makes the order uniform too. Cost does not grow with the classes.
+        """
+        chosen = torch.empty((meta_batch, self.ways), dtype=torch.long)
+        for way in range(self.ways):
+            newest = self.classes - self.ways + way
+            draw = torch.randint(newest + 1, (meta_batch,), generator=self.generator)
+            taken = (chosen[:, :way] == draw[:, None]).any(dim=1)
+            chosen[:, way] = torch.where(taken, newest, draw)
+        order = torch.rand((meta_batch, self.ways), generator=self.generator).argsort(dim=1)
+        return chosen.gather(1, order)
+
+    def state(self) -> torch.Tensor:
+        """The generator's state, for a checkpoint."""
+        return self.generator.get_state()
+
+    def restore(self, state: torch.Tensor) -> None:
+        """Deal on from a saved `state`: the same tasks as if there had been no break."""
+        self.generator.set_state(torch.as_tensor(state, dtype=torch.uint8))
