@@ -1,0 +1,254 @@
+"""First-order MAML over a whole meta-batch at once, without a weight matrix per task.
+
+For each task, MAML takes a few gradient steps on the supports (rate epsilon), asks the adapted network about the
+queries, and moves the *original* parameters along the query gradient; first-order MAML takes that gradient at the
+adapted parameters, without differentiating the adaptation (Finn, Abbeel & Levine 2017; paper, section 9.2).
+
+`LinearFOMAML` does it for the linear network ``f(x) = V (U x + alpha b)`` in inner products. `GeneralMAML` does it for
+any module, first or second order, by `torch.func`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call, grad, vmap
+
+from tp4lib.linear_limit import LinearLimit
+from tp4lib.maml.omniglot import Batch
+
+
+def clip_scale(norm: torch.Tensor, clip: float | None) -> torch.Tensor | float:
+    """What to multiply a gradient of this norm by so that its norm is at most ``clip`` (None: 1)."""
+    return 1.0 if clip is None else (clip / (norm + 1e-6)).clamp(max=1.0)
+
+
+class LinearFOMAML:
+    """First-order MAML of a `LinearLimit` network, infinitely wide or not.
+
+    A step on one task's supports X (S, d) with errors ``E = (softmax(f) - Y) / S`` changes U by the rank-S matrix
+    ``-eps (E V)^T X`` and V by ``-eps E^T H``, ``H = X U^T + alpha b``. So however many steps are taken, the adapted
+    readout, and whatever was added to the hidden layer, lie in the span of the o + S vectors ``Z = [V; H]``:
+
+        V_s = v_s Z,          v_0 = [I, 0],   v_{s+1} = v_s - eps E_s^T h_s
+        U_s = U - (p_s Z)^T X,  p_0 = 0,      p_{s+1} = p_s + eps E_s v_s
+        H_s = h_s Z,          h_s = [0, I] - K p_s,       K = X X^T + alpha^2,
+        f_s = h_s (Z Z^T) v_s^T.
+
+    Adapting is arithmetic on matrices of o + S rows, all tasks at once. What is left to do at the width of the network
+    are three large matrix products a meta-step: the hidden layer of supports, of queries, and the gradient of U.
+
+    Args:
+        network: trained in place.
+        inner_lr: epsilon.
+        lr: outer rate.
+        clip: the outer gradient, **summed** over tasks, is scaled down to this global norm.
+        inner_steps: adaptation steps a task while training.
+
+    Example:
+        >>> from tp4lib.maml import omniglot, synthetic
+        >>> tasks = omniglot.Tasks(synthetic.draw(classes=8, drawers=4))
+        >>> learner = LinearFOMAML(LinearLimit(784, 5, sigma_out=1 / 32, bias_scale=1.0), lr=0.1)
+        >>> bool(learner.outer_step(tasks.batch(32)) > 0)
+        True
+    """
+
+    def __init__(
+        self,
+        network: LinearLimit,
+        *,
+        inner_lr: float = 0.4,
+        lr: float = 0.1,
+        clip: float | None = 0.5,
+        inner_steps: int = 1,
+    ) -> None:
+        self.network = network
+        self.inner_lr, self.lr, self.clip, self.inner_steps = inner_lr, lr, clip, inner_steps
+
+    @torch.no_grad()
+    def outer_step(self, batch: Batch) -> torch.Tensor:
+        """One meta-step on a batch of tasks; returns the mean query loss before it (a scalar, still on the device)."""
+        (loss, *_), gradients = self._gradients(batch)
+        norm = torch.stack([g.norm() for g in gradients]).norm()
+        step = -self.lr * clip_scale(norm, self.clip)
+        for parameter, g in zip(self._parameters(), gradients):
+            parameter.add_(g.mul_(step))
+        return loss
+
+    @torch.no_grad()
+    def gradients(self, batch: Batch) -> list[torch.Tensor]:
+        """First-order meta-gradient summed over the batch's tasks: of U, V and (where there is one) b."""
+        return self._gradients(batch)[1]
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch, inner_steps: int = 1) -> torch.Tensor:
+        """Query accuracy of each task after ``inner_steps`` steps of adaptation: ``(T,)`` in [0, 1]."""
+        return (self.predict(batch, inner_steps).argmax(-1) == batch.y[:, batch.supports :]).float().mean(1)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, inner_steps: int = 1) -> torch.Tensor:
+        """Query logits of each task after adaptation: ``(T, Q, o)``."""
+        return self._adapt(batch, inner_steps)["logits"]
+
+    def _parameters(self) -> list[torch.Tensor]:
+        return [p for p in (self.network.U, self.network.V, self.network.b) if p is not None]
+
+    def _adapt(self, batch: Batch, inner_steps: int) -> dict[str, torch.Tensor]:
+        net, S = self.network, batch.supports
+        T, _, d = batch.x.shape
+        o, alpha = net.d_out, net.bias_scale
+        hidden = net.hidden(batch.x.reshape(-1, d)).view(
+            T, -1, len(net.U)
+        )  # the large product, (T, S + Q, k)
+        H = hidden[:, :S]
+        y = F.one_hot(batch.y[:, :S], o).to(hidden)
+
+        # Inner products: K = <x, x'> + alpha^2 for supports and queries against supports; C = hidden against Z.
+        K = torch.baddbmm(hidden.new_tensor(alpha**2), batch.x, batch.x[:, :S].mT)  # (T, S + Q, S)
+        out = (hidden.view(-1, len(net.U)) @ net.V.T).view(T, -1, o)
+        C = torch.cat([out, torch.bmm(hidden, H.mT)], dim=2)  # (T, S + Q, o + S)
+        gram = torch.cat([torch.cat([(net.V @ net.V.T).expand(T, o, o), out[:, :S].mT], 2), C[:, :S]], 1)
+        Ks, Kq, Cq = K[:, :S], K[:, S:], C[:, S:]
+
+        h0 = torch.cat([hidden.new_zeros(S, o), torch.eye(S).to(hidden)], dim=1).expand(T, S, o + S)
+        v = torch.eye(o, o + S).to(hidden).expand(T, o, o + S)
+        p = hidden.new_zeros(T, S, o + S)
+        for _ in range(inner_steps):
+            h = h0 - torch.bmm(Ks, p)
+            E = (torch.softmax(torch.bmm(torch.bmm(h, gram), v.mT), dim=2) - y) / S
+            p, v = p + self.inner_lr * torch.bmm(E, v), v - self.inner_lr * torch.bmm(E.mT, h)
+        logits = torch.bmm(Cq - torch.bmm(Kq, torch.bmm(p, gram)), v.mT)
+        return {"logits": logits, "hidden": hidden, "p": p, "v": v, "Kq": Kq}
+
+    def _gradients(self, batch: Batch) -> tuple[tuple[torch.Tensor, torch.Tensor], list[torch.Tensor]]:
+        net, S, o = self.network, batch.supports, self.network.d_out
+        T, both, d = batch.x.shape
+        a = self._adapt(batch, self.inner_steps)
+        hidden, p, v = a["hidden"], a["p"], a["v"]
+        k = hidden.shape[2]
+        target = batch.y[:, S:]
+        loss = F.cross_entropy(a["logits"].reshape(-1, o), target.reshape(-1))
+        E = (torch.softmax(a["logits"], dim=2) - F.one_hot(target, o)) / (both - S)  # (T, Q, o)
+
+        # dU = sum_t (E V_t)^T X_q with V_t = v_t [V; H_t], and db its sum over queries, times alpha.
+        Ev = torch.bmm(E, v)
+        back = (Ev[:, :, :o] @ net.V).baddbmm_(Ev[:, :, o:], hidden[:, :S])  # (T, Q, k)
+        dU = back.view(-1, k).T @ batch.x[:, S:].reshape(-1, d)
+        # dV = sum_t E^T (hidden_q - Kq p_t [V; H_t]): one product with all hidden vectors.
+        w = torch.bmm(E.mT, torch.bmm(a["Kq"], p))  # (T, o, o + S)
+        left = torch.cat([-w[:, :, o:].mT, E], dim=1).reshape(-1, o)  # (T (S + Q), o)
+        dV = torch.addmm(-w[:, :, :o].sum(0) @ net.V, left.T, hidden.view(-1, k))
+        gradients = [dU, dV]
+        if net.b is not None:
+            gradients.append(net.bias_scale * back.sum((0, 1)))
+        return (loss, a["logits"]), gradients
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The network's parameters."""
+        return self.network.state_dict()
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Put parameters from `state_dict` back."""
+        self.network.load_state_dict(state)
+
+
+class GeneralMAML:
+    """MAML of any module, first or second order, the tasks of a meta-batch under `torch.func.vmap`.
+
+    With parameters w, task losses ``L^s`` (supports) and ``L^q`` (queries), ``w' = w - eps grad L^s(w)`` (repeated),
+    the outer gradient is ``sum_t grad L^q(w')``: with respect to w through the adaptation (second order), or with
+    respect to w' itself (first order).
+
+    Args:
+        module: trained in place; called on ``(S, d)``, returning logits ``(S, o)``.
+        first_order: False differentiates through the adaptation.
+        inner_lr, lr, clip, inner_steps: as in `LinearFOMAML`.
+
+    Example:
+        >>> from tp4lib.maml import omniglot, synthetic
+        >>> tasks = omniglot.Tasks(synthetic.draw(classes=8, drawers=4))
+        >>> learner = GeneralMAML(nn.Sequential(nn.Linear(784, 16), nn.ReLU(), nn.Linear(16, 5)), lr=0.1)
+        >>> learner.evaluate(tasks.batch(4), inner_steps=3).shape
+        torch.Size([4])
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        first_order: bool = True,
+        inner_lr: float = 0.4,
+        lr: float = 0.1,
+        clip: float | None = 0.5,
+        inner_steps: int = 1,
+    ) -> None:
+        self.module, self.first_order = module, first_order
+        self.inner_lr, self.lr, self.clip, self.inner_steps = inner_lr, lr, clip, inner_steps
+
+    def outer_step(self, batch: Batch) -> torch.Tensor:
+        """One meta-step on a batch of tasks; returns the mean query loss before it."""
+        gradients, loss = self._gradients(batch)
+        with torch.no_grad():
+            norm = torch.stack([g.norm() for g in gradients.values()]).norm()
+            step = -self.lr * clip_scale(norm, self.clip)
+            for name, parameter in self.module.named_parameters():
+                parameter.add_(gradients[name] * step)
+        return loss
+
+    def gradients(self, batch: Batch) -> list[torch.Tensor]:
+        """Meta-gradient summed over the batch's tasks, in the order of ``module.parameters()``."""
+        return list(self._gradients(batch)[0].values())
+
+    def evaluate(self, batch: Batch, inner_steps: int = 1) -> torch.Tensor:
+        """Query accuracy of each task after ``inner_steps`` steps of adaptation: ``(T,)`` in [0, 1]."""
+        return (self.predict(batch, inner_steps).argmax(-1) == batch.y[:, batch.supports :]).float().mean(1)
+
+    def predict(self, batch: Batch, inner_steps: int = 1) -> torch.Tensor:
+        """Query logits of each task after adaptation: ``(T, Q, o)``."""
+        w = self._parameters()
+
+        def one(xs: torch.Tensor, ys: torch.Tensor, xq: torch.Tensor) -> torch.Tensor:
+            return functional_call(self.module, self._adapted(w, xs, ys, inner_steps), (xq,))
+
+        support_x, support_y, query_x, _ = batch
+        return vmap(one)(support_x, support_y, query_x)
+
+    def _parameters(self) -> dict[str, torch.Tensor]:
+        return {name: parameter.detach() for name, parameter in self.module.named_parameters()}
+
+    def _loss(self, w: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(functional_call(self.module, w, (x,)), y)
+
+    def _adapted(
+        self, w: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor, steps: int
+    ) -> dict[str, torch.Tensor]:
+        for _ in range(steps):
+            g = grad(self._loss)(w, x, y)
+            w = {name: w[name] - self.inner_lr * g[name] for name in w}
+        return w
+
+    def _gradients(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        def query_loss(
+            w: dict[str, torch.Tensor], xs: torch.Tensor, ys: torch.Tensor, xq: torch.Tensor, yq: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            loss = self._loss(self._adapted(w, xs, ys, self.inner_steps), xq, yq)
+            return loss, loss
+
+        def one(
+            xs: torch.Tensor, ys: torch.Tensor, xq: torch.Tensor, yq: torch.Tensor
+        ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+            w = self._parameters()
+            if not self.first_order:
+                return grad(query_loss, has_aux=True)(w, xs, ys, xq, yq)
+            adapted = self._adapted(w, xs, ys, self.inner_steps)
+            return grad(self._loss)(adapted, xq, yq), self._loss(adapted, xq, yq)
+
+        gradients, losses = vmap(one)(*batch)
+        return {name: g.sum(0) for name, g in gradients.items()}, losses.mean()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The module's parameters and buffers."""
+        return self.module.state_dict()
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Put parameters from `state_dict` back."""
+        self.module.load_state_dict(state)
