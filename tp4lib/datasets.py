@@ -39,7 +39,7 @@ class Dataset:
     """What `find` knows of a data set.
 
     Attributes:
-        files: for each way to hold it, the file names (any of a tuple) that must all be there, and the title of that form.
+        files: for each way to hold it, the file names (any of a tuple) that must all be there, and its title.
         remotes: official downloads, into the cache folder.
         folder: sub-folder that may hold the files (``omniglot/images_background.zip``), or "".
         embedded: title of the embedded default.
@@ -187,23 +187,33 @@ def find(name: str, data_dir: str | Path | None = None) -> Found:
     Raises:
         InputError: the name is unknown; ``data_dir`` was named but does not exist or does not hold the data set.
     """
+    found = find_local(name, data_dir)
+    forced = EMBEDDED in (str(data_dir), os.environ.get("TP4_DATA"))
+    if found.is_embedded and DATASETS[name].remotes and not forced and not offline():
+        try:
+            return fetch(name)
+        except InputError as error:
+            print(f"tp4: {error}; going on with {found.title}", file=sys.stderr)
+    return found
+
+
+def find_local(name: str, data_dir: str | Path | None = None) -> Found:
+    """`find` without any download: what is there now, else the embedded default."""
     dataset = _dataset(name)
     if str(data_dir) == EMBEDDED:
         return _embedded(dataset)
     if data_dir is not None:
-        folder = Path(data_dir)
-        if not folder.is_dir():
+        if not Path(data_dir).is_dir():
             raise InputError(
-                f"no data folder {folder}; expected a folder; choose another --data-dir, or leave it out"
+                f"no data folder {data_dir}; expected a folder; choose another --data-dir, or leave it out"
             )
-        found = _look(dataset, folder, "data_dir")
-        if found is None and dataset.remotes:
+        if found := _look(dataset, Path(data_dir), "data_dir"):
+            return found
+        if dataset.remotes:
             names = " or ".join(" + ".join(files) for files, _ in dataset.files)
             raise InputError(
-                f"{folder} holds no {name}; expected {names}; choose another --data-dir, or leave it out"
+                f"{data_dir} holds no {name}; expected {names}; choose another --data-dir, or leave it out"
             )
-        if found is not None:
-            return found
     environment = os.environ.get("TP4_DATA")
     if environment == EMBEDDED:
         return _embedded(dataset)
@@ -214,14 +224,7 @@ def find(name: str, data_dir: str | Path | None = None) -> Found:
             )
         if found := _look(dataset, Path(environment), "TP4_DATA"):
             return found
-    if found := _look(dataset, paths.cache_dir(), "cache"):
-        return found
-    if dataset.remotes and not offline():
-        try:
-            return fetch(name)
-        except InputError as error:
-            print(f"tp4: {error}", file=sys.stderr)
-    return _embedded(dataset)
+    return _look(dataset, paths.cache_dir(), "cache") or _embedded(dataset)
 
 
 def fetch(name: str) -> Found:

@@ -14,15 +14,9 @@ from matplotlib.lines import Line2D
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = (
-    "-",
-    (0, (5, 1.5)),
-    (0, (1, 1)),
-    (0, (3, 1, 1, 1)),
-    (0, (7, 2, 2, 2)),
-    (0, (2, 2)),
-    (0, (4, 1, 1, 1, 1, 1)),
-    "-",
-)
+    "-", (0, (5, 1.5)), (0, (1, 1)), (0, (3, 1, 1, 1)),
+    (0, (7, 2, 2, 2)), (0, (2, 2)), (0, (4, 1, 1, 1, 1, 1)), "-",
+)  # fmt: skip
 PUBLISHED = dict(color="0.35", linestyle=(0, (6, 3)), linewidth=1.0, zorder=1)
 
 
@@ -55,7 +49,7 @@ def use_style() -> None:
 
 
 def style_for(keys: Iterable[Hashable]) -> dict[Hashable, dict[str, Any]]:
-    """A colour, marker and line style for each key, in order; infinity (``math.inf`` or ``"inf"``) is always black and solid.
+    """A colour, marker and line style for each key, in order; infinity is always black and solid.
 
     >>> style_for([64, math.inf])[math.inf]["color"]
     '#000000'

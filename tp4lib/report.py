@@ -89,7 +89,7 @@ class Report:
                 "source": found.source,
                 "synthetic": found.synthetic,
                 "sha256": found.sha256(),
-            }  # fmt: skip
+            }
         )
         return found.describe()
 
@@ -98,7 +98,7 @@ class Report:
         return Table(self._metrics)
 
     def save(self) -> Path:
-        """Write ``metrics.json``: metrics, figures, data sources, versions, seed, preset and commit. Returns its path."""
+        """Write ``metrics.json`` (metrics, figures, data, versions, seed, preset, commit) and return its path."""
         path = self.folder / "metrics.json"
         write_json(
             path,
@@ -141,7 +141,7 @@ class Table:
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><td>{html.escape(key)}</td><td>{_number(m['value'])}&nbsp;{html.escape(m.get('unit', ''))}</td>"
-            f"<td>{_number(m.get('published'))}</td><td style='text-align:left'>{html.escape(m.get('note', ''))}</td></tr>"
+            f"<td>{_number(m.get('published'))}</td><td>{html.escape(m.get('note', ''))}</td></tr>"
             for key, m in self.metrics.items()
         )
         return (

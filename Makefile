@@ -1,0 +1,49 @@
+# Two commands on a fresh machine with Python >= 3.11, make and a C compiler:
+#   make figures   every notebook at preset ci -> runs/ci/index.html
+#   make test      ruff and pytest, the notebooks included
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP ?= $(BIN)/python -m pip
+READY := $(VENV)/.ready
+
+.PHONY: figures test install learn2learn lint format laptop clean
+
+figures: $(READY)
+	$(BIN)/tp4 reproduce --preset ci --out runs/ci
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The outputs that are committed: real data (TP4_DATA, or downloaded), under an hour on two cores.
+laptop: $(READY)
+	$(BIN)/tp4 reproduce --preset laptop --out runs/laptop --in-place
+
+install: $(READY)
+
+$(READY): pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "tp4 needs Python >= 3.11, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -e '.[notebooks,test]'
+	$(MAKE) learn2learn
+	touch $@
+
+# learn2learn 0.2.0 has no wheel, and its source distribution ships C files that were generated for Python < 3.11.
+# So: Cython makes them anew (build_ext), in this environment (no build isolation) with a setuptools that still has
+# pkg_resources; without its declared dependencies, because qpth would hold NumPy under 2. What it really imports
+# (torchvision, gym) is among our own dependencies. In a conda environment: make learn2learn PIP=pip
+learn2learn:
+	$(PIP) install -q 'cython>=3' 'setuptools<81' wheel
+	$(PIP) install -q --no-build-isolation --no-deps learn2learn==0.2.0 --config-settings=--global-option=build_ext
+
+clean:
+	rm -rf runs .pytest_cache .ruff_cache .hypothesis

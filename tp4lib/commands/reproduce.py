@@ -1,0 +1,41 @@
+"""``tp4 reproduce``: the collection, or some of its notebooks, from end to end."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tp4lib import paths
+from tp4lib import reproduce as runner
+
+
+def reproduce(
+    notebook: Annotated[
+        list[str] | None, typer.Argument(help="Numbers or names, such as 04; all by default.")
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="ci (minutes), laptop (under an hour), paper (full size).")
+    ] = "ci",
+    out: Annotated[Path | None, typer.Option(help="Folder of the results; default runs/PRESET.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder with real data, in place of $TP4_DATA.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of every notebook.")] = 0,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that one notebook may take.")] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Also store the outputs in the notebooks themselves.")
+    ] = False,
+) -> None:
+    """Run notebooks through papermill; leave figures, metrics.json and index.html in the output folder."""
+    selected = runner.notebooks(notebook or ())
+    out = out or (paths.checkout() or Path.cwd()) / "runs" / preset
+    outcomes = runner.run(
+        selected, preset, out, data_dir=data_dir, device=device, seed=seed, timeout=timeout, in_place=in_place,
+        say=lambda line: print(line, flush=True),
+    )  # fmt: skip
+    failed = [outcome.notebook for outcome in outcomes if outcome.error]
+    print(f"figures and numbers: {out / 'index.html'}")
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+        raise typer.Exit(1)

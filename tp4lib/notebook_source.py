@@ -1,0 +1,21 @@
+"""Which source a notebook's committed outputs belong to."""
+
+import hashlib
+import json
+from typing import Any
+
+KEY = "tp4"
+
+
+def source_digest(notebook: dict[str, Any]) -> str:
+    """SHA-256 over the kind and text of every cell, in order; outputs and execution counts do not count.
+
+    A notebook's committed outputs carry the digest of the source that made them (metadata ``tp4.source``), so that a
+    changed cell is noticed.
+    """
+    cells = [
+        [cell["cell_type"], "".join(cell["source"])]
+        for cell in notebook["cells"]
+        if "injected-parameters" not in cell.get("metadata", {}).get("tags", [])
+    ]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
