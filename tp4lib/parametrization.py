@@ -18,7 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from numbers import Real
+from numbers import Integral, Real
 
 from tp4lib.errors import InputError
 
@@ -299,6 +299,29 @@ class ABC:
         logits = max(1 - 2 * a[-1] - c, 1 - a[-1] - b[-1] - self._r)
         return tuple(map(float, [*hidden, logits]))
 
+    # -- Adam ------------------------------------------------------------------------------------------------------
+
+    @property
+    def adam_exponents(self) -> tuple[float, ...]:
+        r"""Exponents c_1 .. c_{L+1} of Adam's rates eta n^{-c_l} that move every layer exactly as far as SGD does.
+
+            c_l = a_l + c + min(a_{L+1} + b_{L+1}, 2 a_{L+1} + c)  for l <= L,      c_{L+1} = a_{L+1} + c
+
+        Derivation: SGD moves one entry of w^l by eta n^{-c} dLoss/dw^l_ij, of size n^{-c - a_l} times the size of
+        df/dh^l (n^{-min(..)} for l <= L, 1 for the output). Adam divides by the gradient's own size, so its rate *is*
+        the size of an entry's move; both updates are low-rank and aligned with the same vectors, so equal entries
+        mean equal changes of h^l. For `mup(L)` this is (1/2, 1, .., 1, 1/2), and together with its a and b the Adam
+        column of Yang et al. 2022 (Tensor Programs V, arXiv 2203.03466), Table 8, in the shifted form of its Table 9;
+        for `standard(L)`, whose rate is constant, all are 0. `shift(t)` takes t from each, which leaves f unchanged
+        (Adam's epsilon aside).
+
+        >>> mup(3).adam_exponents, standard(2).adam_exponents
+        ((0.5, 1.0, 1.0, 0.5), (0.0, 0.0, 0.0))
+        """
+        a, _, c = self._exact
+        hidden = [a_l + c + self._backward for a_l in a[:-1]]
+        return tuple(map(float, [*hidden, a[-1] + c]))
+
     # -- words --------------------------------------------------------------------------------------------------
 
     def explain(self) -> str:
@@ -383,7 +406,7 @@ def mup(L: int) -> ABC:
 
 
 def _depth(L: int) -> int:
-    if isinstance(L, bool) or not isinstance(L, int) or L < 1:
+    if isinstance(L, bool) or not isinstance(L, Integral) or L < 1:
         raise InputError(f"L = {L!r}; the number of hidden layers is a whole number >= 1; try L=2")
     return L
 

@@ -1,0 +1,322 @@
+r"""Perceptrons in any abc-parametrization, and the learning rates that belong to them.
+
+    h^1 = W^1 xi + B^1,   x^l = phi(h^l),   h^{l+1} = W^{l+1} x^l + B^{l+1},   f = W^{L+1} x^L + B^{L+1},
+    W^l = alpha_l n^{-a_l} w^l,   w^l_ij ~ N(0, (sigma_l n^{-b_l})^2),   rate of w^l: eta n^{-c}
+
+Source: Yang & Hu 2021 (arXiv 2011.14522), section 3; alpha_l and sigma_l (1 in the paper) and the base width are
+those of Yang et al. 2022 (Tensor Programs V, arXiv 2203.03466). Multipliers live in modules as plain numbers and nothing
+is hung on tensors, so the networks survive `copy.deepcopy`, `state_dict`, `torch.func.functional_call`, `torch.vmap`,
+`torch.compile` and `DistributedDataParallel`.
+
+>>> from tp4lib.parametrization import mup
+>>> model = MLP(d_in=3, width=64, d_out=1, parametrization=mup(2), seed=0)
+>>> optimizer = torch.optim.SGD(param_groups(model, lr=0.1), momentum=0.9)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tp4lib.errors import InputError
+from tp4lib.parametrization import ABC
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+    "erf": torch.erf,
+    "identity": lambda h: h,
+}
+
+
+class ABCLinear(nn.Module):
+    r"""The l-th affine layer of an abc-parametrized perceptron.
+
+        y = W x + B,   W = alpha n^{-a_l} w,   w_ij ~ N(0, (sigma n^{-b_l})^2),   B = n^{-a_B} beta,   beta_i = 0
+
+    Source: Yang & Hu 2021, section 3. A hidden bias is a weight on the constant input 1, so it is scaled like the input
+    weights, a_B = a_1 (Tensor Programs V, Table 8: "input weights & all biases"). The output bias has no width in it;
+    a_B = -c/2 undoes the rate's n^{-c}, so that it moves by Theta(1) per step.
+
+    Args:
+        in_features, out_features: of `x` and `y`. Width is out_features for layer 1, in_features for the others.
+        parametrization: the exponents of all layers.
+        layer: l, from 1 (input) to L + 1 (output).
+        bias: whether there is a B.
+        base_width: count width in units of this one, n = width / base_width (None: n = width, as in the paper).
+        std: sigma. Default: 1, as in the paper, without a base width; with one, 1/sqrt(fan-in at the base width), so
+            that at width == base_width every parametrization is the standard one.
+        multiplier: alpha, a constant that tuning may change and width does not.
+        generator: of the start; None takes torch's global one. The same generator gives the same w at every point
+            of one orbit, up to the factor.
+
+    Shapes: x (..., in_features) -> y (..., out_features).
+
+    Raises:
+        InputError: a layer that the parametrization does not have, sizes below 1, a negative std.
+
+    >>> from tp4lib.parametrization import mup
+    >>> ABCLinear(3, 64, mup(2), layer=1)(torch.zeros(5, 3)).shape
+    torch.Size([5, 64])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        parametrization: ABC,
+        layer: int,
+        *,
+        bias: bool = False,
+        base_width: int | None = None,
+        std: float | None = None,
+        multiplier: float = 1.0,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        _check_parametrization(parametrization)
+        last = parametrization.depth + 1
+        if not 1 <= layer <= last:
+            raise InputError(f"layer = {layer}; {parametrization} has layers 1 .. {last}; try layer=1")
+        for name, size in (("in_features", in_features), ("out_features", out_features)):
+            _check_size(name, size)
+        if base_width is not None:
+            _check_size("base_width", base_width)
+        self.in_features, self.out_features = in_features, out_features
+        self.parametrization, self.layer, self.base_width = parametrization, layer, base_width
+        p, l = parametrization, layer - 1  # noqa: E741 - the paper's letter, counted from 0
+
+        self.n = (out_features if layer == 1 else in_features) / (base_width or 1)
+        if std is None:
+            base_fan_in = in_features if layer == 1 else base_width
+            std = 1.0 if base_width is None else 1 / math.sqrt(base_fan_in)
+        if not (math.isfinite(std) and std >= 0):
+            raise InputError(f"std = {std!r}; a standard deviation is a finite number >= 0; try std=1.0")
+        self.std = std * self.n ** -p.b[l]
+        self.multiplier = multiplier * self.n ** -p.a[l]
+        bias_a = p.a[0] if layer < last else -p.c / 2
+        self.bias_multiplier = self.n**-bias_a
+        # What `rates` needs: how each kind of optimizer scales the rate of w and of beta.
+        bias_adam = p.adam_exponents[0] if layer < last else p.c / 2
+        self.rate = {"sgd": self.n**-p.c, "adam": self.n ** -p.adam_exponents[l]}
+        self.bias_rate = {"sgd": self.n**-p.c, "adam": self.n**-bias_adam}
+
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters(generator)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw w ~ N(0, (sigma n^{-b_l})^2) anew and set beta = 0. Drawn on the generator's device, then moved."""
+        where = self.weight.device if generator is None else generator.device
+        w = torch.randn(self.weight.shape, generator=generator, device=where, dtype=self.weight.dtype)
+        self.weight.copy_(w.mul_(self.std))
+        if self.bias is not None:
+            self.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias_multiplier * self.bias
+        return F.linear(self.multiplier * x, self.weight, bias)
+
+    def extra_repr(self) -> str:
+        p, l = self.parametrization, self.layer - 1  # noqa: E741
+        size = f"{self.in_features}, {self.out_features}, layer={self.layer}, a={p.a[l]:g}, b={p.b[l]:g}, c={p.c:g}"
+        base = "" if self.base_width is None else f", base_width={self.base_width}"
+        return size + base + f", bias={self.bias is not None}"
+
+
+class MLP(nn.Module):
+    r"""An L-hidden-layer perceptron in an abc-parametrization; L is read off the parametrization.
+
+        h^1 = W^1 xi,   x^l = phi(h^l),   h^{l+1} = W^{l+1} x^l,   f(xi) = W^{L+1} x^L,   W^l = alpha_l n^{-a_l} w^l
+
+    Source: Yang & Hu 2021, section 3, equation (1); see `ABCLinear` for one layer, biases and the base width.
+
+    Args:
+        d_in, width, d_out: dimensions of xi, of every hidden layer, of f.
+        parametrization: e.g. `mup(2)` for two hidden layers.
+        activation: "relu", "tanh", "gelu", "erf" or "identity".
+        bias: biases in every layer (0 at the start). The paper's networks have none.
+        base_width: None for the paper's scaling in n = width. With a number, n = width / base_width and the start at
+            width == base_width is the standard parametrization's, variance 1/fan-in, with one rate for all layers:
+            tune there, then change `width` alone (muTransfer, Tensor Programs V, section 4).
+        std: sigma_l, one number for all layers or L + 1 of them, in the place of the default (see `ABCLinear`; None
+            among them keeps it: `std=[None, None, 0.0]` starts the readout at zero).
+        multipliers: alpha_l, L + 1 numbers, tuned once and kept at every width (Tensor Programs V, section 6).
+        seed: of the start; or `generator`. With neither, torch's global generator.
+        device, dtype: of the parameters.
+
+    Shapes: xi (..., d_in) -> f (..., d_out).
+
+    Raises:
+        InputError: an unknown activation, sizes below 1, lists of the wrong length, both seed and generator.
+
+    >>> from tp4lib.parametrization import mup
+    >>> MLP(3, 64, 1, mup(2), activation="tanh", seed=0)(torch.ones(5, 3)).shape
+    torch.Size([5, 1])
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        width: int,
+        d_out: int,
+        parametrization: ABC,
+        activation: str = "relu",
+        *,
+        bias: bool = False,
+        base_width: int | None = None,
+        std: float | Sequence[float | None] | None = None,
+        multipliers: Sequence[float] | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        _check_parametrization(parametrization)
+        for name, size in (("d_in", d_in), ("width", width), ("d_out", d_out)):
+            _check_size(name, size)
+        if activation not in ACTIVATIONS:
+            raise InputError(
+                f"activation = {activation!r}; known are {', '.join(ACTIVATIONS)}; try activation='relu'"
+            )
+        if seed is not None:
+            if generator is not None:
+                raise InputError("both seed and generator are given; one decides the start; drop one of them")
+            generator = torch.Generator().manual_seed(seed)
+        count = parametrization.depth + 1
+        stds = _per_layer("std", std, count)
+        alphas = _per_layer("multipliers", 1.0 if multipliers is None else multipliers, count)
+        sizes = [d_in, *[width] * parametrization.depth, d_out]
+        self.parametrization, self.width, self.activation = parametrization, width, activation
+        self.layers = nn.ModuleList(
+            ABCLinear(
+                sizes[l],
+                sizes[l + 1],
+                parametrization,
+                layer=l + 1,
+                bias=bias,
+                base_width=base_width,
+                std=stds[l],
+                multiplier=alphas[l],
+                generator=generator,
+                device=device,
+                dtype=dtype,
+            )
+            for l in range(count)  # noqa: E741
+        )
+
+    def forward(self, xi: Tensor) -> Tensor:
+        phi, x = ACTIVATIONS[self.activation], xi
+        for layer in self.layers[:-1]:
+            x = phi(layer(x))  # (..., width)
+        return self.layers[-1](x)
+
+    def preactivations(self, xi: Tensor) -> list[Tensor]:
+        """h^1, .., h^L, each (..., width), and f, (..., d_out), at the inputs xi (..., d_in)."""
+        phi, h = ACTIVATIONS[self.activation], [self.layers[0](xi)]
+        for layer in self.layers[1:]:
+            h.append(layer(phi(h[-1])))
+        return h
+
+
+def rates(model: nn.Module, optimizer: str = "sgd") -> dict[str, float]:
+    r"""What the learning rate eta is multiplied by for each parameter, by its name in `model.named_parameters()`.
+
+        SGD: n^{-c} for all;      Adam: n^{-c_l} with `ABC.adam_exponents`;      n = width / base width
+
+    Source: Yang & Hu 2021, section 3 (SGD); Yang et al. 2022 (Tensor Programs V), Table 8 (Adam). "sgd" covers
+    optimizers whose step is linear in the gradient (SGD with momentum), "adam" those whose step does not depend on the
+    gradient's size (Adam, AdamW, RMSprop, Adagrad). Adam's epsilon has to stay small beside the gradients, which
+    in muP shrink with width.
+
+    Raises:
+        InputError: an unknown optimizer kind, or a parameter outside every `ABCLinear`, whose rate is not defined.
+
+    >>> from tp4lib.parametrization import mup
+    >>> rates(MLP(3, 64, 1, mup(2)), "adam")
+    {'layers.0.weight': 0.125, 'layers.1.weight': 0.015625, 'layers.2.weight': 0.125}
+    """
+    if optimizer not in ("sgd", "adam"):
+        raise InputError(
+            f"optimizer = {optimizer!r}; known are 'sgd' and 'adam'; try optimizer='adam' for AdamW too"
+        )
+    found: dict[int, float] = {}
+    for module in model.modules():
+        if isinstance(module, ABCLinear):
+            found[id(module.weight)] = module.rate[optimizer]
+            if module.bias is not None:
+                found[id(module.bias)] = module.bias_rate[optimizer]
+    scales = {}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in found:
+            raise InputError(
+                f"parameter {name!r} is not in an ABCLinear, so its rate is not defined; "
+                "give its group to the optimizer yourself and pass the ABC part of the model here"
+            )
+        scales[name] = found[id(parameter)]
+    return scales
+
+
+def param_groups(
+    model: nn.Module, lr: float, optimizer: str = "sgd", weight_decay: float = 0.0
+) -> list[dict[str, Any]]:
+    r"""Parameter groups with the rates eta n^{-c_l} for any torch optimizer; one group per distinct rate.
+
+    Source: see `rates`. Weight decay is counted per step at the rate `lr`: a group of rate lr_g gets
+    `weight_decay * lr / lr_g`, so that the decay of one step, lr_g x group decay, is the same at every width.
+
+    Args:
+        model: holds its parameters in `ABCLinear` layers (an `MLP`, compiled or wrapped in DDP or not).
+        lr: eta. optimizer: "sgd" or "adam" (see `rates`). weight_decay: in units of torch.optim at the base width.
+
+    Raises:
+        InputError: a rate or decay that is not a finite number >= 0, and whatever `rates` raises.
+
+    >>> from tp4lib.parametrization import mup
+    >>> model = MLP(3, 64, 1, mup(2), seed=0)
+    >>> [group["lr"] for group in torch.optim.AdamW(param_groups(model, 1e-2, "adam")).param_groups]
+    [0.00125, 0.00015625]
+    """
+    for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+        if not (isinstance(value, Real) and math.isfinite(value) and value >= 0):
+            raise InputError(f"{name} = {value!r}; expected a finite number >= 0; try {name}=0.1")
+    parameters = dict(model.named_parameters())
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, scale in rates(model, optimizer).items():
+        groups.setdefault(scale, []).append(parameters[name])
+    return [
+        {"params": members, "lr": lr * scale}
+        | ({"weight_decay": weight_decay / scale} if weight_decay else {})
+        for scale, members in groups.items()
+    ]
+
+
+def _check_parametrization(p: object) -> None:
+    if not isinstance(p, ABC):
+        raise InputError(f"parametrization = {p!r}; expected an ABC; try tp4lib.parametrization.mup(2)")
+
+
+def _check_size(name: str, size: object) -> None:
+    if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+        raise InputError(f"{name} = {size!r}; a size is a whole number >= 1; try {name}=64")
+
+
+def _per_layer(name: str, value: float | Sequence[float | None] | None, count: int) -> list[float | None]:
+    if value is None or isinstance(value, Real):
+        return [value] * count
+    if len(value) != count:
+        raise InputError(
+            f"{name} has {len(value)} numbers; one per layer, {count}, are needed; try {name}={[1.0] * count}"
+        )
+    return list(value)
