@@ -1,0 +1,233 @@
+"""Kernels of infinitely wide networks: dual activations, the NNGP and the neural tangent kernel."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tp4lib.errors import InputError
+
+# Entries of a result that are worked on at once; every elementwise temporary has this many (32 MB in float64).
+BLOCK = 1 << 22
+
+
+class _ArcCosine(torch.autograd.Function):
+    """k1(c) = (sqrt(1 - c^2) + (pi - arccos c) c) / pi, the arc-cosine kernel of order 1, for c in [-1, 1].
+
+    Its derivative is k0(c) = 1 - arccos(c) / pi. Autograd of the formula gives inf - inf at c = 1, just where the
+    diagonal of a kernel lies, though the true derivative there is 1: so the derivative is written out.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(c: Tensor) -> Tensor:
+        return ((1 - c * c).clamp(min=0).sqrt() + (math.pi - torch.acos(c)) * c) / math.pi
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (c,) = ctx.saved_tensors
+        return grad * (1 - torch.acos(c) / math.pi)
+
+
+def _cosine(s12: Tensor, s11: Tensor, s22: Tensor) -> tuple[Tensor, Tensor]:
+    """The norm sqrt(s11 s22) and the cosine s12 / norm, clamped to [-1, 1]; a zero vector has cosine 0."""
+    product = s11 * s22
+    some = product > 0
+    norm = torch.where(some, product, 1).sqrt()
+    return torch.where(some, norm, 0), torch.where(some, (s12 / norm).clamp(-1, 1), 0)
+
+
+def _relu(s12: Tensor, s11: Tensor, s22: Tensor) -> Tensor:
+    norm, c = _cosine(s12, s11, s22)
+    return norm * _ArcCosine.apply(c) / 2
+
+
+def _relu_derivative(s12: Tensor, s11: Tensor, s22: Tensor) -> Tensor:
+    return (1 - torch.acos(_cosine(s12, s11, s22)[1]) / math.pi) / 2
+
+
+def _erf(s12: Tensor, s11: Tensor, s22: Tensor) -> Tensor:
+    return 2 / math.pi * torch.asin(2 * s12 / ((1 + 2 * s11) * (1 + 2 * s22)).sqrt())
+
+
+def _erf_derivative(s12: Tensor, s11: Tensor, s22: Tensor) -> Tensor:
+    return 4 / math.pi / ((1 + 2 * s11) * (1 + 2 * s22) - 4 * s12 * s12).sqrt()
+
+
+def _identity(s12: Tensor, s11: Tensor, s22: Tensor) -> Tensor:
+    return s12
+
+
+def _identity_derivative(s12: Tensor, s11: Tensor, s22: Tensor) -> Tensor:
+    return torch.ones_like(s12)
+
+
+@dataclass(frozen=True)
+class Dual:
+    """The dual of an activation: what it does to covariances, two neurons at a time.
+
+    With (u, v) Gaussian of mean 0 and covariance matrix [[s11, s12], [s12, s22]]::
+
+        value(s12, s11, s22)      = E phi(u) phi(v)
+        derivative(s12, s11, s22) = E phi'(u) phi'(v)   (= d value / d s12, Price's theorem)
+
+    Both broadcast: to get the dual kernel K(B, g) of vectors, ``B`` ``(n1, r)`` and ``g`` ``(n2, r)``, give them
+    ``B @ g.T``, ``(B * B).sum(1)[:, None]`` and ``(g * g).sum(1)``. ``value`` has a finite gradient everywhere.
+
+    Source: Cho & Saul 2009 (ReLU); Williams 1996 (erf).
+    """
+
+    value: Callable[[Tensor, Tensor, Tensor], Tensor]
+    derivative: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+_DUALS = {
+    "relu": Dual(_relu, _relu_derivative),
+    "erf": Dual(_erf, _erf_derivative),
+    "identity": Dual(_identity, _identity_derivative),
+}
+
+
+def dual(activation: str) -> Dual:
+    """The closed-form dual of ``"relu"`` (arc-cosine), ``"erf"`` (arcsine) or ``"identity"``.
+
+    >>> one = torch.ones((), dtype=torch.float64)
+    >>> dual("relu").value(one, one, one).item()  # E relu(u)^2 = 1/2
+    0.5
+
+    Raises:
+        InputError: no closed form is known here.
+    """
+    if activation not in _DUALS:
+        raise InputError(
+            f"no kernel for activation {activation!r}; expected one of {', '.join(_DUALS)}; choose activation='relu'"
+        )
+    return _DUALS[activation]
+
+
+def nngp(
+    x1: Tensor, x2: Tensor, depth: int, activation: str = "relu", w_std: float = 1.0, b_std: float = 0.0
+) -> Tensor:
+    """Covariance of the outputs of an infinitely wide network at initialization (its Gaussian process limit).
+
+    The covariance of one layer's preactivations, over its random weights, is made from that of the layer before::
+
+        h^1 = W^1 x + b          S^1(x, y)     = w_std^2  x.y                       + b_std^2
+
+                                                  [ S^l(x,x)  S^l(x,y) ]
+        (h^l(x), h^l(y))  ~  N( 0,                [ S^l(x,y)  S^l(y,y) ]  )   for l = 1..depth
+
+        h^{l+1} = W^{l+1} phi(h^l) + b    S^{l+1}(x, y) = w_std^2  E phi(h^l(x)) phi(h^l(y))  + b_std^2
+
+    The result is S^{depth+1}, the readout's. Weights are N(0, w_std^2) into the first layer (the sum over the input's
+    d coordinates is *not* divided by d, as in the paper) and N(0, w_std^2 / width) into all later ones; every layer,
+    the readout too, has biases N(0, b_std^2).
+
+    Source: Yang & Hu, Section 2 and Table 1 (NTP at initialization); Lee et al. 2018, Eqs. 4-5.
+
+    Args:
+        x1, x2: ``(n1, d)``, ``(n2, d)``, floating, on one device.
+        depth: hidden layers, at least 1.
+        activation: ``"relu"``, ``"erf"`` or ``"identity"``.
+        w_std, b_std: standard deviations as above; ReLU keeps the scale through layers at ``w_std = sqrt(2)``.
+
+    Returns:
+        ``(n1, n2)``, of the inputs' dtype. Worked out in blocks of rows, so that beyond the result itself the memory is
+        bounded (except under autograd, which keeps the whole graph). Cosines are clamped to [-1, 1] before arccos: at
+        distance 0 rounding costs at most about sqrt(2 eps) in an angle, 2e-8 in float64; the ReLU NNGP depends on the
+        angle smoothly enough to stay exact to eps, the NTK carries that error times Theta^l / (2 pi).
+
+    Raises:
+        InputError: wrong shapes or dtypes, depth below 1, a negative standard deviation, unknown activation.
+
+    Example:
+        >>> x = torch.eye(2, dtype=torch.float64)
+        >>> nngp(x, x, depth=1) * 2 * math.pi  # pi on the diagonal; 1 for orthogonal unit vectors
+        tensor([[3.1416, 1.0000],
+                [1.0000, 3.1416]], dtype=torch.float64)
+    """
+    return _recursion(x1, x2, depth, activation, w_std, b_std, tangent=False)
+
+
+def ntk(
+    x1: Tensor, x2: Tensor, depth: int, activation: str = "relu", w_std: float = 1.0, b_std: float = 0.0
+) -> Tensor:
+    """Neural tangent kernel of an infinitely wide network in the NTK parametrization.
+
+    The inner product of the output's gradients, over all weights and biases, layer by layer from below::
+
+        T^1(x, y)     = S^1(x, y)
+        T^{l+1}(x, y) = S^{l+1}(x, y)  +  w_std^2  E phi'(h^l(x)) phi'(h^l(y))  T^l(x, y)
+                        \\___________/     \\_________________________________________/
+                        layer l+1's own     layers 1..l, seen through layer l+1
+                        weights and bias
+
+    with S^l and h^l as in `nngp`; the result is T^{depth+1}. The trained parameters are N(0, 1), multiplied by w_std,
+    w_std / sqrt(width) or b_std where they are used; at infinite width T stays fixed while they train, and so training
+    is kernel descent: ``f(x) -= rate * sum_i T(x, x_i) dL/df(x_i)``.
+
+    Source: Yang & Hu, Section 3 (kernel regime) and Corollary 3.9; Jacot et al. 2018, Theorem 1.
+
+    Args, returns and errors as in `nngp`.
+
+    Example:
+        >>> x = torch.eye(2, dtype=torch.float64)
+        >>> ntk(x, x, depth=1, activation="identity")  # two layers, x.y each
+        tensor([[2., 0.],
+                [0., 2.]], dtype=torch.float64)
+    """
+    return _recursion(x1, x2, depth, activation, w_std, b_std, tangent=True)
+
+
+def _recursion(
+    x1: Tensor, x2: Tensor, depth: int, activation: str, w_std: float, b_std: float, tangent: bool
+) -> Tensor:
+    if x1.ndim != 2 or x2.ndim != 2 or x1.shape[1] != x2.shape[1]:
+        raise InputError(
+            f"inputs of shapes {tuple(x1.shape)} and {tuple(x2.shape)}; expected (n1, d) and (n2, d); "
+            "flatten each input to one row"
+        )
+    if x1.dtype != x2.dtype or not x1.is_floating_point():
+        raise InputError(
+            f"inputs of types {x1.dtype} and {x2.dtype}; expected one floating type; call .float()"
+        )
+    if depth < 1:
+        raise InputError(f"depth {depth}; expected at least 1 hidden layer; choose depth=1")
+    if w_std < 0 or b_std < 0:
+        raise InputError(
+            f"w_std {w_std}, b_std {b_std}; expected standard deviations, 0 or more; drop the sign"
+        )
+    duals, w2, b2 = dual(activation), w_std**2, b_std**2
+
+    def variances(x: Tensor) -> list[Tensor]:
+        """S^l(x, x) for l = 1..depth, (n,) each: exact on the diagonal, where no product of matrices has rounded."""
+        found = [w2 * (x * x).sum(1) + b2]
+        for _ in range(depth - 1):
+            found.append(w2 * duals.value(found[-1], found[-1], found[-1]) + b2)
+        return found
+
+    def block(rows: Tensor, own: list[Tensor]) -> Tensor:
+        s = w2 * (rows @ x2.T) + b2
+        t = s
+        for s11, s22 in zip(own, others):
+            through = duals.derivative(s, s11[:, None], s22) if tangent else None
+            s = w2 * duals.value(s, s11[:, None], s22) + b2
+            t = s + w2 * through * t if tangent else s
+        return t
+
+    own, others = variances(x1), variances(x2)
+    step = max(1, BLOCK // max(1, len(x2)))
+    if len(x1) <= step or (torch.is_grad_enabled() and (x1.requires_grad or x2.requires_grad)):
+        return block(x1, own)
+    result = x1.new_empty((len(x1), len(x2)))
+    for start in range(0, len(x1), step):
+        rows = slice(start, start + step)
+        result[rows] = block(x1[rows], [s[rows] for s in own])
+    return result
