@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from tp4lib.device import require_memory
 from tp4lib.errors import InputError
 
 
@@ -100,7 +101,7 @@ class LinearLimit(nn.Module):
             reduce: False keeps all n coordinates (to check the reduction against).
 
         Raises:
-            InputError: ``width`` is below 1.
+            InputError: ``width`` is below 1, or omega (n, d + o) does not fit in memory.
 
         Example:
             >>> LinearLimit(3, 2).sample(1000).U.shape
@@ -110,8 +111,11 @@ class LinearLimit(nn.Module):
             raise InputError(
                 f"width {width}; expected 1 or more; choose a positive width, or inf for the limit"
             )
-        generator = torch.Generator().manual_seed(seed)
         k = len(self.U)
+        require_memory(
+            3 * 8 * width * k, torch.device("cpu"), f"drawing width {width}", "choose fewer, or inf"
+        )
+        generator = torch.Generator().manual_seed(seed)
         # In float64, so that every dtype and device starts from the same numbers.
         omega = torch.randn(width, k, generator=generator, dtype=torch.float64) / width**0.5
         if reduce and width > k:

@@ -67,7 +67,7 @@ class LinearFOMAML:
     @torch.no_grad()
     def outer_step(self, batch: Batch) -> torch.Tensor:
         """One meta-step on a batch of tasks; returns the mean query loss before it (a scalar, still on the device)."""
-        (loss, *_), gradients = self._gradients(batch)
+        loss, gradients = self._gradients(batch)
         norm = torch.stack([g.norm() for g in gradients]).norm()
         step = -self.lr * clip_scale(norm, self.clip)
         for parameter, g in zip(self._parameters(), gradients):
@@ -119,9 +119,9 @@ class LinearFOMAML:
         logits = torch.bmm(Cq - torch.bmm(Kq, torch.bmm(p, gram)), v.mT)
         return {"logits": logits, "hidden": hidden, "p": p, "v": v, "Kq": Kq}
 
-    def _gradients(self, batch: Batch) -> tuple[tuple[torch.Tensor, torch.Tensor], list[torch.Tensor]]:
+    def _gradients(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
         net, S, o = self.network, batch.supports, self.network.d_out
-        T, both, d = batch.x.shape
+        both, d = batch.x.shape[1:]
         a = self._adapt(batch, self.inner_steps)
         hidden, p, v = a["hidden"], a["p"], a["v"]
         k = hidden.shape[2]
@@ -140,7 +140,7 @@ class LinearFOMAML:
         gradients = [dU, dV]
         if net.b is not None:
             gradients.append(net.bias_scale * back.sum((0, 1)))
-        return (loss, a["logits"]), gradients
+        return loss, gradients
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The network's parameters."""

@@ -20,7 +20,7 @@ from tp4lib.maml import synthetic
 SIZE = 28
 PARTS = ("images_background", "images_evaluation")
 VINYALS = (1028, 172, 423)
-_EXPECTED = "expected images_background[.zip] and images_evaluation[.zip] holding <alphabet>/<character>/<id>_<drawer>.png"
+_EXPECTED = "expected images_background and images_evaluation, each a folder or a .zip of <alphabet>/<character>/*.png"
 
 
 @dataclass(frozen=True)

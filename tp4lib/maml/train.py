@@ -1,0 +1,207 @@
+"""Meta-training with validation, checkpoints and the test, for any meta-model."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from tp4lib import checkpoint, progress
+from tp4lib.errors import InputError
+from tp4lib.maml import omniglot
+from tp4lib.maml.omniglot import Batch, Tasks
+
+
+class MetaModel(Protocol):
+    """What the loop trains: `tp4lib.maml.fomaml.LinearFOMAML`, `GeneralMAML`, or a kernel model."""
+
+    def outer_step(self, batch: Batch) -> torch.Tensor:
+        """One meta-step; returns the mean query loss before it, a scalar."""
+
+    def evaluate(self, batch: Batch, inner_steps: int = 1) -> torch.Tensor:
+        """Query accuracy of each task after adaptation, ``(T,)`` in [0, 1]."""
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All that training changes."""
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Put it back."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A mean over independent tasks, in percent, with its standard error."""
+
+    mean: float
+    se: float
+    tasks: int
+
+
+@dataclass
+class History:
+    """What training left behind.
+
+    Attributes:
+        epochs: one dict an epoch: ``meta_steps`` so far, mean query ``loss``, ``val_accuracy`` and its ``val_se`` (%).
+        best_epoch: 1-based, the first with the highest validation accuracy; the model is left in its state.
+        stopped_early: no better epoch came within the patience.
+        seconds: training and validation, over all sessions of a resumed run.
+        train_seconds: training alone.
+    """
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    stopped_early: bool = False
+    seconds: float = 0.0
+    train_seconds: float = 0.0
+
+    @property
+    def meta_steps(self) -> int:
+        """Meta-steps done."""
+        return int(self.epochs[-1]["meta_steps"]) if self.epochs else 0
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The row of the best epoch."""
+        return self.epochs[self.best_epoch - 1]
+
+
+def deal(
+    images: np.ndarray, seed: int = 0, split_seed: int = 0, **options: Any
+) -> tuple[Tasks, Tasks, Tasks]:
+    """Split the characters and deal tasks from each part: training (with rotations), validation, test.
+
+    Validation and test tasks do not depend on ``seed``: every run is asked the same questions.
+
+    Args:
+        images: uint8 ``(classes, drawers, 28, 28)``.
+        seed: of the training tasks.
+        split_seed: of the split.
+        options: for `Tasks`: ways, shots, queries, device, dtype.
+    """
+    train, validation, test = omniglot.split(images, split_seed)
+    return (
+        Tasks(omniglot.rotations(train), seed=seed, **options),
+        Tasks(validation, seed=split_seed + 1, **options),
+        Tasks(test, seed=split_seed + 2, **options),
+    )
+
+
+def accuracy(model: MetaModel, batches: Sequence[Batch], inner_steps: int) -> Accuracy:
+    """Accuracy over all tasks of ``batches`` after ``inner_steps`` steps of adaptation to each."""
+    each = torch.cat([model.evaluate(batch, inner_steps).double().cpu() for batch in batches])
+    se = float(each.std() / math.sqrt(len(each))) if len(each) > 1 else 0.0
+    return Accuracy(100 * float(each.mean()), 100 * se, len(each))
+
+
+def batches(tasks: Tasks, count: int, meta_batch: int = 64) -> list[Batch]:
+    """Deal ``count`` tasks, ``meta_batch`` at a time."""
+    return [tasks.batch(min(meta_batch, count - start)) for start in range(0, count, meta_batch)]
+
+
+def fit(
+    model: MetaModel,
+    tasks: Tasks,
+    validation: Sequence[Batch],
+    *,
+    meta_steps: int = 10_000,
+    epoch_steps: int = 100,
+    meta_batch: int = 32,
+    patience: int | None = None,
+    save_to: str | Path | None = None,
+    resume: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> History:
+    """Meta-train ``model`` and leave it in the state of its best epoch by validation (paper, section 9.2).
+
+    Args:
+        tasks: deals the training tasks.
+        validation: batches held fixed, so that epochs are compared on the same questions, after 1 step of adaptation.
+        meta_steps: outer steps in all; an epoch is ``epoch_steps`` of them (the last one may be shorter).
+        meta_batch: tasks a meta-step.
+        patience: stop after so many epochs without a better one (None: never); the history says so.
+        save_to: a checkpoint, rewritten after every epoch. A resumed run ends with the same numbers as an unbroken one.
+        resume: go on from ``save_to``.
+        settings: what must be equal for a resumed run to make sense, kept in the checkpoint.
+
+    Raises:
+        InputError: the loss is no longer a number; or the checkpoint is missing, damaged or of other settings.
+    """
+    settings = {
+        **(settings or {}),
+        "epoch_steps": epoch_steps, "meta_batch": meta_batch, "meta_steps": meta_steps, "patience": patience,
+    }  # fmt: skip
+    history, best = History(), model.state_dict()
+    if resume:
+        history, best = _restore(model, tasks, Path(save_to), settings)
+    else:
+        best = {name: value.clone() for name, value in best.items()}
+    before = history.seconds
+    begun = time.perf_counter()
+    with progress.bar(total=meta_steps, initial=history.meta_steps, desc="meta-training", unit="step") as bar:
+        while history.meta_steps < meta_steps and not history.stopped_early:
+            epoch_begun = time.perf_counter()
+            steps = min(epoch_steps, meta_steps - history.meta_steps)
+            total = torch.zeros(())
+            for _ in range(steps):
+                total = total.to(loss := model.outer_step(tasks.batch(meta_batch))) + loss
+                bar.update()
+            loss = float(total) / steps
+            if not math.isfinite(loss):
+                raise InputError(
+                    f"training diverged in epoch {len(history.epochs) + 1}: the query loss is {loss}; expected a "
+                    "number; try a smaller --lr, --sigma-in or --sigma-out"
+                )
+            history.train_seconds += time.perf_counter() - epoch_begun
+            score = accuracy(model, validation, inner_steps=1)
+            done = history.meta_steps + steps
+            history.epochs.append(
+                {"meta_steps": done, "loss": loss, "val_accuracy": score.mean, "val_se": score.se}
+            )
+            if history.best_epoch == 0 or score.mean > history.best["val_accuracy"]:
+                history.best_epoch = len(history.epochs)
+                best = {name: value.clone() for name, value in model.state_dict().items()}
+            history.stopped_early = (
+                patience is not None
+                and len(history.epochs) - history.best_epoch >= patience
+                and done < meta_steps
+            )
+            history.seconds = before + time.perf_counter() - begun
+            bar.set_postfix(loss=f"{loss:.3f}", val=f"{score.mean:.1f}%")
+            if save_to is not None:
+                _save(model, tasks, Path(save_to), settings, history, best)
+    model.load_state_dict(best)
+    return history
+
+
+def _save(
+    model: MetaModel,
+    tasks: Tasks,
+    path: Path,
+    settings: Mapping[str, Any],
+    history: History,
+    best: Mapping[str, torch.Tensor],
+) -> None:
+    arrays = {f"model.{name}": value for name, value in model.state_dict().items()}
+    arrays |= {f"best.{name}": value for name, value in best.items()}
+    arrays["tasks"] = tasks.state()
+    checkpoint.save(path, arrays, {"settings": dict(settings), "history": asdict(history)})
+
+
+def _restore(
+    model: MetaModel, tasks: Tasks, path: Path, settings: Mapping[str, Any]
+) -> tuple[History, dict[str, torch.Tensor]]:
+    arrays, meta = checkpoint.load(path)
+    checkpoint.require_same(meta["settings"], settings, f"the run in {path.parent}")
+    now = model.state_dict()
+
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(arrays[f"{prefix}.{name}"]).to(value) for name, value in now.items()}
+
+    model.load_state_dict(part("model"))
+    tasks.restore(torch.from_numpy(arrays["tasks"]))
+    return History(**meta["history"]), part("best")
