@@ -40,7 +40,7 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             f"no checkpoint at {path}; expected one left by an earlier run; start without --resume"
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name != _META}
             header = json.loads(file[_META].tobytes().decode())
         version, meta = header["version"], header["meta"]

@@ -39,7 +39,9 @@ footer { color: var(--soft); font-size: .85rem; padding-top: 40px; padding-botto
 
 
 def index_page(
-    reports: Mapping[str, Mapping[str, Any]], runs: Mapping[str, Mapping[str, Any]], failed: Mapping[str, str]
+    reports: Mapping[str, Mapping[str, Any]],
+    runs: Mapping[str, Mapping[str, Any]],
+    failed: Mapping[str, str],
 ) -> str:
     """The run's ``index.html``: one section a notebook, needing nothing but the files beside it.
 
@@ -73,7 +75,8 @@ published. Source of the published numbers: Yang &amp; Hu, <em>Tensor Programs I
 <main>
 {sections}
 </main>
-<footer>Made by <code>tp4 reproduce --preset {preset}</code>. All numbers: <a href="metrics.json">metrics.json</a>.</footer>
+<footer>Made by <code>tp4 reproduce --preset {preset}</code>. All numbers:
+<a href="metrics.json">metrics.json</a>.</footer>
 </body>
 </html>
 """
@@ -95,7 +98,8 @@ def _section(
     )
     meta = f'<a href="{name}.ipynb">executed notebook</a>{took}' + (f" &middot; data: {data}" if data else "")
     figures = "".join(_figure(name, figure) for figure in report["figures"])
-    return f'{head}<p class="meta">{meta}</p><div class="figures">{figures}</div>{_metrics(report["metrics"])}</section>'
+    numbers = _metrics(report["metrics"])
+    return f'{head}<p class="meta">{meta}</p><div class="figures">{figures}</div>{numbers}</section>'
 
 
 def _figure(name: str, figure: Mapping[str, str]) -> str:

@@ -1,0 +1,10 @@
+"""What all tests share: no download, no progress bars, a cache of their own."""
+
+import os
+
+# Before any test module imports the library: tests never reach out, and keep the terminal readable.
+os.environ["TP4_OFFLINE"] = "1"
+os.environ["TP4_PROGRESS"] = "0"
+os.environ.pop("TP4_DATA", None)
+os.environ.pop("TP4_OUT", None)
+os.environ.setdefault("MPLBACKEND", "agg")
