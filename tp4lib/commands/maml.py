@@ -1,0 +1,154 @@
+"""``tp4 maml``: few-shot learning on Omniglot at one width or in one limit, by first-order MAML."""
+
+import enum
+import math
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tp4lib import device as devices
+from tp4lib.errors import InputError
+from tp4lib.files import out_dir, write_json
+from tp4lib.maml import models, omniglot, train
+from tp4lib.maml.fomaml import LinearFOMAML
+
+VALIDATION_TASKS, TEST_TASKS = 1024, 4096
+
+
+class Limit(enum.StrEnum):
+    """Which infinitely wide network; none for a finite one."""
+
+    mup = "mup"
+    ntk = "ntk"
+    gp = "gp"
+    none = "none"
+
+
+class Activation(enum.StrEnum):
+    """Of the hidden layer."""
+
+    linear = "linear"
+    relu = "relu"
+
+
+def maml(
+    out: Annotated[Path, typer.Option(help="Folder for metrics.json and the checkpoint.")],
+    limit: Annotated[Limit, typer.Option(help="Infinite-width limit; none for a finite width.")] = Limit.mup,
+    width: Annotated[str, typer.Option(help="Hidden width, or inf (then with a limit).")] = "inf",
+    activation: Annotated[
+        Activation, typer.Option(help="relu is for the kernel limits.")
+    ] = Activation.linear,
+    meta_steps: Annotated[int, typer.Option(min=1, help="Outer steps, of 32 tasks each.")] = 10_000,
+    data_dir: Annotated[str | None, typer.Option(help="Folder that holds omniglot/ or its two zips.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the network drawn and the training tasks.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    lr: Annotated[float | None, typer.Option(help="Outer rate, in place of the paper's.")] = None,
+    sigma_in: Annotated[float | None, typer.Option(help="Start of the first layer.")] = None,
+    sigma_out: Annotated[float | None, typer.Option(help="Start of the second layer.")] = None,
+    bias_scale: Annotated[
+        float | None, typer.Option(help="alpha on the hidden bias; kernels: sigma_b.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many epochs without a better.")
+    ] = None,
+) -> None:
+    """Meta-train on Omniglot (5-way 1-shot), keep the best epoch by validation, test after 1 and 20 steps."""
+    n = _width(limit, width, activation)
+    overrides = {
+        key: value
+        for key, value in dict(lr=lr, sigma_in=sigma_in, sigma_out=sigma_out, bias_scale=bias_scale).items()
+        if value is not None
+    }
+    if bad := [
+        key for key, value in overrides.items() if not math.isfinite(value) or (key == "lr" and value <= 0)
+    ]:
+        raise InputError(
+            f"--{bad[0].replace('_', '-')} {overrides[bad[0]]}; expected a finite number, a rate above 0"
+        )
+    where = devices.resolve(device)
+    characters = omniglot.load(data_dir)
+    out = out_dir(out)
+    tasks, validation, test = train.deal(characters.images, seed, device=where)
+
+    if limit in (Limit.ntk, Limit.gp):
+        from tp4lib.maml import kernel_fomaml
+
+        model = kernel_fomaml.build(limit.value, activation.value, tasks, **overrides)
+        chosen = model.settings
+    else:
+        settings = replace(models.settings(n), **overrides)
+        network = models.linear_network(n, tasks.ways, seed, settings).to(where)
+        model = LinearFOMAML(network, lr=settings.lr, inner_lr=settings.inner_lr)
+        chosen = asdict(settings)
+
+    run: dict[str, Any] = {
+        "limit": limit.value, "width": "inf" if n == math.inf else int(n), "activation": activation.value,
+        "seed": seed, "dataset": characters.title, **chosen,
+    }  # fmt: skip
+    history = train.fit(
+        model,
+        tasks,
+        train.batches(validation, VALIDATION_TASKS),
+        meta_steps=meta_steps,
+        patience=patience,
+        save_to=out / "checkpoint.npz",
+        resume=resume,
+        settings=run,
+    )
+    begun = time.perf_counter()
+    asked = train.batches(test, TEST_TASKS)
+    one, twenty = (train.accuracy(model, asked, inner_steps) for inner_steps in (1, 20))
+    metrics = {
+        **run,
+        "synthetic": characters.synthetic,
+        "accuracy_unit": "percent",
+        "test_accuracy_1_step": one.mean,
+        "test_accuracy_1_step_se": one.se,
+        "test_accuracy_20_steps": twenty.mean,
+        "test_accuracy_20_steps_se": twenty.se,
+        "test_tasks": twenty.tasks,
+        "val_accuracy": history.best["val_accuracy"],
+        "val_accuracy_se": history.best["val_se"],
+        "val_tasks": VALIDATION_TASKS,
+        "best_epoch": history.best_epoch,
+        "epochs": history.epochs,
+        "meta_steps": history.meta_steps,
+        "meta_steps_asked": meta_steps,
+        "stopped_early": history.stopped_early,
+        "meta_steps_per_second": history.meta_steps / history.train_seconds,
+        "seconds": history.seconds + time.perf_counter() - begun,
+        "device": str(where),
+    }
+    write_json(out / "metrics.json", metrics)
+    print(
+        f"{characters.title}: test accuracy {twenty.mean:.2f} +- {twenty.se:.2f} % after 20 steps, "
+        f"{one.mean:.2f} % after 1 (best of {len(history.epochs)} epochs: {history.best_epoch}); "
+        f"{out / 'metrics.json'}"
+    )
+
+
+def _width(limit: Limit, width: str, activation: Activation) -> float:
+    """The width as a number, or the reason why this combination means nothing."""
+    try:
+        n = math.inf if width == "inf" else int(width)
+    except ValueError:
+        raise InputError(f"--width {width}; expected a whole number or inf; try --width 512") from None
+    if n < 1:
+        raise InputError(f"--width {width}; expected 1 or more; try --width 512")
+    if limit is Limit.none and n == math.inf:
+        raise InputError("--limit none is a finite width, but --width is inf; try --limit none --width 512")
+    if limit is not Limit.none and n != math.inf:
+        raise InputError(
+            f"--limit {limit} is infinitely wide, but --width is {width}; expected inf; "
+            f"try --limit none --width {width}"
+        )
+    if activation is Activation.relu and limit in (Limit.mup, Limit.none):
+        raise InputError(
+            f"--activation relu with --limit {limit}; expected linear (relu is for ntk and gp); "
+            "try --limit ntk --activation relu"
+        )
+    return n
