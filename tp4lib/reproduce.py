@@ -36,7 +36,7 @@ class Outcome:
 
 
 def notebooks(names: Sequence[str] = ()) -> list[Path]:
-    """The numbered notebooks that ``names`` select (a number such as "04", a name, or a path), in order; all by default.
+    """The numbered notebooks that ``names`` select (a number such as "04", a name or a path), in order; all by default.
 
     Raises:
         InputError: a name fits none.
@@ -118,7 +118,7 @@ def run(
 
 
 def gather(out: Path, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Merge the notebooks' ``metrics.json`` under ``out`` into one, and draw ``index.html`` from it; returns the merge."""
+    """Merge the notebooks' ``metrics.json`` under ``out`` into one, draw ``index.html`` from it, return the merge."""
     reports = {
         path.parent.name: json.loads(path.read_text("utf-8")) for path in sorted(out.glob("*/metrics.json"))
     }
@@ -138,28 +138,33 @@ def _execute(
     target, report = out / source.name, out / source.stem
     shutil.rmtree(report, ignore_errors=True)  # results of an earlier run must not pass for this one's
     target.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "papermill", str(source), str(target), "--no-progress-bar", "--no-log-output",
-               "--kernel", "python3", "--cwd", str(out), "-p", "preset", preset, "-p", "seed", str(seed),
-               "-p", "device", device]  # fmt: skip
-    process = subprocess.Popen(
+    command = [
+        *(sys.executable, "-m", "papermill", str(source), str(target), "--cwd", str(out)),
+        *("--kernel", "python3", "--language", "python", "--no-progress-bar", "--no-log-output"),
+        *("-p", "preset", preset, "-p", "seed", str(seed), "-p", "device", device),
+    ]
+    with subprocess.Popen(
         command,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        _end(process)
-        return f"{source.stem} ran longer than {_clock(limit)} and was ended; raise the limit with --timeout SECONDS"
-    except BaseException:
-        _end(process)
-        raise
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            return f"{source.stem} ran longer than {_clock(limit)} and was ended; raise it with --timeout SECONDS"
+        except BaseException:
+            _end(process)
+            raise
     if process.returncode == 0:
         return None
-    return _failure(target) or f"{source.stem} could not be run:\n{_COLOUR.sub('', output).strip()[-2000:]}"
+    return (
+        _failure(target, output)
+        or f"{source.stem} could not be run:\n{_COLOUR.sub('', output).strip()[-2000:]}"
+    )
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -172,17 +177,23 @@ def _end(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def _failure(executed: Path) -> str | None:
+def _failure(executed: Path, log: str) -> str | None:
     """The source of the cell that failed in an executed notebook, and its error, as text."""
     if not executed.is_file():
         return None
-    for number, cell in enumerate(json.loads(executed.read_text("utf-8"))["cells"], 1):
-        for output in cell.get("outputs", ()):
+    cells = [cell for cell in json.loads(executed.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"]
+    for cell in cells:
+        code = "\n".join(f"    {line}" for line in "".join(cell["source"]).splitlines())
+        head = f"  cell [{cell['execution_count'] or ' '}]:\n{code}\n"
+        for output in cell["outputs"]:
             if output["output_type"] == "error":
-                trace = _COLOUR.sub("", "\n".join(output["traceback"]))
-                code = "\n".join(f"    {line}" for line in "".join(cell["source"]).splitlines())
-                tail = "\n".join(f"    {line}" for line in trace.splitlines()[-12:])
-                return f"  cell {number}:\n{code}\n  {output['ename']}: {output['evalue']}\n{tail}"
+                trace = _COLOUR.sub("", "\n".join(output["traceback"])).splitlines()
+                tail = "\n".join(f"    {line}" for line in trace[-12:])
+                return f"{head}  {output['ename']}: {output['evalue']}\n{tail}"
+        if cell["execution_count"] is None and "Kernel died" in log:
+            return (
+                f"{head}  the kernel died in this cell, most often because memory ran out; try a smaller size"
+            )
     return None
 
 
