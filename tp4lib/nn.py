@@ -4,7 +4,7 @@ r"""Perceptrons in any abc-parametrization, and the learning rates that belong t
     W^l = alpha_l n^{-a_l} w^l,   w^l_ij ~ N(0, (sigma_l n^{-b_l})^2),   rate of w^l: eta n^{-c}
 
 Source: Yang & Hu 2021 (arXiv 2011.14522), section 3; alpha_l and sigma_l (1 in the paper) and the base width are
-those of Yang et al. 2022 (Tensor Programs V, arXiv 2203.03466). Multipliers live in modules as plain numbers and nothing
+those of Yang et al. 2022 (Tensor Programs V, arXiv 2203.03466). Multipliers live in modules as plain numbers, nothing
 is hung on tensors, so the networks survive `copy.deepcopy`, `state_dict`, `torch.func.functional_call`, `torch.vmap`,
 `torch.compile` and `DistributedDataParallel`.
 
