@@ -182,6 +182,7 @@ def _failure(executed: Path, log: str) -> str | None:
     if not executed.is_file():
         return None
     cells = [cell for cell in json.loads(executed.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"]
+    last = ""
     for cell in cells:
         code = "\n".join(f"    {line}" for line in "".join(cell["source"]).splitlines())
         head = f"  cell [{cell['execution_count'] or ' '}]:\n{code}\n"
@@ -190,10 +191,10 @@ def _failure(executed: Path, log: str) -> str | None:
                 trace = _COLOUR.sub("", "\n".join(output["traceback"])).splitlines()
                 tail = "\n".join(f"    {line}" for line in trace[-12:])
                 return f"{head}  {output['ename']}: {output['evalue']}\n{tail}"
-        if cell["execution_count"] is None and "Kernel died" in log:
-            return (
-                f"{head}  the kernel died in this cell, most often because memory ran out; try a smaller size"
-            )
+        if cell["metadata"]["papermill"]["status"] != "pending":
+            last = head
+    if "Kernel died" in log:
+        return f"{last}  the kernel died in this cell, most often because memory ran out; try a smaller size"
     return None
 
 
