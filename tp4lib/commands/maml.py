@@ -72,7 +72,7 @@ def maml(
     where = devices.resolve(device)
     characters = omniglot.load(data_dir)
     out = out_dir(out)
-    tasks, validation, test = train.deal(characters.images, seed, device=where)
+    tasks, validation, test = train.deal(characters, seed, device=where)
 
     if limit in (Limit.ntk, Limit.gp):
         from tp4lib.maml import kernel_fomaml

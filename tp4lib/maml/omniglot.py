@@ -20,6 +20,7 @@ from tp4lib.maml import synthetic
 SIZE = 28
 PARTS = ("images_background", "images_evaluation")
 VINYALS = (1028, 172, 423)
+_VINYALS_VALIDATION = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
 _EXPECTED = "expected images_background and images_evaluation, each a folder or a .zip of <alphabet>/<character>/*.png"
 
 
@@ -27,10 +28,12 @@ _EXPECTED = "expected images_background and images_evaluation, each a folder or 
 class Characters:
     """Drawings of characters: ``images`` uint8 ``(classes, drawers, 28, 28)``, ink 255 on paper 0.
 
-    ``title`` says in words what they are; ``synthetic`` is true where this program drew them.
+    ``names`` are ``images_background/<alphabet>/<character>`` and so on, one a class; ``title`` says in words what they
+    are; ``synthetic`` is true where this program drew them.
     """
 
     images: np.ndarray
+    names: list[str]
     title: str
     synthetic: bool
 
@@ -43,11 +46,13 @@ def load(data_dir: str | Path | None = None) -> Characters:
     """
     found = datasets.find("omniglot", data_dir)
     if found.path is None:
-        return Characters(synthetic.draw(), found.title, synthetic=True)
-    return Characters(read(found.path, cache=paths.cache_dir()), found.title, synthetic=False)
+        images = synthetic.draw()
+        names = [f"synthetic/character{c + 1:03d}" for c in range(len(images))]
+        return Characters(images, names, found.title, synthetic=True)
+    return Characters(*read(found.path, cache=paths.cache_dir()), found.title, synthetic=False)
 
 
-def read(folder: str | Path, cache: str | Path | None = None) -> np.ndarray:
+def read(folder: str | Path, cache: str | Path | None = None) -> tuple[np.ndarray, list[str]]:
     """Read the official layout, folders or zips, and scale every drawing to 28 x 28.
 
     The drawing, 105 x 105 black on white, is inverted (ink = 1) and resized by antialiased bilinear interpolation, as
@@ -58,7 +63,7 @@ def read(folder: str | Path, cache: str | Path | None = None) -> np.ndarray:
         cache: a folder for the result, one npz under a name that depends on every drawing's checksum.
 
     Returns:
-        uint8 ``(classes, drawers, 28, 28)``.
+        uint8 images ``(classes, drawers, 28, 28)``, and the name of each class.
 
     Raises:
         InputError: not Omniglot, a truncated zip, a damaged PNG (named), characters with unequal numbers of drawings.
@@ -72,6 +77,7 @@ def read(folder: str | Path, cache: str | Path | None = None) -> np.ndarray:
             characters.setdefault((source.part, alphabet, character), []).append((source, name))
     if not characters:
         raise InputError(f"no drawings under {folder}; {_EXPECTED}; fetch them with: tp4 data omniglot")
+    names = ["/".join(key) for key in characters]
     drawers = len(next(iter(characters.values())))
     for key, drawings in characters.items():
         if len(drawings) != drawers:
@@ -87,7 +93,7 @@ def read(folder: str | Path, cache: str | Path | None = None) -> np.ndarray:
     if path is not None and path.is_file():
         try:
             with np.load(path) as file:
-                return file["images"]
+                return file["images"], names
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             path.unlink()  # a damaged cache is made again
 
@@ -101,7 +107,7 @@ def read(folder: str | Path, cache: str | Path | None = None) -> np.ndarray:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as part, open(part, "wb") as file:
             np.savez_compressed(file, images=images)
-    return images
+    return images, names
 
 
 @dataclass(frozen=True)
@@ -192,7 +198,7 @@ def _resize(ink: torch.Tensor) -> torch.Tensor:
 
 
 def split(images: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Split characters into training, validation and test, in Vinyals' proportions 1028 : 172 : 423.
+    """Split characters at random into training, validation and test, in Vinyals' proportions 1028 : 172 : 423.
 
     Args:
         images: ``(classes, drawers, 28, 28)``; Omniglot's 1623 classes give exactly 1028, 172 and 423.
@@ -212,7 +218,27 @@ def split(images: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np
     order = np.random.default_rng(seed).permutation(classes)
     train = max(1, round(classes * VINYALS[0] / sum(VINYALS)))
     validation = max(1, round(classes * VINYALS[1] / sum(VINYALS)))
-    return tuple(images[np.sort(part)] for part in np.split(order, [train, train + validation]))
+    parts = np.split(order, [train, train + validation])
+    return tuple(images[np.sort(part)] for part in parts)
+
+
+def vinyals(characters: Characters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The split that the paper used: new *alphabets* to be tested on, not only new characters.
+
+    Test: the last 423 characters of the evaluation set in sorted order. Validation: five alphabets of the background
+    set, 172 characters. Training: the other 1028. (Vinyals et al. 2016.) Characters of one alphabet look alike and
+    are drawn by the same people, so that this is a little harder than a random `split` of the same sizes.
+
+    Returns:
+        three arrays ``(classes, drawers, 28, 28)``; for anything but the whole of Omniglot, `split` with seed 0.
+    """
+    test = set(characters.names[-VINYALS[2] :])
+    validation = {name for name in characters.names if name.split("/")[1] in _VINYALS_VALIDATION} - test
+    sizes = (len(characters.names) - len(validation) - len(test), len(validation), len(test))
+    if sizes != VINYALS:
+        return split(characters.images)
+    part = np.array([2 if name in test else name in validation for name in characters.names])
+    return tuple(characters.images[part == p] for p in range(3))
 
 
 def rotations(images: np.ndarray) -> np.ndarray:

@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from tp4lib import checkpoint, progress
 from tp4lib.errors import InputError
 from tp4lib.maml import omniglot
-from tp4lib.maml.omniglot import Batch, Tasks
+from tp4lib.maml.omniglot import Batch, Characters, Tasks
 
 
 class MetaModel(Protocol):
@@ -70,24 +69,24 @@ class History:
         return self.epochs[self.best_epoch - 1]
 
 
-def deal(
-    images: np.ndarray, seed: int = 0, split_seed: int = 0, **options: Any
-) -> tuple[Tasks, Tasks, Tasks]:
-    """Split the characters and deal tasks from each part: training (with rotations), validation, test.
+def deal(characters: Characters, seed: int = 0, **options: Any) -> tuple[Tasks, Tasks, Tasks]:
+    """Split the characters as the paper did and deal tasks to train on (rotations too), to validate and to test.
 
     Validation and test tasks do not depend on ``seed``: every run is asked the same questions.
 
     Args:
-        images: uint8 ``(classes, drawers, 28, 28)``.
+        characters: from `tp4lib.maml.omniglot.load`.
         seed: of the training tasks.
-        split_seed: of the split.
         options: for `Tasks`: ways, shots, queries, device, dtype.
+
+    Raises:
+        InputError: a part has fewer characters than ways.
     """
-    train, validation, test = omniglot.split(images, split_seed)
+    train, validation, test = omniglot.vinyals(characters)
     return (
         Tasks(omniglot.rotations(train), seed=seed, **options),
-        Tasks(validation, seed=split_seed + 1, **options),
-        Tasks(test, seed=split_seed + 2, **options),
+        Tasks(validation, seed=1, **options),
+        Tasks(test, seed=2, **options),
     )
 
 
