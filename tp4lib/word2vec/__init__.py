@@ -1,0 +1,11 @@
+"""Word2Vec (CBOW with negative sampling) at every width, infinity included, by one engine.
+
+The modules, in the order they use each other: `corpus` (text to word ids), `wikipedia` (dump to text), `sampling`
+(everything random), `cbow` (the parameters and one SGD step), `fast` (the same step in numba), `analogy` (how good the
+embeddings are), `train` (epochs, checkpoints).
+"""
+
+from tp4lib.word2vec.cbow import CBOW
+from tp4lib.word2vec.corpus import Corpus, Vocabulary, keep_probability
+
+__all__ = ["CBOW", "Corpus", "Vocabulary", "keep_probability"]

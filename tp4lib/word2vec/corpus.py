@@ -1,0 +1,308 @@
+"""From text to word ids: streaming reader, vocabulary, subsampling probabilities.
+
+A corpus is plain text with words between white space (text8 format, say), packed or not. It is read in pieces of a few
+megabytes and split, hashed and counted by array operations; no Python object is ever made per word of the text.
+"""
+
+import bz2
+import gzip
+import lzma
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from tp4lib.errors import InputError
+from tp4lib.progress import bar
+from tp4lib.word2vec.wikipedia import clean_wikipedia
+
+__all__ = ["Corpus", "Vocabulary", "clean_wikipedia", "keep_probability", "open_text"]
+
+_PIECE = 1 << 22  # bytes read at a time
+_LONGEST = 1 << 16  # bytes; a "word" longer than this is not text
+_NO_TEXT = np.zeros(256, dtype=bool)
+_NO_TEXT[:32] = True
+_NO_TEXT[[9, 10, 11, 12, 13]] = False  # white space
+# One random odd-looking number per byte value, fixed for ever: the alphabet of the hash.
+_LETTER = np.random.Generator(np.random.PCG64(0x7EA7)).integers(1, 2**63, 256, dtype=np.uint64)
+_BASE = 0x9E3779B97F4A7C15  # odd, so that it can be inverted modulo 2**64
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words and how often they occur, most frequent first; words of equal count stay in order of first appearance.
+
+    Args:
+        words: the words; their place in the list is their id.
+        counts: (|V|,) int64, occurrences in the corpus.
+
+    >>> Vocabulary(["the", "cat"], np.array([7, 2])).index["cat"]
+    1
+    """
+
+    words: list[str]
+    counts: np.ndarray
+    index: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counts", np.asarray(self.counts, dtype=np.int64))
+        object.__setattr__(self, "index", {word: i for i, word in enumerate(self.words)})
+        if len(self.words) != len(self.counts) or len(self.index) != len(self.words):
+            raise InputError("a vocabulary needs one count per word and no word twice; give each word once")
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text as word ids.
+
+    Attributes:
+        vocab: the `Vocabulary` kept.
+        ids: (tokens,) int32, the text with the words outside the vocabulary left out.
+        path: the file it came from, or None.
+        raw_tokens: words in the text, in the vocabulary or not.
+    """
+
+    vocab: Vocabulary
+    ids: np.ndarray
+    path: Path | None = None
+    raw_tokens: int = 0
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        min_count: int = 5,
+        max_vocab: int | None = None,
+        max_bytes: int | None = None,
+    ) -> "Corpus":
+        """Read a text file (plain, .xz, .gz, .bz2 or .zip) and keep the words that are frequent enough.
+
+        Args:
+            min_count: a word is kept if it occurs at least this often.
+            max_vocab: keep at most this many words, the most frequent ones.
+            max_bytes: read only this many bytes of the (unpacked) text; a word cut in two by the end is left out.
+
+        Raises:
+            InputError: no such file, damaged archive, not text, no words, or none frequent enough.
+        """
+        path = Path(path)
+        if min_count < 1:
+            raise InputError(f"min count {min_count}; expected at least 1; try --min-count 5")
+        if max_vocab is not None and max_vocab < 2:
+            raise InputError(f"max vocab {max_vocab}; expected at least 2; try --max-vocab 5000")
+        counter = _Counter(path)
+        with open_text(path) as file, bar(desc=f"read {path.name}", unit="B", total=None) as progress:
+            progress.unit_scale = True
+            for piece in _pieces(file, path, max_bytes):
+                counter.add(piece)
+                progress.update(len(piece))
+        if not counter.words:
+            raise InputError(f"{path} has no words; expected text with words between spaces; check --corpus")
+        counts = np.concatenate(counter.counts)
+        order = np.argsort(-counts, kind="stable")
+        kept = order[: int((counts >= min_count).sum())][:max_vocab]
+        if len(kept) < 2:
+            raise InputError(
+                f"{len(kept)} words of {path} occur {min_count} times or more (the most frequent: {counts.max()} "
+                "times); expected 2 words at least; try --min-count 1 or a longer text"
+            )
+        rank = np.full(len(counts), -1, dtype=np.int32)
+        rank[kept] = np.arange(len(kept), dtype=np.int32)
+        ids = np.concatenate([r[r >= 0] for r in (rank[piece] for piece in counter.drain())])
+        vocab = Vocabulary([counter.words[i] for i in kept], counts[kept])
+        return cls(vocab, ids, path, int(counts.sum()))
+
+    @classmethod
+    def from_words(
+        cls, words: list[str], min_count: int = 1, max_vocab: int | None = None
+    ) -> "Corpus":
+        """The corpus of a short list of words, for examples and tests.
+
+        >>> Corpus.from_words("a b a c a b".split()).ids.tolist()
+        [0, 1, 0, 2, 0, 1]
+        """
+        names, first, inverse, counts = np.unique(
+            np.array(words), return_index=True, return_inverse=True, return_counts=True
+        )
+        order = np.lexsort((first, -counts))
+        kept = order[: int((counts >= min_count).sum())][:max_vocab]
+        rank = np.full(len(names), -1, dtype=np.int32)
+        rank[kept] = np.arange(len(kept), dtype=np.int32)
+        ids = rank[inverse]
+        return cls(Vocabulary([str(names[i]) for i in kept], counts[kept]), ids[ids >= 0], None, len(words))
+
+
+def keep_probability(counts: np.ndarray, total: float, t: float) -> np.ndarray:
+    """Probability with which an occurrence of a word survives subsampling.
+
+    ``p = min(1, (sqrt(f / t) + 1) t / f)`` with ``f = counts / total``: frequent words are thinned out.
+    Source: section 8.1 and appendix of the paper; the formula is the one of the word2vec program.
+
+    Args:
+        counts: (|V|,) occurrences, positive.
+        total: occurrences of all words together.
+        t: threshold frequency, 1e-4 in the paper; 0 keeps everything.
+
+    Returns:
+        (|V|,) float64 in (0, 1].
+
+    >>> keep_probability(np.array([1, 400]), 1000, 0.1).round(4).tolist()
+    [1.0, 0.75]
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    if t < 0:
+        raise InputError(f"subsampling threshold {t}; expected 0 (off) or more; try --subsample 1e-4")
+    if t == 0:
+        return np.ones_like(counts)
+    f = counts / total
+    return np.minimum(1.0, (np.sqrt(f / t) + 1.0) * t / f)
+
+
+@contextmanager
+def open_text(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file for reading bytes, unpacking .xz, .gz, .bz2 and .zip (its one member) on the way.
+
+    Raises:
+        InputError: no such file, a folder, unreadable, or an archive that is damaged (also while it is read).
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"{path} {what}; expected a text file (plain, .xz, .gz, .bz2, .zip); check --corpus")
+    try:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                members = [m for m in archive.infolist() if not m.is_dir()]
+                if len(members) != 1:
+                    raise InputError(f"{path} holds {len(members)} files; expected one text; unpack it first")
+                with archive.open(members[0]) as file:
+                    yield file
+        else:
+            opener = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}.get(path.suffix, open)
+            with opener(path, "rb") as file:
+                yield file
+    except (lzma.LZMAError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise InputError(
+            f"cannot read {path}: {error}; expected a readable {path.suffix or 'text'} file; check --corpus"
+        ) from None
+
+
+def _pieces(file: BinaryIO, path: Path, max_bytes: int | None) -> Iterator[np.ndarray]:
+    """Yield the text as uint8 arrays that end between two words, each with a space at its end."""
+    left = max_bytes if max_bytes is not None else float("inf")
+    rest = b""
+    while left > 0 and (data := file.read(int(min(_PIECE, left)))):
+        left -= len(data)
+        cut = max(data.rfind(space) for space in (b" ", b"\n", b"\t", b"\r", b"\v", b"\f"))
+        if cut >= 0:
+            yield np.frombuffer(rest + data[: cut + 1], dtype=np.uint8)
+            rest = data[cut + 1 :]
+        else:
+            rest += data
+        if len(rest) > _LONGEST:
+            raise InputError(
+                f"{path} has a word of more than {_LONGEST} bytes; expected text with words between spaces; "
+                "check --corpus"
+            )
+    cut_short = left <= 0 and file.read(1) not in (b"", b" ", b"\n", b"\t", b"\r", b"\v", b"\f")
+    if rest and not cut_short:
+        yield np.frombuffer(rest + b" ", dtype=np.uint8)
+
+
+class _Counter:
+    """Gives words provisional ids in order of first appearance and counts them, piece by piece."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.words: list[str] = []
+        self.counts: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
+        self._ids: list[np.ndarray] = []
+        self._known: dict[int, int] = {}
+        self._powers = np.ones(0, dtype=np.uint64)
+        self._inverse_powers = np.ones(0, dtype=np.uint64)
+
+    def add(self, text: np.ndarray) -> None:
+        """Count the words of a uint8 array that ends with white space."""
+        if _NO_TEXT[text].any():
+            raise InputError(
+                f"{self.path} holds control characters, so it is not text; expected words between spaces; "
+                "unpack it first, or choose another --corpus"
+            )
+        start, end = _word_bounds(text)
+        if len(start) == 0:
+            return
+        hashes = self._hash(text, start, end)
+        order = np.argsort(hashes)  # equal words side by side
+        is_new = np.empty(len(order), dtype=bool)
+        is_new[0] = True
+        np.not_equal(hashes[order[1:]], hashes[order[:-1]], out=is_new[1:])
+        run = np.flatnonzero(is_new)
+        first = np.minimum.reduceat(order, run)  # first occurrence of each distinct word
+        number = np.diff(np.append(run, len(order)))
+        appearance = np.argsort(first)
+        provisional = np.empty(len(run), dtype=np.int32)
+        fresh_counts = []
+        totals = self.counts[0]
+        for k, word_hash in zip(appearance.tolist(), hashes[first[appearance]].tolist()):
+            word_id = self._known.get(word_hash)
+            if word_id is None:
+                word_id = len(self.words)
+                self._known[word_hash] = word_id
+                self.words.append(self._decode(text[start[first[k]] : end[first[k]]]))
+                fresh_counts.append(0)
+            provisional[k] = word_id
+        totals = np.concatenate([totals, np.zeros(len(fresh_counts), dtype=np.int64)])
+        totals[provisional] += number
+        self.counts[0] = totals
+        ids = np.empty(len(order), dtype=np.int32)
+        ids[order] = np.repeat(provisional, number)
+        self._ids.append(ids)
+
+    def drain(self) -> Iterator[np.ndarray]:
+        """The provisional ids of the whole text, piece by piece; each is forgotten once it has been handed out."""
+        self._ids.reverse()
+        while self._ids:
+            yield self._ids.pop()
+
+    def _hash(self, text: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """(words,) uint64: ``sum_i letter(c_i) base^i`` modulo 2^64, from one cumulative sum over the text.
+
+        Two of a million distinct words collide with probability about 1e12 / 2^65, 3e-8.
+        """
+        if len(self._powers) < len(text):
+            n = len(text)
+            self._powers = np.full(n, _BASE, dtype=np.uint64)
+            self._powers[0] = 1
+            np.multiply.accumulate(self._powers, out=self._powers)
+            self._inverse_powers = np.full(n, pow(_BASE, -1, 2**64), dtype=np.uint64)
+            self._inverse_powers[0] = 1
+            np.multiply.accumulate(self._inverse_powers, out=self._inverse_powers)
+        sums = np.cumsum(_LETTER[text] * self._powers[: len(text)], dtype=np.uint64)
+        before = np.where(start > 0, sums[start - 1], np.uint64(0))
+        return (sums[end - 1] - before) * self._inverse_powers[start]
+
+    def _decode(self, word: np.ndarray) -> str:
+        try:
+            return word.tobytes().decode("utf-8")
+        except UnicodeDecodeError:
+            raise InputError(
+                f"{self.path} is not UTF-8 text; expected words between spaces; "
+                "unpack or re-encode it first, or choose another --corpus"
+            ) from None
+
+
+def _word_bounds(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where words start and end (exclusive) in a uint8 array that ends with white space."""
+    is_letter = text > 32
+    change = np.flatnonzero(is_letter[1:] != is_letter[:-1]) + 1
+    if is_letter[0]:
+        change = np.concatenate([[0], change])
+    return change[0::2], change[1::2]

@@ -1,0 +1,304 @@
+"""Train Word2Vec: epochs, a falling rate, a progress bar, checkpoints that resume to the same numbers."""
+
+import hashlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tp4lib import checkpoint
+from tp4lib.device import resolve
+from tp4lib.errors import InputError
+from tp4lib.files import out_dir
+from tp4lib.progress import bar
+from tp4lib.word2vec import fast
+from tp4lib.word2vec.cbow import CBOW, StepSettings, parse_width, torch_steps
+from tp4lib.word2vec.corpus import Corpus
+from tp4lib.word2vec.sampling import NEGATIVES, Sampler
+
+CHECKPOINT = "checkpoint.npz"
+CHECKPOINT_SECONDS = 180.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `train` returns.
+
+    Attributes:
+        model: the trained `CBOW`.
+        history: one dict per epoch: epoch (from 1), loss (mean over its positions), seconds (of training alone),
+            tokens_per_second (tokens of the corpus), and, where ``evaluate`` was given, accuracy, answered, total.
+        settings: everything the numbers depend on.
+    """
+
+    model: CBOW
+    history: list[dict[str, Any]]
+    settings: dict[str, Any]
+
+
+def train(
+    corpus: Corpus,
+    width: int | float | str,
+    *,
+    epochs: int,
+    lr: float = 0.05,
+    wd: float = 1e-3,
+    window: int = 8,
+    negatives: str = "shared",
+    num_negatives: int = 25,
+    batch_size: int | None = None,
+    shared_negatives: int | None = None,
+    subsample: float = 1e-4,
+    window_gradient: str = "mean",
+    input_rate: float = 1.0,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "auto",
+    threads: int = 1,
+    engine: str = "auto",
+    start: CBOW | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    evaluate: Callable[[torch.Tensor], Any] | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Trained:
+    """Train CBOW with negative sampling on a corpus, by SGD with a linearly falling rate (paper, section 8.1).
+
+    Args:
+        corpus: the text.
+        width: n, or ``math.inf`` / "inf" for the exact limit.
+        epochs: passes over the text.
+        lr: learning rate at the start, the same for all widths (muP); it falls linearly to 1e-4 of itself.
+        wd: weight decay; each touch of a row multiplies it by ``1 - rate * wd``.
+        window: largest window; each position takes one uniform in 1..window.
+        negatives: "per-position", the paper's: ``num_negatives`` fresh ones for each position; or "shared": each batch
+            draws ``shared_negatives``, weighted so that the expected gradient is the same, and works by matrix products.
+        batch_size: positions an SGD step sums over. Default: per-position 1 (the sequential algorithm; 16 where numba
+            is missing and on a GPU); shared 32, on a GPU 256.
+        shared_negatives: K; default ``batch_size``.
+        subsample: threshold t of `keep_probability`.
+        window_gradient: "mean" (the true gradient) or "sum" (gensim's), see `StepSettings`.
+        seed: for the start, the windows and the negatives; the latter two are the same at all widths.
+        threads: CPU threads. 1 gives the same bits each time; more train on several blocks at once without locks.
+        engine: "auto", "numba" or "torch".
+        start: train this model on (from any start); it is changed in place and ``width`` must be its width.
+        out: folder for checkpoints, after every epoch and every few minutes; None for none.
+        resume: go on from the checkpoint in ``out``.
+        evaluate: called with the embeddings after each epoch; returns something with ``accuracy`` (percent),
+            ``correct``, ``answered`` and ``total``.
+
+    Raises:
+        InputError: settings that cannot work or differ from those of the checkpoint, too little memory, a damaged
+            checkpoint, or training that diverged.
+        KeyboardInterrupt: after Ctrl-C, once the checkpoint is written.
+
+    >>> from tp4lib.word2vec import Corpus
+    >>> corpus = Corpus.from_words("the cat saw the dog and the dog saw the cat".split() * 20)
+    >>> train(corpus, "inf", epochs=1, subsample=0, device="cpu").model.embeddings.shape
+    torch.Size([5, 5])
+    """
+    width, device = parse_width(width), resolve(device)
+    if negatives not in NEGATIVES:
+        raise InputError(f"unknown negatives {negatives!r}; expected shared or per-position; try shared")
+    if lr <= 0 or wd < 0 or not lr * wd < 1:
+        raise InputError(f"lr {lr}, wd {wd}; expected lr > 0 and 0 <= wd < 1 / lr; try --lr 0.05 --wd 1e-3")
+    shared = negatives == "shared"
+    on_cpu = device.type == "cpu"
+    if batch_size is None:
+        alone = 1 if on_cpu and fast.numba is not None and engine != "torch" else 16
+        batch_size = (32 if on_cpu else 256) if shared else alone
+    sampler = Sampler(
+        corpus.vocab,
+        corpus.ids,
+        window=window,
+        num_negatives=num_negatives,
+        subsample=subsample,
+        batch_size=batch_size,
+        shared=(shared_negatives or batch_size) if shared else None,
+        lr=lr,
+        epochs=epochs,
+        seed=seed,
+    )
+    step = StepSettings(wd, window_gradient, input_rate)
+    settings = {
+        "width": "inf" if width == math.inf else width,
+        "epochs": epochs,
+        "lr": lr,
+        "wd": wd,
+        "window": window,
+        "negatives": negatives,
+        "num_negatives": num_negatives,
+        "batch_size": batch_size,
+        "shared_negatives": sampler.shared,
+        "subsample": subsample,
+        "window_gradient": window_gradient,
+        "input_rate": input_rate,
+        "seed": seed,
+        "dtype": str(dtype).removeprefix("torch."),
+        "vocab_size": len(corpus.vocab),
+        "tokens": len(corpus.ids),
+        "corpus": hashlib.sha256(corpus.ids.tobytes()).hexdigest()[:16],
+        "block_tokens": sampler.block_tokens,
+    }
+    path = None if out is None else out_dir(out) / CHECKPOINT
+    if resume and path is None:
+        raise InputError("resume needs the folder of the run; expected out; give --out DIR")
+    saved = _load(path, settings) if resume else None
+    model = start if start is not None else CBOW(len(corpus.vocab), width, seed, dtype, device)
+    if model.vocab_size != len(corpus.vocab):
+        raise InputError(
+            f"the start has {model.vocab_size} rows, the vocabulary {len(corpus.vocab)} words; expected as many"
+        )
+    run = _Run(model, sampler, step, settings, _steps(engine, model, sampler), path, threads, checkpoint_seconds)
+    if saved is not None:
+        run.restore(*saved)
+    run.go(evaluate)
+    return Trained(model, run.state["history"], settings)
+
+
+class _Run:
+    """A training run: the model, where it is in the text, and how to save both."""
+
+    def __init__(self, model, sampler, step, settings, steps, path, threads, checkpoint_seconds) -> None:
+        self.model, self.sampler, self.step, self.settings = model, sampler, step, settings
+        self.steps, self.path, self.threads, self.pause = steps, path, threads, checkpoint_seconds
+        self.state: dict[str, Any] = {
+            "epoch": 0,  # epochs finished
+            "block": 0,  # blocks of the current epoch finished
+            "loss": 0.0,
+            "positions": 0,
+            "seconds": 0.0,  # of training, in the current epoch
+            "evaluated": True,  # False between the end of an epoch and its evaluation
+            "history": [],
+        }
+
+    def save(self) -> None:
+        if self.path is not None:
+            started = time.monotonic()
+            arrays = {"embeddings": self.model.embeddings, "readout": self.model.readout}
+            checkpoint.save(self.path, arrays, {"settings": self.settings, "state": self.state})
+            # Never spend more than a twentieth of the time on checkpoints, however large they are.
+            self.pause = max(self.pause, 20 * (time.monotonic() - started))
+
+    def restore(self, arrays: dict[str, Any], state: dict[str, Any]) -> None:
+        for name in ("embeddings", "readout"):
+            getattr(self.model, name).copy_(torch.from_numpy(arrays[name]))
+        self.state = state
+
+    def go(self, evaluate: Callable[[torch.Tensor], Any] | None) -> None:
+        epochs, blocks, tokens = self.settings["epochs"], self.sampler.blocks, self.settings["tokens"]
+        state = self.state
+        done = state["epoch"] * tokens + state["block"] * self.sampler.block_tokens
+        desc = f"width {self.settings['width']}"
+        with _stop_request() as stop, bar(total=epochs * tokens, desc=desc, unit="tok", initial=done) as progress:
+            saved = time.monotonic()
+            while state["epoch"] < epochs or not state["evaluated"]:
+                if not state["evaluated"]:
+                    self._evaluate(evaluate)
+                    self.save()
+                    saved = time.monotonic()
+                    continue
+                self._train_round(progress)
+                if state["block"] == blocks:
+                    self._close_epoch()
+                if stop.is_set() or time.monotonic() - saved > self.pause:
+                    self.save()
+                    saved = time.monotonic()
+                if stop.is_set():
+                    raise KeyboardInterrupt
+
+    def _train_round(self, progress) -> None:
+        """Train on the next block, or on as many blocks at once as there are threads."""
+        state, started = self.state, time.monotonic()
+        numbers = range(state["block"], min(state["block"] + self.threads, self.sampler.blocks))
+
+        def work(number: int) -> tuple[float, int]:
+            return self.steps(self.model, self.sampler.block(state["epoch"], number), self.step)
+
+        if len(numbers) == 1:
+            results = [work(numbers[0])]
+        else:
+            with ThreadPoolExecutor(len(numbers)) as pool:
+                results = list(pool.map(work, numbers))
+        loss, positions = (sum(column) for column in zip(*results))
+        if not math.isfinite(loss):
+            raise InputError(
+                f"training diverged in epoch {state['epoch'] + 1}: the loss is not finite (lr {self.settings['lr']}, "
+                f"wd {self.settings['wd']}); expected a stable rate; try a smaller --lr"
+            )
+        state["loss"] += loss
+        state["positions"] += positions
+        state["block"] += len(numbers)
+        state["seconds"] += time.monotonic() - started
+        rate = self.settings["lr"] * max(1 - progress.n / (progress.total or 1), 1e-4)
+        progress.set_postfix_str(f"loss {loss / max(positions, 1):.3f}, rate {rate:.4f}", refresh=False)
+        progress.update(sum(self.sampler.block_size(number) for number in numbers))
+
+    def _close_epoch(self) -> None:
+        state = self.state
+        state["history"].append(
+            {
+                "epoch": state["epoch"] + 1,
+                "loss": state["loss"] / max(state["positions"], 1),
+                "seconds": state["seconds"],
+                "tokens_per_second": self.settings["tokens"] / max(state["seconds"], 1e-9),
+            }
+        )
+        state.update(epoch=state["epoch"] + 1, block=0, loss=0.0, positions=0, seconds=0.0, evaluated=False)
+
+    def _evaluate(self, evaluate: Callable[[torch.Tensor], Any] | None) -> None:
+        if evaluate is not None:
+            score = evaluate(self.model.embeddings)
+            self.state["history"][-1].update(
+                accuracy=float(score.accuracy),
+                correct=int(score.correct),
+                answered=int(score.answered),
+                total=int(score.total),
+            )
+        self.state["evaluated"] = True
+
+
+def _steps(engine: str, model: CBOW, sampler: Sampler) -> Callable:
+    if engine not in ("auto", "numba", "torch"):
+        raise InputError(f"unknown engine {engine!r}; expected auto, numba or torch; try auto")
+    fits = fast.available(model, sampler.batch_size, sampler.shared is not None)
+    if engine == "numba" and not fits:
+        raise InputError(
+            "the numba engine needs numba, a CPU, and shared negatives or batches of 1; "
+            "expected all three; try --engine torch"
+        )
+    return fast.numba_steps if fits and engine != "torch" else torch_steps
+
+
+def _load(path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    arrays, meta = checkpoint.load(path)
+    checkpoint.require_same(meta["settings"], settings, "the run")
+    return arrays, meta["state"]
+
+
+@contextmanager
+def _stop_request() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into a request to stop after the current block; the second one stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
