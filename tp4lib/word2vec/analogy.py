@@ -9,7 +9,7 @@ so that all questions together need no more than the cosines between the words t
 vocabulary. These come as one matrix product for each block of the vocabulary, (W, n) by (n, block), for any number of
 questions and for any number of columns, the |V| columns of width infinity included.
 
-Source: the task and its rule are those of Table 3 (section 8.1 of the paper), with the questions of Mikolov et al. 2013.
+Source: the task is that of Table 3 (section 8.1 of the paper); its questions and rule are those of Mikolov et al. 2013.
 """
 
 from collections.abc import Iterable, Sequence
@@ -54,7 +54,7 @@ class Questions:
             text = Path(path).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
-                f"cannot read questions {path}: {error}; expected a text file such as questions-words.txt; check the path"
+                f"cannot read questions {path}: {error}; expected text such as questions-words.txt; check the path"
             ) from None
         return cls.parse(text.splitlines(), str(path))
 
@@ -217,7 +217,9 @@ def _answers(embeddings: torch.Tensor, abc: torch.Tensor, same: torch.Tensor) ->
         cosines = rows @ _unit(block).T  # (W, words of the block)
         for low in range(0, len(abc), step):
             a, b, c = place[low : low + step].T
-            s = cosines[b].sub_(cosines[a]).add_(cosines[c])  # (questions, words of the block)
+            s = torch.index_select(cosines, 0, b)  # (questions, words of the block)
+            s += torch.index_select(cosines, 0, c)
+            s -= torch.index_select(cosines, 0, a)
             question, which = torch.nonzero(
                 (barred[low : low + step] >= start) & (barred[low : low + step] < start + len(block)),
                 as_tuple=True,
