@@ -1,0 +1,251 @@
+"""Pictures with labels as plain matrices: CIFAR-10 and scikit-learn's digits.
+
+One function, `load`, gives both in the same form: one flattened picture a row, centred and scaled to mean square 1.
+CIFAR-10 is read from the official archive, from the folder it unpacks to, or from a sample in one ``.npz`` file;
+whatever `tp4lib.datasets.find` comes upon.
+"""
+
+import io
+import pickle
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tp4lib.datasets import Found, find
+from tp4lib.errors import InputError
+
+CLASSES = 10
+_DIGITS_TEST = 297  # of 1,797
+_BATCHES = [f"data_batch_{i}" for i in range(1, 6)]
+
+
+class Images(NamedTuple):
+    """Pictures and labels, ready for a perceptron.
+
+    Attributes:
+        train_x: (N, d) training pictures, one flattened picture a row; columns of mean 0, mean square 1 over all.
+        train_y: (N,) labels 0..9, int64.
+        test_x, test_y: the same for the test pictures, shifted and scaled by the training pictures' numbers.
+        label: what this is, for titles and captions, e.g. "CIFAR-10, a sample of 5,000 + 1,000 images, at 16 x 16".
+        shape: (height, width, channels) of a picture, with height * width * channels = d.
+        found: where it came from, for `tp4lib.report.Report.data`.
+    """
+
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    label: str
+    shape: tuple[int, int, int]
+    found: Found
+
+
+def load(
+    name: str,
+    data_dir: str | Path | None = None,
+    *,
+    side: int | None = None,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Images:
+    """Load pictures and labels, flattened, centred and scaled to mean square 1 per coordinate.
+
+        x  <-  (x - mean over training pictures) / s,     s^2 = mean square of all centred training coordinates
+
+    One number s for all coordinates keeps the relative contrast of pixels. A row then has mean square norm d.
+
+    Args:
+        name: "cifar10" (falls back to the digits where there is no CIFAR-10; ``.label`` says so) or "digits".
+        data_dir: a folder to look in first; see `tp4lib.datasets.find`.
+        side: shrink the pictures to side x side by averaging blocks; it has to divide the side they have. The
+            digits (8 x 8) stay as they are if they are no larger.
+        train_size, test_size: keep that many pictures, drawn without replacement; all if None.
+        seed: of that draw, and of the digits' split into 1,500 + 297.
+
+    Raises:
+        InputError: the name is unknown, a size is impossible, a file is damaged or is not CIFAR-10, or the digits are
+            asked for where scikit-learn is not installed.
+
+    >>> images = load("digits", train_size=100)
+    >>> images.train_x.shape, images.label
+    (torch.Size([100, 64]), "scikit-learn's 8 x 8 handwritten digits, 100 + 297 images")
+    """
+    if name == "digits":
+        found = Found("digits", None, "embedded", "scikit-learn's 8 x 8 handwritten digits")
+    elif name == "cifar10":
+        found = find("cifar10", data_dir)
+    else:
+        raise InputError(f"no pictures called {name!r}; expected cifar10 or digits; try load('digits')")
+    parts = _digits(seed) if found.path is None else _cifar10(found.path)
+    train, train_y = _take(*parts[0], train_size, "train_size", seed)
+    test, test_y = _take(*parts[1], test_size, "test_size", seed)
+    original = train.shape[1]
+    if side is not None and (side < original or found.path is not None):
+        train, test = _shrink(train, side), _shrink(test, side)
+    label = found.title
+    if f"{len(train):,} + {len(test):,}" not in label:
+        label = f"{label.split(',')[0]}, {len(train):,} + {len(test):,} images"
+    if train.shape[1] != original:
+        label += f", at {side} x {side}"
+    mean = train.mean(axis=0)
+    scale = np.sqrt(np.mean((train - mean) ** 2))
+    tensors = [torch.from_numpy(((x - mean) / scale).reshape(len(x), -1)) for x in (train, test)]
+    return Images(
+        tensors[0].to(device, dtype),
+        torch.from_numpy(train_y).to(device),
+        tensors[1].to(device, dtype),
+        torch.from_numpy(test_y).to(device),
+        label,
+        train.shape[1:],
+        found,
+    )
+
+
+def one_hot(y: Tensor, classes: int = CLASSES, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Targets for the square loss, e_y - 1/classes: (N,) labels -> (N, classes), rows of sum 0.
+
+    Centred, so that a network whose logits start near 0 need not learn the constant first.
+
+    >>> one_hot(torch.tensor([1]), 2)
+    tensor([[-0.5000,  0.5000]])
+    """
+    return torch.nn.functional.one_hot(y, classes).to(dtype) - 1 / classes
+
+
+# -- sizes ----------------------------------------------------------------------------------------------------------
+
+
+def _take(x: np.ndarray, y: np.ndarray, size: int | None, what: str, seed: int):
+    if size is None or size == len(x):
+        return x, y
+    if not 1 <= size <= len(x):
+        raise InputError(
+            f"{what} = {size}; expected 1 to {len(x)}, the pictures there are; leave it out for all"
+        )
+    keep = np.sort(np.random.default_rng(seed).permutation(len(x))[:size])
+    return x[keep], y[keep]
+
+
+def _shrink(x: np.ndarray, side: int) -> np.ndarray:
+    """Average blocks: (N, S, S, C) -> (N, side, side, C)."""
+    n, s, _, c = x.shape
+    if side < 1 or s % side:
+        raise InputError(f"side = {side}; expected a divisor of {s}, the pictures' side; try side={s // 2}")
+    return x.reshape(n, side, s // side, side, s // side, c).mean(axis=(2, 4))
+
+
+# -- sources: each gives ((train_x, train_y), (test_x, test_y)), x (N, side, side, channels) float64, y int64 -------
+
+
+def _digits(seed: int):
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise InputError(
+            "the digits come with scikit-learn, which is not installed; run `pip install scikit-learn`, "
+            "or put CIFAR-10 in a folder named by TP4_DATA"
+        ) from None
+    digits = load_digits()
+    order = np.random.default_rng(seed).permutation(len(digits.images))
+    x, y = digits.images[order][..., None].astype(np.float64), digits.target[order].astype(np.int64)
+    return (x[:-_DIGITS_TEST], y[:-_DIGITS_TEST]), (x[-_DIGITS_TEST:], y[-_DIGITS_TEST:])
+
+
+def _cifar10(path: Path):
+    try:
+        if path.is_dir():
+            raw = _from_batches({batch: (path / batch).read_bytes() for batch in [*_BATCHES, "test_batch"]})
+        elif path.suffix == ".npz":
+            raw = _from_npz(path)
+        else:
+            raw = _from_batches(dict(_members(path)))
+        return tuple(_checked(x, y) for x, y in raw)
+    except (
+        OSError,
+        EOFError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        ImportError,
+    ) as error:
+        problem = error
+    except (tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        problem = error
+    raise InputError(
+        f"cannot read {path.name} as CIFAR-10: {type(problem).__name__}: {problem}; expected the official "
+        "cifar-10-python.tar.gz, its folder cifar-10-batches-py, or cifar10_6k.npz; fetch it again with `tp4 data`"
+    ) from problem
+
+
+def _checked(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(x), np.asarray(y)
+    if (
+        x.dtype != np.uint8
+        or x.ndim != 4
+        or x.shape[1:] != (32, 32, 3)
+        or y.shape != x.shape[:1]
+        or not len(x)
+    ):
+        raise ValueError(
+            f"pictures {x.dtype} {x.shape} with labels {y.shape}, not uint8 (N, 32, 32, 3) with (N,)"
+        )
+    y = y.astype(np.int64)
+    if y.min() < 0 or y.max() >= CLASSES:
+        raise ValueError(f"labels from {y.min()} to {y.max()}, not 0 to {CLASSES - 1}")
+    return x.astype(np.float64), y
+
+
+def _from_npz(path: Path):
+    with np.load(path, allow_pickle=False) as file:
+        return [(file[f"{part}_images"], file[f"{part}_labels"]) for part in ("train", "test")]
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(path, "r:*") as archive:
+        for member in archive:
+            name = Path(member.name).name
+            if name in [*_BATCHES, "test_batch"] and (file := archive.extractfile(member)) is not None:
+                yield name, file.read()
+
+
+def _from_batches(files: dict[str, bytes]):
+    def read(batch: str) -> tuple[np.ndarray, list[int]]:
+        content = _Unpickler(io.BytesIO(files[batch])).load()
+        # A row is the red plane, then the green, then the blue one.
+        return content[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), content[b"labels"]
+
+    x, y = zip(*map(read, _BATCHES), strict=True)
+    return [(np.concatenate(x), np.concatenate(y)), read("test_batch")]
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads the archive's pickles: arrays, lists and strings, and nothing that could run a command."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file, encoding="bytes")  # they were written by Python 2
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return np.ndarray.__reduce__(np.empty(0, np.uint8))[0]
+        if module == "numpy" and name in ("ndarray", "dtype"):
+            return getattr(np, name)
+        if (module, name) == ("_codecs", "encode"):  # how newer pickles of the same protocol write bytes
+            return _latin1
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which CIFAR-10 has no need of")
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it asks for the encoding {encoding!r}, which CIFAR-10 has no need of")
+    return text.encode("latin1")

@@ -1,0 +1,397 @@
+r"""Many runs of one network at once: learning rates x seeds, trained as one `torch.vmap` over stacked weights.
+
+    theta_m <- theta_m - eta_m n^{-c} dL/dtheta (theta_m; batch_t),      m = 1 .. M members, batch_t the same for all
+
+Training small networks one after another leaves a machine waiting for Python. Here the M members of a sweep are one
+stack (M, ...) per weight, a step is one batched matrix product per layer, and the optimizer is a few operations on
+stacks. A member that diverges is taken out of the stack and the step is written down.
+
+>>> from tp4lib.nn import MLP
+>>> from tp4lib.parametrization import mup
+>>> g = torch.Generator().manual_seed(0)
+>>> x, y = torch.randn(64, 5, generator=g), torch.randn(64, 1, generator=g)
+>>> result = sweep(lambda seed: MLP(5, 32, 1, mup(2), seed=seed), [0.01, 1e4], [0, 1], x, y, steps=20, batch_size=16)
+>>> result.stable.tolist()
+[[True, True], [False, False]]
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+
+from tp4lib import nn as abc_nn
+from tp4lib.device import available_memory, require_memory
+from tp4lib.errors import InputError
+from tp4lib.progress import bar
+
+_ADAM_BETAS, _ADAM_EPS = (0.9, 0.999), 1e-8  # torch.optim.Adam's own
+_COPIES = {"sgd": 3, "adam": 5}  # weights, gradients and scratch; Adam's two averages
+_CPU_STACK = 2**25  # bytes of stacked weights beyond which a CPU gains nothing from more members at once
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep over R rates and S seeds measured. No entry is NaN.
+
+    Attributes:
+        rates: (R,) learning rates eta, ascending. seeds: (S,) seeds of the start.
+        losses: (R, S, steps + 1) loss on minibatch t after t updates; inf from the step of divergence on.
+        diverged_at: (R, S) number of updates after which the member was found diverged; -1 if it never was.
+        evaluated_at: (E,) numbers of updates at which the test set was evaluated.
+        test_loss, test_accuracy: (R, S, E); inf and 0 from the step of divergence on.
+    """
+
+    rates: np.ndarray
+    seeds: np.ndarray
+    losses: np.ndarray
+    diverged_at: np.ndarray
+    evaluated_at: np.ndarray
+    test_loss: np.ndarray
+    test_accuracy: np.ndarray
+
+    @property
+    def stable(self) -> np.ndarray:
+        """(R, S) True where the member did not diverge."""
+        return self.diverged_at < 0
+
+    def final_loss(self, last: int = 1) -> np.ndarray:
+        """(R, S) loss averaged over the last `last` minibatches; inf where diverged.
+
+        Raises:
+            InputError: `last` is not in 1 .. steps + 1.
+        """
+        if not 1 <= last <= self.losses.shape[-1]:
+            raise InputError(
+                f"last = {last}; expected 1 to {self.losses.shape[-1]}, the losses there are; try 1"
+            )
+        return self.losses[..., -last:].mean(-1)
+
+    def largest_stable_rate(self) -> np.ndarray:
+        """(S,) the edge of stability for each seed, halfway (in log rate) between the last good rate and the next.
+
+        A rate is good if neither it nor a smaller one diverged.
+
+        Raises:
+            InputError: the grid does not bracket the edge.
+        """
+        good = np.cumprod(self.stable, axis=0).sum(0)  # (S,)
+        if (good == 0).any() or (good == len(self.rates)).any():
+            side, way = ("smallest", "lower") if (good == 0).any() else ("largest", "higher")
+            outcome = "diverges" if side == "smallest" else "is stable"
+            raise InputError(
+                f"the {side} rate, {self.rates[0 if side == 'smallest' else -1]:g}, {outcome}, so the edge is outside "
+                f"the grid; expected an edge between two rates; add {way} rates"
+            )
+        return np.sqrt(self.rates[good - 1] * self.rates[good])
+
+    def optimum(self, last: int = 1) -> float:
+        """The rate of lowest `final_loss(last)`, geometric mean over seeds, refined by a parabola in log rate.
+
+        The parabola goes through the best rate and its two neighbours; beside a diverged neighbour, or at the end of
+        the grid, the best rate itself is returned.
+
+        Raises:
+            InputError: every rate diverged for some seed, or a loss is 0.
+        """
+        losses = self.final_loss(last)
+        if not (losses > 0).all():
+            raise InputError(
+                "a final loss is 0, so it has no logarithm; expected losses > 0; train for fewer steps"
+            )
+        curve = np.log(losses).mean(1)  # (R,), inf where any seed diverged
+        best = int(np.argmin(curve))
+        if not np.isfinite(curve[best]):
+            raise InputError("every rate diverged for some seed; expected a stable one; add lower rates")
+        x = np.log(self.rates)
+        if 0 < best < len(x) - 1 and np.isfinite(curve[best + 1]):
+            square, linear, _ = np.polyfit(x[best - 1 : best + 2] - x[best], curve[best - 1 : best + 2], 2)
+            if square > 0:
+                return float(np.exp(x[best] - linear / (2 * square)))
+        return float(self.rates[best])
+
+
+def minibatches(count: int, batch_size: int, steps: int, seed: int = 0) -> Iterator[Tensor]:
+    """Indices of `steps` minibatches, each (batch_size,), from shuffled passes over `count` samples.
+
+    A pass's incomplete last batch is left out. The same arguments give the same batches on every device.
+
+    >>> [len(batch) for batch in minibatches(10, 4, 3)]
+    [4, 4, 4]
+    """
+    generator = torch.Generator().manual_seed(seed)
+    per_pass = count // batch_size
+    for step in range(steps):
+        if step % per_pass == 0:
+            order = torch.randperm(count, generator=generator)
+        place = step % per_pass * batch_size
+        yield order[place : place + batch_size]
+
+
+def sweep(
+    make: Callable[[int], nn.Module],
+    rates: Sequence[float],
+    seeds: Sequence[int],
+    x: Tensor,
+    y: Tensor,
+    *,
+    steps: int,
+    batch_size: int,
+    optimizer: str = "sgd",
+    loss: str = "square",
+    test: tuple[Tensor, Tensor] | None = None,
+    evaluate_every: int | None = None,
+    blowup: float = 1e4,
+    batch_seed: int = 0,
+    members: int | None = None,
+    desc: str = "sweep",
+) -> Sweep:
+    r"""Train `make(seed)` at every rate for every seed, all on the same minibatches, and say what happened.
+
+        SGD:   w <- w - eta_m s_w g          Adam:   w <- w - eta_m s_w mhat / (sqrt(vhat) + 1e-8)
+
+    with s_w the width factors of `tp4lib.nn.rates`, so that member m is what `torch.optim.SGD` or `Adam` would do with
+    `param_groups(model, eta_m, optimizer)` (Yang & Hu 2021, section 3; for Adam, Tensor Programs V, Table 8).
+
+    Args:
+        make: seed -> network of `ABCLinear` layers, e.g. `lambda seed: MLP(64, 256, 10, mup(2), seed=seed)`; the
+            same network but for its start. Members of one seed start from the same weights.
+        rates: R learning rates eta. seeds: S different seeds.
+        x: (N, d_in) inputs. y: targets, (N, d_out) floats for "square", (N,) class numbers for "cross_entropy".
+        steps: number of updates. batch_size: samples per update.
+        optimizer: "sgd" or "adam". loss: "square", ||f - y||^2 / 2 averaged over samples, or "cross_entropy".
+        test: test inputs and targets, like x and y; accuracy takes the largest output (and the largest target).
+        evaluate_every: evaluate the test set every so many updates; only after the last one if None.
+        blowup: a member is diverged once its loss is not finite or above `blowup` times its loss at the start.
+        batch_seed: of the minibatches.
+        members: how many members to stack at once; None takes what fits and is fast here. The result does not
+            depend on it beyond rounding.
+
+    Raises:
+        InputError: any argument that cannot work, or not enough memory for a single member.
+    """
+    _check(x, y, test, steps, batch_size, evaluate_every, blowup, optimizer, loss)
+    rates = np.sort(
+        _distinct("rates", rates, lambda rate: 0 < rate < math.inf, "positive numbers", "[0.1, 0.2]")
+    )
+    seeds = _distinct("seeds", seeds, lambda seed: seed == int(seed), "whole numbers", "[0, 1]").astype(int)
+    model = make(int(seeds[0]))
+    scales = abc_nn.rates(model, optimizer)
+    _check_model(model, x, y, loss)
+
+    every = evaluate_every or steps
+    evaluated_at = (
+        [t for t in range(1, steps + 1) if t % every == 0 or t == steps] if test is not None else []
+    )
+    grid = (len(rates), len(seeds))
+    result = Sweep(
+        rates,
+        seeds,
+        losses=np.full((*grid, steps + 1), math.inf),
+        diverged_at=np.full(grid, -1),
+        evaluated_at=np.array(evaluated_at, dtype=int),
+        test_loss=np.full((*grid, len(evaluated_at)), math.inf),
+        test_accuracy=np.zeros((*grid, len(evaluated_at))),
+    )
+    # Seed by seed, so that a chunk needs few different starts.
+    where = np.array([(r, s) for s in range(len(seeds)) for r in range(len(rates))])
+    chunk = _members(model, x.device, optimizer, batch_size, members, len(where))
+    with bar(total=steps * len(where), desc=desc, unit="update") as progress:
+        for begin in range(0, len(where), chunk):
+            part = where[begin : begin + chunk]
+            starts = {s: model if s == 0 else make(int(seeds[s])) for s in dict.fromkeys(part[:, 1])}
+            stack = _Stack(starts, part, rates, scales, optimizer, _LOSSES[loss])
+            for t, batch in enumerate(minibatches(len(x), batch_size, steps + 1, batch_seed)):
+                batch = batch.to(x.device)
+                stack.update(result, t, x[batch], y[batch], blowup, last=t == steps)
+                if not len(stack.where):
+                    progress.update((steps - t) * len(part))
+                    break
+                if t + 1 in evaluated_at:
+                    stack.evaluate(result, evaluated_at.index(t + 1), *test)
+                if t < steps:
+                    progress.update(len(part))
+    # The last test, and tests between a blow-up and the minibatch that shows it, are of a member already lost.
+    lost = (result.diverged_at[..., None] >= 0) & (result.evaluated_at >= result.diverged_at[..., None])
+    lost |= ~np.isfinite(result.test_loss)
+    result.test_loss[lost], result.test_accuracy[lost] = math.inf, 0.0
+    return result
+
+
+class _Stack:
+    """M members in training: weights (M, ...), the optimizer's averages, rates (M,), and where each is in the grid."""
+
+    def __init__(self, starts, where, rates, scales, optimizer, loss) -> None:
+        self.where = where  # (M, 2) indices of rate and seed
+        order = {s: i for i, s in enumerate(starts)}
+        parameters, _ = stack_module_state(list(starts.values()))
+        pick = torch.tensor([order[s] for s in where[:, 1]])
+        self.weights = {name: w.detach()[pick.to(w.device)] for name, w in parameters.items()}
+        # A step is made in the weights' own precision, as torch.optim makes it.
+        self.rates = {
+            name: torch.tensor(rates[where[:, 0]] * scales[name], dtype=w.dtype, device=w.device).view(
+                -1, *[1] * (w.dim() - 1)
+            )
+            for name, w in self.weights.items()
+        }
+        zeros = {name: torch.zeros_like(w) for name, w in self.weights.items()} if optimizer == "adam" else {}
+        self.averages = [zeros, {name: z.clone() for name, z in zeros.items()}]
+        self.limit: np.ndarray | None = None  # (M,) losses that count as diverged
+        skeleton = copy.deepcopy(next(iter(starts.values()))).to("meta")  # the weights come from the stack
+
+        def objective(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            f = functional_call(skeleton, weights, (x,))
+            return loss(f, y), f
+
+        self.losses = vmap(objective, in_dims=(0, None, None))
+        self.gradients = vmap(grad_and_value(objective, has_aux=True), in_dims=(0, None, None))
+
+    def update(self, result: Sweep, t: int, x: Tensor, y: Tensor, blowup: float, last: bool) -> None:
+        """Write down the losses after t updates, take out who diverged, and make the next update unless `last`."""
+        if last:
+            with torch.no_grad():
+                losses = self.losses(self.weights, x, y)[0]
+        else:
+            gradients, (losses, _) = self.gradients(self.weights, x, y)
+        values = losses.double().cpu().numpy()
+        if self.limit is None:
+            self.limit = blowup * values
+        good = values <= self.limit  # False for NaN
+        r, s = self.where.T
+        result.losses[r[good], s[good], t] = values[good]
+        if not good.all():
+            result.diverged_at[r[~good], s[~good]] = t
+            self._keep(good)
+            if not last:
+                keep = torch.from_numpy(np.flatnonzero(good)).to(losses.device)
+                gradients = {name: g[keep] for name, g in gradients.items()}
+        if not last and len(self.where):
+            self._step(t + 1, gradients)
+
+    def _keep(self, good: np.ndarray) -> None:
+        self.where, self.limit = self.where[good], self.limit[good]
+        for stacks in (self.weights, self.rates, *self.averages):
+            for name, stack in stacks.items():
+                stacks[name] = stack[torch.from_numpy(np.flatnonzero(good)).to(stack.device)]
+
+    def _step(self, t: int, gradients: dict[str, Tensor]) -> None:
+        for name, g in gradients.items():
+            w, rate = self.weights[name], self.rates[name]
+            if not self.averages[0]:
+                w.addcmul_(g, rate, value=-1)
+                continue
+            (beta1, beta2), m, v = _ADAM_BETAS, self.averages[0][name], self.averages[1][name]
+            m.lerp_(g, 1 - beta1)
+            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+            scale = v.sqrt().div_(math.sqrt(1 - beta2**t)).add_(_ADAM_EPS)
+            w.addcmul_(torch.div(m, scale, out=scale), rate, value=-1 / (1 - beta1**t))
+
+    @torch.no_grad()
+    def evaluate(self, result: Sweep, place: int, x: Tensor, y: Tensor) -> None:
+        """Test loss and accuracy, in pieces of the test set whose activations fit beside the weights."""
+        widest = max(max(w.shape[1:], default=1) for w in self.weights.values())
+        rows = max(1, _CPU_STACK // (len(self.where) * widest))
+        total, right = 0.0, 0.0
+        for x_part, y_part in zip(x.split(rows), y.split(rows), strict=True):
+            losses, f = self.losses(self.weights, x_part, y_part)
+            labels = y_part.argmax(-1) if y_part.is_floating_point() else y_part
+            total = total + losses.double() * len(x_part)
+            right = right + (f.argmax(-1) == labels).double().sum(-1)
+        r, s = self.where.T
+        result.test_loss[r, s, place] = (total / len(x)).cpu().numpy()
+        result.test_accuracy[r, s, place] = (right / len(x)).cpu().numpy()
+
+
+def _square(f: Tensor, y: Tensor) -> Tensor:
+    return (f - y).square().sum(-1).mean() / 2
+
+
+_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"square": _square, "cross_entropy": F.cross_entropy}
+
+
+# -- arguments --------------------------------------------------------------------------------------------------------
+
+
+def _members(
+    model: nn.Module, device: torch.device, optimizer: str, batch: int, asked: int | None, total: int
+) -> int:
+    """How many members to stack: what was asked for, or what fits in half the memory and in a CPU's caches."""
+    weights = sum(w.numel() * w.element_size() for w in model.parameters())
+    hidden = sum(w.shape[0] * w.element_size() for w in model.parameters())
+    each = _COPIES[optimizer] * weights + 4 * batch * hidden
+    if asked is not None:
+        if not (isinstance(asked, int) and asked >= 1):
+            raise InputError(
+                f"members = {asked!r}; expected a whole number >= 1; leave it out to let it be chosen"
+            )
+        require_memory(asked * each, device, f"a stack of {asked} members", "try fewer members at once")
+        return asked
+    require_memory(each, device, "one member of the sweep", "try a smaller width")
+    fits = available_memory(device) // 2 // each
+    if device.type == "cpu":
+        fits = min(fits, _CPU_STACK // weights)
+    return int(min(max(fits, 1), total))
+
+
+def _distinct(name: str, values: Sequence[float], good: Callable[[float], bool], what: str, example: str):
+    try:
+        array = np.array([float(value) for value in values])
+    except (TypeError, ValueError):
+        array = np.array([])
+    if not (array.size and all(map(good, array)) and len(set(array.tolist())) == array.size):
+        raise InputError(
+            f"{name} = {values!r}; expected different {what}, at least one; try {name}={example}"
+        )
+    return array
+
+
+def _check(x, y, test, steps, batch_size, evaluate_every, blowup, optimizer, loss) -> None:
+    if loss not in _LOSSES:
+        raise InputError(f"loss = {loss!r}; expected one of {', '.join(_LOSSES)}; try loss='square'")
+    if optimizer not in _COPIES:
+        raise InputError(f"optimizer = {optimizer!r}; expected sgd or adam; try optimizer='sgd'")
+    for name, value in (
+        ("steps", steps),
+        ("batch_size", batch_size),
+        ("evaluate_every", evaluate_every or 1),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} = {value!r}; expected a whole number >= 1; try {name}=10")
+    if not (blowup > 1):
+        raise InputError(f"blowup = {blowup!r}; expected a factor above 1; try blowup=1e4")
+    if batch_size > len(x):
+        raise InputError(f"batch_size = {batch_size}, but x has {len(x)} rows; try batch_size={len(x)}")
+    for inputs, targets, what in ((x, y, "x and y"), (*(test or (x, y)), "test")):
+        shaped = targets.dim() == (2 if loss == "square" else 1) and len(inputs) == len(targets)
+        kind = targets.is_floating_point() if loss == "square" else targets.dtype == torch.int64
+        if not (shaped and kind and inputs.dim() == 2):
+            expected = "(N, d_out) float targets" if loss == "square" else "(N,) int64 classes"
+            raise InputError(
+                f"{what} have shapes {tuple(inputs.shape)} and {tuple(targets.shape)} {targets.dtype}; for "
+                f"{loss} expected (N, d_in) inputs with {expected}; see tp4lib.images.one_hot"
+            )
+
+
+def _check_model(model: nn.Module, x: Tensor, y: Tensor, loss: str) -> None:
+    if next(model.buffers(), None) is not None:
+        raise InputError(
+            "the network has buffers, which a sweep does not stack; expected weights alone; drop batch norm"
+        )
+    weight = next(model.parameters())
+    if (weight.device, weight.dtype) != (x.device, x.dtype):
+        raise InputError(
+            f"the network is {weight.dtype} on {weight.device}, x is {x.dtype} on {x.device}; expected the same; "
+            "give make() a device= and a dtype="
+        )
+    with torch.no_grad():
+        f = model(x[:1])
+    if loss == "square" and f.shape[1:] != y.shape[1:]:
+        raise InputError(
+            f"the network has {f.shape[-1]} outputs and y has {y.shape[-1]}; expected as many; change d_out"
+        )
