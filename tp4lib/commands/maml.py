@@ -118,7 +118,7 @@ def maml(
         "epochs": history.epochs,
         "meta_steps": history.meta_steps,
         "meta_steps_asked": meta_steps,
-        "stopped_early": history.stopped_early,
+        "stopped_early": history.stopped,
         "meta_steps_per_second": history.meta_steps / history.train_seconds,
         "seconds": history.seconds + time.perf_counter() - begun,
         "device": str(where),

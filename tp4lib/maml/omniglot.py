@@ -92,7 +92,7 @@ def read(folder: str | Path, cache: str | Path | None = None) -> tuple[np.ndarra
     path = Path(cache) / f"omniglot28_{digest[:16]}.npz" if cache is not None else None
     if path is not None and path.is_file():
         try:
-            with np.load(path) as file:
+            with open(path, "rb") as raw, np.load(raw) as file:
                 return file["images"], names
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             path.unlink()  # a damaged cache is made again
@@ -216,9 +216,8 @@ def split(images: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np
             f"{classes} characters cannot be split in three; expected at least 3; use the whole data set"
         )
     order = np.random.default_rng(seed).permutation(classes)
-    train = max(1, round(classes * VINYALS[0] / sum(VINYALS)))
-    validation = max(1, round(classes * VINYALS[1] / sum(VINYALS)))
-    parts = np.split(order, [train, train + validation])
+    validation, test = (max(1, round(classes * size / sum(VINYALS))) for size in VINYALS[1:])
+    parts = np.split(order, [classes - validation - test, classes - test])
     return tuple(images[np.sort(part)] for part in parts)
 
 

@@ -44,13 +44,13 @@ def draw(classes: int = 300, drawers: int = 20, seed: int = 0) -> np.ndarray:
     grid = torch.linspace(-1.4, 1.4, SIZE)
     images = np.empty((classes, drawers, SIZE, SIZE), dtype=np.uint8)
     for drawer in range(drawers):
-        unsteady = points + 0.07 * normal(classes, 4, 3, 2)
-        turn, slant = 0.15 * normal(classes), 0.1 * normal(classes)
-        stretch = torch.exp(0.1 * normal(classes, 2))
+        unsteady = points + 0.1 * normal(classes, 4, 3, 2)
+        turn, slant = 0.22 * normal(classes), 0.15 * normal(classes)
+        stretch = torch.exp(0.15 * normal(classes, 2))
         affine = torch.stack(
             [turn.cos() * stretch[:, 0], slant - turn.sin(), turn.sin(), turn.cos() * stretch[:, 1]], dim=1
         ).view(classes, 2, 2)
-        placed = 0.85 * torch.einsum("cij,cskj->cski", affine, unsteady) + 0.1 * normal(classes, 1, 1, 2)
+        placed = 0.85 * torch.einsum("cij,cskj->cski", affine, unsteady) + 0.15 * normal(classes, 1, 1, 2)
         path = torch.einsum("csk...,kp->csp...", placed, curve)  # (classes, strokes, points, 2)
         path = torch.where(
             drawn[:, :, None, None], path, torch.tensor(9.0)

@@ -14,6 +14,9 @@ from tp4lib.errors import InputError
 from tp4lib.maml import omniglot
 from tp4lib.maml.omniglot import Batch, Characters, Tasks
 
+DIVERGED = 10
+"""Training has diverged once an epoch's query loss is so many times that of guessing, log(ways)."""
+
 
 class MetaModel(Protocol):
     """What the loop trains: `tp4lib.maml.fomaml.LinearFOMAML`, `GeneralMAML`, or a kernel model."""
@@ -47,14 +50,14 @@ class History:
     Attributes:
         epochs: one dict an epoch: ``meta_steps`` so far, mean query ``loss``, ``val_accuracy`` and its ``val_se`` (%).
         best_epoch: 1-based, the first with the highest validation accuracy; the model is left in its state.
-        stopped_early: no better epoch came within the patience.
+        stopped: why training ended before its last step, in words; empty if it did not.
         seconds: training and validation, over all sessions of a resumed run.
         train_seconds: training alone.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
-    stopped_early: bool = False
+    stopped: str = ""
     seconds: float = 0.0
     train_seconds: float = 0.0
 
@@ -62,6 +65,11 @@ class History:
     def meta_steps(self) -> int:
         """Meta-steps done."""
         return int(self.epochs[-1]["meta_steps"]) if self.epochs else 0
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether training ended before its last step."""
+        return bool(self.stopped)
 
     @property
     def best(self) -> dict[str, float]:
@@ -122,7 +130,8 @@ def fit(
         validation: batches held fixed, so that epochs are compared on the same questions, after 1 step of adaptation.
         meta_steps: outer steps in all; an epoch is ``epoch_steps`` of them (the last one may be shorter).
         meta_batch: tasks a meta-step.
-        patience: stop after so many epochs without a better one (None: never); the history says so.
+        patience: stop after so many epochs without a better one (None: never).
+            Training that diverges stops as well, and keeps its best epoch; the history says so.
         save_to: a checkpoint, rewritten after every epoch. A resumed run ends with the same numbers as an unbroken one.
         resume: go on from ``save_to``.
         settings: what must be equal for a resumed run to make sense, kept in the checkpoint.
@@ -164,11 +173,14 @@ def fit(
             if history.best_epoch == 0 or score.mean > history.best["val_accuracy"]:
                 history.best_epoch = len(history.epochs)
                 best = {name: value.clone() for name, value in model.state_dict().items()}
-            history.stopped_early = (
+            if loss > DIVERGED * math.log(tasks.ways):
+                history.stopped = f"the query loss rose to {loss:.1f}"
+            elif (
                 patience is not None
                 and len(history.epochs) - history.best_epoch >= patience
                 and done < meta_steps
-            )
+            ):
+                history.stopped = f"no better epoch in the last {patience}"
             history.seconds = before + time.perf_counter() - begun
             bar.set_postfix(loss=f"{loss:.3f}", val=f"{score.mean:.1f}%")
             if save_to is not None:
