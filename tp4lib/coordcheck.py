@@ -121,7 +121,7 @@ class CoordCheck:
         ):
             for layer, name in enumerate(self.layers):
                 measured, error = self.exponent(layer, when)
-                verdict = self._verdict(quantity, predicted[layer], measured)
+                verdict = self._verdict(quantity, predicted[layer], measured, error)
                 rows.append(Growth(name, quantity, predicted[layer], measured, error, verdict))
         return rows
 
@@ -208,7 +208,7 @@ class CoordCheck:
             raise InputError(f"step = {step}; this check has steps 0 .. {self.steps}; try step={self.steps}")
         return self.start if step == 0 else self.change[:, :, step - 1]
 
-    def _verdict(self, quantity: str, predicted: float, measured: float | None) -> str:
+    def _verdict(self, quantity: str, predicted: float, measured: float | None, error: float | None) -> str:
         if measured is None:
             return (
                 "not measured: too few widths survived" if self.divergence else "not measured: too few widths"
@@ -216,7 +216,8 @@ class CoordCheck:
         if quantity == "change" and not self.parametrization.is_stable:
             return "blows up as width grows" if measured > self.tolerance else "does not grow so far"
         if abs(measured - predicted) > self.tolerance:
-            return "DIFFERS from the prediction"
+            noisy = error is not None and abs(measured - predicted) <= 3 * error
+            return "compatible but noisy: use more seeds" if noisy else "DIFFERS from the prediction"
         if quantity == "start":
             return "ok" if abs(predicted) < 1e-9 else "ok, shrinks" if predicted < 0 else "ok, blows up"
         if abs(predicted) < 1e-9:
@@ -257,7 +258,7 @@ def check(
         InputError: shapes that do not match, fewer than two widths, no seed or step, an unknown optimizer.
     """
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    _check_input(x, y, widths, seeds, steps, optimizer)
+    _check_input(parametrization, x, y, widths, seeds, steps, optimizer)
     device = x.device if device is None else torch.device(device)
     x, y = x.to(device), y.to(device)
     layers = parametrization.depth + 1
@@ -307,8 +308,10 @@ def _rms(h: Tensor) -> float:
 
 
 def _check_input(
-    x: Tensor, y: Tensor, widths: Sequence[int], seeds: list[int], steps: int, optimizer: str
+    p: ABC, x: Tensor, y: Tensor, widths: Sequence[int], seeds: list[int], steps: int, optimizer: str
 ) -> None:
+    if not isinstance(p, ABC):
+        raise InputError(f"parametrization = {p!r}; expected an ABC; try tp4lib.parametrization.mup(2)")
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(x) == 0:
         raise InputError(
             f"x is {tuple(x.shape)} and y is {tuple(y.shape)}; expected (batch, d_in) and (batch, d_out); "
