@@ -87,8 +87,9 @@ def band(ax: Axes, x: Any, ys: Any, axis: int = 0, label: str | None = None, **s
 
 
 def label_lines(ax: Axes, gap: float = 11.0) -> None:
-    """Write each labelled line's label at its right end, at least ``gap`` points apart, in place of a legend."""
+    """Write each labelled line's label right of the axes at the height of its end, ``gap`` points apart; no legend."""
     ax.figure.canvas.draw()  # fixes the transforms that the placement needs
+    box, points = ax.get_window_extent(), 72 / ax.figure.dpi
     ends = []
     for line in ax.get_lines():
         label, xs, ys = (
@@ -98,21 +99,24 @@ def label_lines(ax: Axes, gap: float = 11.0) -> None:
         )
         shown = np.isfinite(xs) & np.isfinite(ys)
         if label and not label.startswith("_") and shown.any():
-            ends.append(
-                [ax.transData.transform((xs[shown][-1], ys[shown][-1])), (xs[shown][-1], ys[shown][-1]), line]
-            )
-    points = 72 / ax.figure.dpi
-    ends.sort(key=lambda end: end[0][1])
-    heights = [end[0][1] * points for end in ends]
+            pixel = ax.transData.transform((xs[shown][-1], ys[shown][-1]))
+            ends.append(((pixel[1] - box.y0) * points, line))
+    ends.sort(key=lambda end: end[0])
+    lowest, highest = 5.0, box.height * points
+    heights = [min(max(height, lowest), highest) for height, _ in ends]
     for index in range(1, len(heights)):
         heights[index] = max(heights[index], heights[index - 1] + gap)
-    # Shift the whole column down by what the pushing added on average, so that labels stay near their lines.
-    if ends:
-        shift = float(np.mean([h - end[0][1] * points for h, end in zip(heights, ends, strict=True)]))
-        heights = [h - shift for h in heights]
-    for height, (pixel, data, line) in zip(heights, ends, strict=True):
-        ax.annotate(line.get_label(), data, xytext=(8, height - pixel[1] * points), textcoords="offset points",
-                    va="center", fontsize="small", color=line.get_color(), annotation_clip=False)  # fmt: skip
+    if (
+        heights and heights[-1] > highest
+    ):  # the column sticks out at the top: push it down, as far as it must go
+        heights[-1] = highest
+        for index in range(len(heights) - 2, -1, -1):
+            heights[index] = min(heights[index], heights[index + 1] - gap)
+    for height, (_, line) in zip(heights, ends, strict=True):
+        ax.annotate(
+            line.get_label(), (1, 0), xycoords="axes fraction", xytext=(6, height), textcoords="offset points",
+            va="center", fontsize="small", color=line.get_color(), annotation_clip=False,
+        )  # fmt: skip
 
 
 def close(fig: plt.Figure) -> None:

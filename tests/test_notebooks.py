@@ -1,0 +1,137 @@
+"""The notebooks: committed outputs belong to the committed source, form is kept, and every claim holds at preset ci."""
+
+import ast
+import json
+import re
+
+import pytest
+
+from tp4lib import paths, reproduce
+from tp4lib.notebook_source import source_digest
+
+BOOKS = sorted((paths.checkout() / "notebooks").glob("*.ipynb"))
+NAMES = [book.stem for book in BOOKS]
+
+
+def load(name):
+    return json.loads((paths.checkout() / "notebooks" / f"{name}.ipynb").read_text("utf-8"))
+
+
+def code_cells(name):
+    return [cell for cell in load(name)["cells"] if cell["cell_type"] == "code"]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_outputs_are_those_of_the_committed_source(name):
+    book = load(name)
+    stamp = book["metadata"].get("tp4", {})
+    advice = f"run `tp4 reproduce {name[:2]} --preset laptop --in-place`"
+    assert stamp.get("source") == source_digest(book), f"outputs are older than the source: {advice}"
+    assert stamp["preset"] == "laptop", advice
+    cells = code_cells(name)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1)), advice
+    assert not [o for cell in cells for o in cell["outputs"] if o["output_type"] == "error"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_outputs_come_from_real_data(name):
+    """Data that a notebook shows at preset laptop are never drawn by a program."""
+    outputs = json.dumps([cell["outputs"] for cell in code_cells(name)])
+    assert "synthetic characters, drawn by this program" not in outputs
+    if name[:2] in ("04", "05"):
+        assert "embedded default" not in outputs.replace("questions: ", "", 1) or "wiki8" in outputs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_form(name):
+    book = load(name)
+    path = paths.checkout() / "notebooks" / f"{name}.ipynb"
+    assert path.stat().st_size < 400_000
+    first, *_ = book["cells"]
+    assert first["cell_type"] == "markdown"
+    assert source(first).startswith(f"# {name[:2]} · ")
+    assert all(f"| `{preset}` |" in source(first) for preset in ("ci", "laptop", "paper"))
+    tagged = [cell for cell in book["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    assigned = {}
+    for node in ast.parse(source(tagged[0])).body:
+        assigned[node.targets[0].id] = ast.literal_eval(node.value)
+    assert assigned == {"preset": "laptop", "seed": 0, "device": "auto", "data_dir": None}
+    prose = "\n".join(source(cell) for cell in book["cells"] if cell["cell_type"] == "markdown")
+    for heading in ("## What you saw", "## Try this", "## Exercises", "<details>"):
+        assert heading in prose, heading
+    assert prose.count("<details>") == prose.count("</details>")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_plumbing_stays_in_the_library(name):
+    code = "\n".join(source(cell) for cell in code_cells(name))
+    assert "sys.path" not in code
+    assert not re.search(r"import \*", code)
+    tree = ast.parse(re.sub(r"^[%!].*$", "", code, flags=re.MULTILINE))
+    private = [
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and re.match(r"_[^_]", node.attr)
+    ]
+    assert not private
+    assert max(len(source(cell).splitlines()) for cell in code_cells(name)) <= 45, "a cell fits one screen"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figures_have_alt_text_and_links_lead_somewhere(name):
+    images = 0
+    for cell in code_cells(name):
+        for output in cell["outputs"]:
+            page = "".join(output.get("data", {}).get("text/html", ""))
+            for tag in re.findall(r"<img[^>]*>", page):
+                images += 1
+                assert re.search(r'alt="[^"]{10,}"', tag)
+            assert "image/png" not in output.get("data", {}), (
+                "show figures with report.show: it adds caption and alt text"
+            )
+    assert images > 0
+    prose = "\n".join(source(cell) for cell in load(name)["cells"] if cell["cell_type"] == "markdown")
+    for target in re.findall(r"\]\(([^)#:]+\.ipynb)\)", prose):
+        assert (paths.checkout() / "notebooks" / target).is_file(), target
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory):
+    """Every notebook at preset ci, as `make figures` runs it."""
+    out = tmp_path_factory.mktemp("ci")
+    lines = []
+    outcomes = reproduce.run(BOOKS, "ci", out, say=lines.append)
+    failed = {outcome.notebook: outcome.error for outcome in outcomes if outcome.error}
+    assert not failed, "\n".join(failed.values())
+    return out, json.loads((out / "metrics.json").read_text())["notebooks"]
+
+
+def test_the_collection_runs_and_leaves_its_figures(collection):
+    out, reports = collection
+    assert sorted(reports) == NAMES
+    page = (out / "index.html").read_text()
+    for name, report in reports.items():
+        assert report["figures"]
+        assert report["metrics"]
+        for figure in report["figures"]:
+            assert len(figure["caption"]) > 20
+            assert len(figure["alt"]) > 20
+            assert (out / name / f"{figure['name']}.svg").is_file()
+            assert (out / name / f"{figure['name']}.png").is_file()
+            assert f"{name}/{figure['name']}.svg" in page
+
+
+def metrics(collection, name):
+    return {key: metric["value"] for key, metric in collection[1][name]["metrics"].items()}
+
+
+def test_00_width_n_approaches_the_limit(collection):
+    m = metrics(collection, "00_start_here")
+    assert m["convergence/slope"] == pytest.approx(-0.5, abs=0.1)
+    assert m["features/relative change of the kernel"] > 0.3
+    assert m["limit/training accuracy"] > 80
