@@ -1,0 +1,218 @@
+"""First-order MAML in the kernel limits: descent on functions, one coefficient per distinct training image."""
+
+from dataclasses import asdict, dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tp4lib.maml.fomaml import clip_scale
+from tp4lib.maml.kernel_spaces import FeatureSpace, GramSpace, limit_kernel
+from tp4lib.maml.omniglot import SIZE, Batch, Tasks
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Rates and kernel of one baseline.
+
+    Attributes:
+        lr: outer rate.
+        sigma_in, sigma_out, bias_scale: of the network behind the kernel, see `limit_kernel`.
+        inner_lr: rate of the adaptation.
+    """
+
+    lr: float
+    sigma_in: float
+    sigma_out: float
+    bias_scale: float
+    inner_lr: float = 0.4
+
+
+SETTINGS: dict[tuple[str, str], Settings] = {
+    ("gp", "relu"): Settings(lr=0.1, sigma_in=1, sigma_out=1, bias_scale=1),
+    ("ntk", "relu"): Settings(lr=0.1, sigma_in=1, sigma_out=1, bias_scale=1),
+    ("gp", "linear"): Settings(lr=0.1, sigma_in=1, sigma_out=1, bias_scale=1),
+    ("ntk", "linear"): Settings(lr=0.1, sigma_in=1, sigma_out=1, bias_scale=1),
+}
+
+
+def function_space(
+    table: Tensor, limit: str, activation: str, settings: Settings, dtype: torch.dtype = torch.float32
+) -> FeatureSpace | GramSpace:
+    """The functions that an infinitely wide, 1-hidden-layer network in a kernel limit can learn from these images.
+
+    Args:
+        table: uint8 ``(n, 784)``, one row a distinct training image.
+        limit: ``"gp"`` or ``"ntk"``; activation: ``"relu"``, ``"erf"`` or ``"linear"``.
+        settings: the kernel's scales are used.
+
+    Raises:
+        InputError: unknown limit or activation.
+    """
+    kernel = limit_kernel(limit, activation, settings.sigma_in, settings.sigma_out, settings.bias_scale)
+    if activation in ("linear", "identity"):
+        return FeatureSpace(kernel, table.shape[1], table.device, dtype)
+    return GramSpace(table, kernel, dtype)
+
+
+def build(
+    limit: str,
+    activation: str,
+    tasks: Tasks,
+    space: FeatureSpace | GramSpace | None = None,
+    **overrides: float,
+) -> "KernelFOMAML":
+    """A learner in a kernel limit for these training tasks, with the settings found for it.
+
+    Args:
+        space: from another learner with the same kernel and images (``learner.space``): a Gram table takes a minute to
+            work out, and any number of seeds and rates can share it.
+        overrides: fields of `Settings` to change.
+
+    Raises:
+        InputError: unknown limit or activation.
+
+    Example:
+        >>> from tp4lib.maml import omniglot, synthetic
+        >>> tasks = omniglot.Tasks(synthetic.draw(classes=8, drawers=4))
+        >>> build("gp", "linear", tasks, lr=0.01).settings["lr"]
+        0.01
+    """
+    limit_kernel(limit, activation)  # refuses what it does not know
+    settings = replace(SETTINGS.get((limit, activation), SETTINGS[limit, "relu"]), **overrides)
+    space = function_space(tasks.table, limit, activation, settings, tasks.dtype) if space is None else space
+    learner = KernelFOMAML(space, ways=tasks.ways, inner_lr=settings.inner_lr, lr=settings.lr)
+    learner.settings = asdict(settings)
+    return learner
+
+
+class KernelFOMAML:
+    """First-order MAML of an infinitely wide network in the GP or NTK limit, in function space.
+
+    In these limits ``f(x) = J(x) . w`` with features J that never change, ``J(x).J(y) = K(x, y)``. A gradient step on w
+    of a loss at points x_i moves f by ``-rate * sum_i K(., x_i) chi_i``, with errors ``chi_i = dL/df(x_i)``. So MAML,
+    starting from f = 0, reads
+
+        adapt:  f_t = f - eps sum_{i in supports of t} K(., x_i) chi_i         (forgotten after the task)
+        learn:  f  <- f - lr s sum_t sum_{i in queries of t} K(., x_i) chi_i    (chi at f_t: first order)
+
+    and the factor s clips the gradient, ``g = sum_i J(x_i) chi_i`` as a vector of weights, whose squared norm in terms
+    of functions is ``|g|^2 = sum_ij K(x_i, x_j) chi_i . chi_j = tr(chi^T K chi)``, i and j over all queries.
+
+    Labels are dealt to characters at random, task by task, so the mean of chi over the dealings is 0 wherever f
+    treats the labels alike: the kernel has nothing to learn from a task that would help on the next.
+
+    Source: Yang & Hu, section 9.2 and appendix D (GP and NTK baselines); Finn, Abbeel & Levine 2017 (MAML).
+
+    Args:
+        space: from `function_space`, of the images that will be trained on.
+        ways: o, the number of outputs.
+        inner_lr: eps.
+        lr: outer rate.
+        clip: largest norm of the outer gradient, summed over tasks (None: no clipping).
+        inner_steps: adaptation steps a task while training.
+
+    Example:
+        >>> from tp4lib.maml import omniglot, synthetic
+        >>> tasks = omniglot.Tasks(omniglot.rotations(synthetic.draw(classes=8, drawers=4)))
+        >>> learner = build("gp", "linear", tasks)
+        >>> learner.outer_step(tasks.batch(32)).shape, learner.evaluate(tasks.batch(3), inner_steps=20).shape
+        (torch.Size([]), torch.Size([3]))
+    """
+
+    def __init__(
+        self,
+        space: FeatureSpace | GramSpace,
+        *,
+        ways: int = 5,
+        inner_lr: float = 0.4,
+        lr: float = 0.1,
+        clip: float | None = 0.5,
+        inner_steps: int = 1,
+    ) -> None:
+        self.space = space
+        self.settings: dict[str, float] = {"lr": lr, "inner_lr": inner_lr}
+        self.inner_lr, self.lr, self.clip, self.inner_steps = inner_lr, lr, clip, inner_steps
+        self.coefficients = space.like.new_zeros((space.size, ways))
+        self._forget()
+
+    @torch.no_grad()
+    def outer_step(self, batch: Batch) -> Tensor:
+        """One meta-step on a batch of training tasks; returns the mean query loss before it (a scalar)."""
+        T, both, d = batch.x.shape
+        S, o = batch.supports, self.coefficients.shape[1]
+        x, index = batch.x.reshape(-1, d), batch.index.reshape(-1)
+        f = self.space.values(self.coefficients, x, index).view(T, both, o)
+        K = self.space.kernel(x, x).view(T, both, T, both)
+        within = K.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (T, S + Q, S + Q)
+        logits = self._adapt(f, within[:, :, :S], batch.y[:, :S], self.inner_steps)
+        loss = F.cross_entropy(logits.reshape(-1, o), batch.y[:, S:].reshape(-1))
+        chi = _errors(logits, batch.y[:, S:]).reshape(-1, o)
+        between = K[:, S:, :, S:].reshape(len(chi), len(chi))
+        norm = (chi * (between @ chi)).sum().clamp(min=0).sqrt()
+        chi *= -self.lr * clip_scale(norm, self.clip)
+        queries = (batch.x[:, S:].reshape(-1, d), batch.index[:, S:].reshape(-1))
+        self.space.add_(self.coefficients, *queries, chi)
+        self._forget()
+        return loss
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch, inner_steps: int = 1) -> Tensor:
+        """Query accuracy of each task after ``inner_steps`` steps of adaptation: ``(T,)`` in [0, 1]."""
+        return (self.predict(batch, inner_steps).argmax(-1) == batch.y[:, batch.supports :]).float().mean(1)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, inner_steps: int = 1) -> Tensor:
+        """Query logits of each task after adaptation, at images of any split: ``(T, Q, o)``."""
+        T, both, d = batch.x.shape
+        S = batch.supports
+        f = self._at(batch.x.reshape(-1, d)).view(T, both, -1)
+        logits = []
+        for tasks in torch.arange(T).split(32):
+            x = batch.x[tasks]
+            K = self.space.kernel(x.reshape(-1, d), x.reshape(-1, d)).view(len(tasks), both, len(tasks), both)
+            within = K.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+            logits.append(self._adapt(f[tasks], within[:, :, :S], batch.y[tasks, :S], inner_steps))
+        return torch.cat(logits)
+
+    def _adapt(self, f: Tensor, K: Tensor, y: Tensor, steps: int) -> Tensor:
+        """Query logits: ``f`` (T, S + Q, o) before, ``K`` (T, S + Q, S) against the supports, ``y`` (T, S)."""
+        S = K.shape[2]
+        own = f.new_zeros(f.shape[0], S, f.shape[2])  # the tasks' own coefficients
+        for _ in range(steps):
+            own = own - self.inner_lr * _errors(torch.baddbmm(f[:, :S], K[:, :S], own), y)
+        return torch.baddbmm(f[:, S:], K[:, S:], own)
+
+    def _at(self, x: Tensor) -> Tensor:
+        """f before adaptation, each distinct image worked out once until f changes: ``(n, d)`` -> ``(n, o)``."""
+        # A product of whole numbers that wraps around is the same in every batch, which no sum of floats would be.
+        keys = ((x * 255).round().long() * self._hash).sum(1).tolist()
+        fresh = {key: i for i, key in enumerate(keys) if key not in self._known}
+        if fresh:
+            new = x[torch.tensor(list(fresh.values()), device=x.device)]
+            values = self.space.values_elsewhere(self.coefficients, new, list(fresh))
+            self._known.update((key, len(self._f) + i) for i, key in enumerate(fresh))
+            self._f = torch.cat([self._f, values])
+        return self._f[torch.tensor([self._known[key] for key in keys], device=x.device)]
+
+    def _forget(self) -> None:
+        """Drop what is known of f at evaluation images: f has changed."""
+        self._known: dict[int, int] = {}
+        self._f = self.coefficients.new_empty((0, self.coefficients.shape[1]))
+        generator = torch.Generator().manual_seed(0)
+        odd = torch.randint(-(2**62), 2**62, (SIZE * SIZE,), generator=generator) | 1
+        self._hash = odd.to(self.coefficients.device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The coefficients, one row for each distinct training image (or feature)."""
+        return {"coefficients": self.coefficients}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Put coefficients from `state_dict` back."""
+        self.coefficients.copy_(torch.as_tensor(state["coefficients"]))
+        self._forget()
+
+
+def _errors(logits: Tensor, y: Tensor) -> Tensor:
+    """chi = d(mean cross-entropy of a task) / d logits: ``(T, m, o), (T, m)`` -> ``(T, m, o)``."""
+    return (logits.softmax(-1) - F.one_hot(y, logits.shape[-1])) / logits.shape[1]
