@@ -69,9 +69,9 @@ class LinearFOMAML:
         """One meta-step on a batch of tasks; returns the mean query loss before it (a scalar, still on the device)."""
         loss, gradients = self._gradients(batch)
         norm = torch.stack([g.norm() for g in gradients]).norm()
-        step = -self.lr * clip_scale(norm, self.clip)
+        step = norm.new_tensor(-self.lr) * clip_scale(norm, self.clip)
         for parameter, g in zip(self._parameters(), gradients):
-            parameter.add_(g.mul_(step))
+            parameter.addcmul_(g, step)  # one pass over memory, and no wait for a GPU
         return loss
 
     @torch.no_grad()
@@ -100,7 +100,7 @@ class LinearFOMAML:
             T, -1, len(net.U)
         )  # the large product, (T, S + Q, k)
         H = hidden[:, :S]
-        y = F.one_hot(batch.y[:, :S], o).to(hidden)
+        y = torch.eye(o).to(hidden)[batch.y[:, :S]]
 
         # Inner products: K = <x, x'> + alpha^2 for supports and queries against supports; C = hidden against Z.
         K = torch.baddbmm(hidden.new_tensor(alpha**2), batch.x, batch.x[:, :S].mT)  # (T, S + Q, S)
@@ -127,7 +127,7 @@ class LinearFOMAML:
         k = hidden.shape[2]
         target = batch.y[:, S:]
         loss = F.cross_entropy(a["logits"].reshape(-1, o), target.reshape(-1))
-        E = (torch.softmax(a["logits"], dim=2) - F.one_hot(target, o)) / (both - S)  # (T, Q, o)
+        E = (torch.softmax(a["logits"], dim=2) - torch.eye(o).to(hidden)[target]) / (both - S)  # (T, Q, o)
 
         # dU = sum_t (E V_t)^T X_q with V_t = v_t [V; H_t], and db its sum over queries, times alpha.
         Ev = torch.bmm(E, v)

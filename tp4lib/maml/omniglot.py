@@ -328,9 +328,9 @@ class Tasks:
         # Shot by shot: all ways' first support, ..., then all ways' first query, ...
         index = (characters[:, :, None] * self.drawers + drawings).transpose(1, 2).reshape(meta_batch, -1)
         index = index.to(self.table.device)
-        x = self.table[index].to(self.dtype).div_(255)
+        x = self.table.index_select(0, index.flatten()).to(self.dtype).div_(255)
         y = torch.arange(self.ways, device=index.device).repeat(each).expand(meta_batch, -1)
-        return Batch(x, y, index, self.ways * self.shots, self.ways)
+        return Batch(x.view(meta_batch, -1, x.shape[1]), y, index, self.ways * self.shots, self.ways)
 
     def _distinct(self, meta_batch: int) -> torch.Tensor:
         """Ordered draws of ``ways`` distinct characters, uniformly: ``(T, ways)``.
