@@ -25,14 +25,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+from torch.optim.adam import adam
 
 from tp4lib import nn as abc_nn
 from tp4lib.device import available_memory, require_memory
 from tp4lib.errors import InputError
 from tp4lib.progress import bar
 
-_ADAM_BETAS, _ADAM_EPS = (0.9, 0.999), 1e-8  # torch.optim.Adam's own
-_COPIES = {"sgd": 3, "adam": 5}  # weights, gradients and scratch; Adam's two averages
+_ADAM = dict(
+    beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False
+)  # its defaults
+_COPIES = {
+    "sgd": 3,
+    "adam": 6,
+}  # of the weights: themselves, gradients and scratch; for Adam w / rate and averages
 _CPU_STACK = 2**25  # bytes of stacked weights beyond which a CPU gains nothing from more members at once
 
 
@@ -225,7 +231,11 @@ def sweep(
 
 
 class _Stack:
-    """M members in training: weights (M, ...), the optimizer's averages, rates (M,), and where each is in the grid."""
+    """M members in training: weights (M, ...), rates (M, 1, ..), Adam's averages, and where each is in the grid.
+
+    For Adam the stacks hold w / rate. Adam's step does not depend on the weight or its rate, so that w / rate moves by
+    the step at rate 1 in every member, and torch's own fused Adam, which knows one rate per tensor, serves the stack.
+    """
 
     def __init__(self, starts, where, rates, scales, optimizer, loss) -> None:
         self.where = where  # (M, 2) indices of rate and seed
@@ -240,25 +250,34 @@ class _Stack:
             )
             for name, w in self.weights.items()
         }
-        zeros = {name: torch.zeros_like(w) for name, w in self.weights.items()} if optimizer == "adam" else {}
-        self.averages = [zeros, {name: z.clone() for name, z in zeros.items()}]
+        if optimizer == "adam":
+            self.weights = {name: w.div_(self.rates[name]) for name, w in self.weights.items()}
+        self.averages = [
+            {name: torch.zeros_like(w) for name, w in self.weights.items()}
+            for _ in range(2 if optimizer == "adam" else 0)
+        ]
         self.limit: np.ndarray | None = None  # (M,) losses that count as diverged
         skeleton = copy.deepcopy(next(iter(starts.values()))).to("meta")  # the weights come from the stack
 
-        def objective(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            f = functional_call(skeleton, weights, (x,))
-            return loss(f, y), f
+        def objective(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            return loss(functional_call(skeleton, weights, (x,)), y)
 
-        self.losses = vmap(objective, in_dims=(0, None, None))
-        self.gradients = vmap(grad_and_value(objective, has_aux=True), in_dims=(0, None, None))
+        def judge(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            f = functional_call(skeleton, weights, (x,))
+            labels = y.argmax(-1) if y.is_floating_point() else y
+            return loss(f, y), (f.argmax(-1) == labels).double().mean()
+
+        # The gradient is taken member by member inside vmap: summing the losses outside costs less Python, but gives
+        # the weights' gradients transposed in memory, and the update then waits for them.
+        self.gradients = vmap(grad_and_value(objective), in_dims=(0, None, None))
+        self.judge = vmap(judge, in_dims=(0, None, None))
 
     def update(self, result: Sweep, t: int, x: Tensor, y: Tensor, blowup: float, last: bool) -> None:
         """Write down the losses after t updates, take out who diverged, and make the next update unless `last`."""
         if last:
-            with torch.no_grad():
-                losses = self.losses(self.weights, x, y)[0]
+            losses, _ = self.judge(self._effective(), x, y)
         else:
-            gradients, (losses, _) = self.gradients(self.weights, x, y)
+            gradients, losses = self.gradients(self._effective(), x, y)
         values = losses.double().cpu().numpy()
         if self.limit is None:
             self.limit = blowup * values
@@ -274,6 +293,25 @@ class _Stack:
         if not last and len(self.where):
             self._step(t + 1, gradients)
 
+    def evaluate(self, result: Sweep, place: int, x: Tensor, y: Tensor) -> None:
+        """Test loss and accuracy, in pieces of the test set whose activations take no more than the weights may."""
+        widest = max(w.shape[1] for w in self.weights.values())
+        rows = max(1, _CPU_STACK // (8 * len(self.where) * widest))
+        weights, sums = (
+            self._effective(),
+            torch.zeros(2, len(self.where), dtype=torch.float64, device=x.device),
+        )
+        for x_part, y_part in zip(x.split(rows), y.split(rows), strict=True):
+            sums += torch.stack([part.double() for part in self.judge(weights, x_part, y_part)]) * len(x_part)
+        r, s = self.where.T
+        result.test_loss[r, s, place], result.test_accuracy[r, s, place] = (sums / len(x)).cpu().numpy()
+
+    def _effective(self) -> dict[str, Tensor]:
+        """The weights w as the network takes them."""
+        if not self.averages:
+            return self.weights
+        return {name: w * self.rates[name] for name, w in self.weights.items()}
+
     def _keep(self, good: np.ndarray) -> None:
         self.where, self.limit = self.where[good], self.limit[good]
         for stacks in (self.weights, self.rates, *self.averages):
@@ -281,31 +319,13 @@ class _Stack:
                 stacks[name] = stack[torch.from_numpy(np.flatnonzero(good)).to(stack.device)]
 
     def _step(self, t: int, gradients: dict[str, Tensor]) -> None:
-        for name, g in gradients.items():
-            w, rate = self.weights[name], self.rates[name]
-            if not self.averages[0]:
-                w.addcmul_(g, rate, value=-1)
-                continue
-            (beta1, beta2), m, v = _ADAM_BETAS, self.averages[0][name], self.averages[1][name]
-            m.lerp_(g, 1 - beta1)
-            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-            scale = v.sqrt().div_(math.sqrt(1 - beta2**t)).add_(_ADAM_EPS)
-            w.addcmul_(torch.div(m, scale, out=scale), rate, value=-1 / (1 - beta1**t))
-
-    @torch.no_grad()
-    def evaluate(self, result: Sweep, place: int, x: Tensor, y: Tensor) -> None:
-        """Test loss and accuracy, in pieces of the test set whose activations fit beside the weights."""
-        widest = max(max(w.shape[1:], default=1) for w in self.weights.values())
-        rows = max(1, _CPU_STACK // (len(self.where) * widest))
-        total, right = 0.0, 0.0
-        for x_part, y_part in zip(x.split(rows), y.split(rows), strict=True):
-            losses, f = self.losses(self.weights, x_part, y_part)
-            labels = y_part.argmax(-1) if y_part.is_floating_point() else y_part
-            total = total + losses.double() * len(x_part)
-            right = right + (f.argmax(-1) == labels).double().sum(-1)
-        r, s = self.where.T
-        result.test_loss[r, s, place] = (total / len(x)).cpu().numpy()
-        result.test_accuracy[r, s, place] = (right / len(x)).cpu().numpy()
+        if not self.averages:
+            for name, g in gradients.items():
+                self.weights[name].addcmul_(g, self.rates[name], value=-1)
+            return
+        count = [torch.tensor(float(t - 1), device=g.device) for g in gradients.values()]
+        stacks = [list(stack.values()) for stack in (self.weights, gradients, *self.averages)]
+        adam(*stacks, [], count, fused=True, lr=1.0, **_ADAM)
 
 
 def _square(f: Tensor, y: Tensor) -> Tensor:
