@@ -183,7 +183,9 @@ def torch_steps(model: CBOW, block: Block, settings: StepSettings, scores=None) 
         C = C.index_add_(0, c_row * len(u) + c_col, c_value).view(size, len(u))
         if block.shared:
             W = torch.zeros(len(m), dtype=dtype, device=device)
-            W = W.index_add_(0, negative, torch.full(negative.shape, block.weight, dtype=dtype, device=device))
+            W = W.index_add_(
+                0, negative, torch.full(negative.shape, block.weight, dtype=dtype, device=device)
+            )
             W = W.repeat(size, 1)
         else:
             W = torch.zeros(size * len(m), dtype=dtype, device=device)
@@ -238,7 +240,8 @@ class _Plan:
         in_batch = np.concatenate(
             [
                 np.arange(size) // batch,
-                np.arange(block.negatives.size) // (block.negatives.shape[1] * (1 if block.shared else batch)),
+                np.arange(block.negatives.size)
+                // (block.negatives.shape[1] * (1 if block.shared else batch)),
             ]
         )
         out_words = np.concatenate([block.tokens, block.negatives.ravel()]).astype(np.int64)
@@ -280,7 +283,9 @@ def _context_pairs(block: Block, low: int, high: int) -> tuple[np.ndarray, np.nd
     return position, block.tokens[place].astype(np.int64)
 
 
-def _unique_rows(words: np.ndarray, batch: np.ndarray, batches: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _unique_rows(
+    words: np.ndarray, batch: np.ndarray, batches: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The distinct words of each batch: all of them one after another, where each batch starts, and for each given
     word its place among the distinct ones of its batch."""
     stride = int(words.max(initial=0)) + 1

@@ -23,14 +23,14 @@ from tp4lib.word2vec.wikipedia import clean_wikipedia
 
 __all__ = ["Corpus", "Vocabulary", "clean_wikipedia", "keep_probability", "open_text"]
 
-_PIECE = 1 << 22  # bytes read at a time
+_PIECE = 1 << 19  # bytes read at a time: the arrays made from them stay in the cache
 _LONGEST = 1 << 16  # bytes; a "word" longer than this is not text
 _NO_TEXT = np.zeros(256, dtype=bool)
 _NO_TEXT[:32] = True
 _NO_TEXT[[9, 10, 11, 12, 13]] = False  # white space
-# One random odd-looking number per byte value, fixed for ever: the alphabet of the hash.
-_LETTER = np.random.Generator(np.random.PCG64(0x7EA7)).integers(1, 2**63, 256, dtype=np.uint64)
-_BASE = 0x9E3779B97F4A7C15  # odd, so that it can be inverted modulo 2**64
+_LOW_BYTES = np.array([2 ** (8 * k) - 1 for k in range(9)], dtype=np.uint64)
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # odd: multiplying by it loses nothing
+_TABLE_BITS = 20
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Corpus:
                 progress.update(len(piece))
         if not counter.words:
             raise InputError(f"{path} has no words; expected text with words between spaces; check --corpus")
-        counts = np.concatenate(counter.counts)
+        counts = counter.counts()
         order = np.argsort(-counts, kind="stable")
         kept = order[: int((counts >= min_count).sum())][:max_vocab]
         if len(kept) < 2:
@@ -121,9 +121,7 @@ class Corpus:
         return cls(vocab, ids, path, int(counts.sum()))
 
     @classmethod
-    def from_words(
-        cls, words: list[str], min_count: int = 1, max_vocab: int | None = None
-    ) -> "Corpus":
+    def from_words(cls, words: list[str], min_count: int = 1, max_vocab: int | None = None) -> "Corpus":
         """The corpus of a short list of words, for examples and tests.
 
         >>> Corpus.from_words("a b a c a b".split()).ids.tolist()
@@ -218,19 +216,22 @@ def _pieces(file: BinaryIO, path: Path, max_bytes: int | None) -> Iterator[np.nd
 
 
 class _Counter:
-    """Gives words provisional ids in order of first appearance and counts them, piece by piece."""
+    """Gives words provisional ids in order of first appearance, piece by piece.
+
+    Words are known by 64-bit hashes. A table with one place for each value of a hash's top bits answers for most words
+    at once; a word whose place is taken by another one, or that is new, is looked up in a dictionary, once per piece.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.words: list[str] = []
-        self.counts: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
         self._ids: list[np.ndarray] = []
         self._known: dict[int, int] = {}
-        self._powers = np.ones(0, dtype=np.uint64)
-        self._inverse_powers = np.ones(0, dtype=np.uint64)
+        self._table_hash = np.zeros(1 << _TABLE_BITS, dtype=np.uint64)
+        self._table_id = np.full(1 << _TABLE_BITS, -1, dtype=np.int32)
 
     def add(self, text: np.ndarray) -> None:
-        """Count the words of a uint8 array that ends with white space."""
+        """Read the words of a uint8 array that ends with white space."""
         if _NO_TEXT[text].any():
             raise InputError(
                 f"{self.path} holds control characters, so it is not text; expected words between spaces; "
@@ -239,32 +240,27 @@ class _Counter:
         start, end = _word_bounds(text)
         if len(start) == 0:
             return
-        hashes = self._hash(text, start, end)
-        order = np.argsort(hashes)  # equal words side by side
-        is_new = np.empty(len(order), dtype=bool)
-        is_new[0] = True
-        np.not_equal(hashes[order[1:]], hashes[order[:-1]], out=is_new[1:])
-        run = np.flatnonzero(is_new)
-        first = np.minimum.reduceat(order, run)  # first occurrence of each distinct word
-        number = np.diff(np.append(run, len(order)))
-        appearance = np.argsort(first)
-        provisional = np.empty(len(run), dtype=np.int32)
-        fresh_counts = []
-        totals = self.counts[0]
-        for k, word_hash in zip(appearance.tolist(), hashes[first[appearance]].tolist()):
-            word_id = self._known.get(word_hash)
-            if word_id is None:
-                word_id = len(self.words)
-                self._known[word_hash] = word_id
-                self.words.append(self._decode(text[start[first[k]] : end[first[k]]]))
-                fresh_counts.append(0)
-            provisional[k] = word_id
-        totals = np.concatenate([totals, np.zeros(len(fresh_counts), dtype=np.int64)])
-        totals[provisional] += number
-        self.counts[0] = totals
-        ids = np.empty(len(order), dtype=np.int32)
-        ids[order] = np.repeat(provisional, number)
+        hashes = _hash(text, start, end)
+        slot = (hashes >> np.uint64(64 - _TABLE_BITS)).astype(np.int64)
+        ids = np.where(self._table_hash[slot] == hashes, self._table_id[slot], np.int32(-1))
+        missing = np.flatnonzero(ids < 0)
+        if len(missing):
+            order = np.argsort(hashes[missing])  # equal words side by side
+            ordered = hashes[missing[order]]
+            run = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+            first = np.minimum.reduceat(missing[order], run)  # first occurrence of each distinct word
+            distinct = np.empty(len(run), dtype=np.int32)
+            for k in np.argsort(first).tolist():
+                distinct[k] = self._id(int(ordered[run[k]]), text[start[first[k]] : end[first[k]]])
+            ids[missing[order]] = np.repeat(distinct, np.diff(np.append(run, len(order))))
         self._ids.append(ids)
+
+    def counts(self) -> np.ndarray:
+        """(words,) int64: occurrences of each word."""
+        counts = np.zeros(len(self.words), dtype=np.int64)
+        for ids in self._ids:
+            np.add.at(counts, ids, 1)
+        return counts
 
     def drain(self) -> Iterator[np.ndarray]:
         """The provisional ids of the whole text, piece by piece; each is forgotten once it has been handed out."""
@@ -272,22 +268,15 @@ class _Counter:
         while self._ids:
             yield self._ids.pop()
 
-    def _hash(self, text: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-        """(words,) uint64: ``sum_i letter(c_i) base^i`` modulo 2^64, from one cumulative sum over the text.
-
-        Two of a million distinct words collide with probability about 1e12 / 2^65, 3e-8.
-        """
-        if len(self._powers) < len(text):
-            n = len(text)
-            self._powers = np.full(n, _BASE, dtype=np.uint64)
-            self._powers[0] = 1
-            np.multiply.accumulate(self._powers, out=self._powers)
-            self._inverse_powers = np.full(n, pow(_BASE, -1, 2**64), dtype=np.uint64)
-            self._inverse_powers[0] = 1
-            np.multiply.accumulate(self._inverse_powers, out=self._inverse_powers)
-        sums = np.cumsum(_LETTER[text] * self._powers[: len(text)], dtype=np.uint64)
-        before = np.where(start > 0, sums[start - 1], np.uint64(0))
-        return (sums[end - 1] - before) * self._inverse_powers[start]
+    def _id(self, word_hash: int, letters: np.ndarray) -> int:
+        word_id = self._known.get(word_hash)
+        if word_id is None:
+            word_id = self._known[word_hash] = len(self.words)
+            self.words.append(self._decode(letters))
+            slot = word_hash >> (64 - _TABLE_BITS)
+            if self._table_id[slot] < 0:
+                self._table_hash[slot], self._table_id[slot] = word_hash, word_id
+        return word_id
 
     def _decode(self, word: np.ndarray) -> str:
         try:
@@ -306,3 +295,22 @@ def _word_bounds(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if is_letter[0]:
         change = np.concatenate([[0], change])
     return change[0::2], change[1::2]
+
+
+def _hash(text: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """(words,) uint64, from eight letters at a time; different for different words of up to eight bytes.
+
+    Two of a million longer words collide with probability about 1e12 / 2^65, 3e-8.
+    """
+    padded = np.concatenate([text, np.zeros(8, dtype=np.uint8)])
+    eight = np.ndarray(
+        len(text) + 1, dtype="<u8", buffer=padded, strides=(1,)
+    )  # the 8 bytes from each byte on
+    length = end - start
+    hashes = (eight[start] & _LOW_BYTES[np.minimum(length, 8)]) * _MIX
+    done = 8
+    while len(longer := np.flatnonzero(length > done)):
+        more = eight[start[longer] + done] & _LOW_BYTES[np.minimum(length[longer] - done, 8)]
+        hashes[longer] = ((hashes[longer] ^ (hashes[longer] >> np.uint64(29))) + more) * _MIX
+        done += 8
+    return hashes

@@ -157,7 +157,9 @@ def train(
         raise InputError(
             f"the start has {model.vocab_size} rows, the vocabulary {len(corpus.vocab)} words; expected as many"
         )
-    run = _Run(model, sampler, step, settings, _steps(engine, model, sampler), path, threads, checkpoint_seconds)
+    run = _Run(
+        model, sampler, step, settings, _steps(engine, model, sampler), path, threads, checkpoint_seconds
+    )
     if saved is not None:
         run.restore(*saved)
     run.go(evaluate)
@@ -198,7 +200,10 @@ class _Run:
         state = self.state
         done = state["epoch"] * tokens + state["block"] * self.sampler.block_tokens
         desc = f"width {self.settings['width']}"
-        with _stop_request() as stop, bar(total=epochs * tokens, desc=desc, unit="tok", initial=done) as progress:
+        with (
+            _stop_request() as stop,
+            bar(total=epochs * tokens, desc=desc, unit="tok", initial=done) as progress,
+        ):
             saved = time.monotonic()
             while state["epoch"] < epochs or not state["evaluated"]:
                 if not state["evaluated"]:

@@ -1,0 +1,117 @@
+"""``tp4 word2vec``: train CBOW with negative sampling on a text, at one width or at width infinity."""
+
+import enum
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tp4lib import datasets, files
+from tp4lib import device as devices
+from tp4lib.errors import InputError
+from tp4lib.word2vec import analogy
+from tp4lib.word2vec.cbow import parse_width
+from tp4lib.word2vec.corpus import Corpus, open_text
+from tp4lib.word2vec.train import CHECKPOINT, train
+from tp4lib.word2vec.vectors import save_vectors
+
+
+class Negatives(enum.StrEnum):
+    """Who shares negatives."""
+
+    shared = "shared"
+    per_position = "per-position"
+
+
+class WindowGradient(enum.StrEnum):
+    """What a context word receives of the error: 1/|C| of it (the true gradient), or all (gensim's)."""
+
+    mean = "mean"
+    sum = "sum"
+
+
+def word2vec(
+    corpus: Annotated[Path, typer.Option(help="Text: words between spaces; plain, .xz, .gz, .bz2 or .zip.")],
+    out: Annotated[Path, typer.Option(help="Folder for vectors.bin, metrics.json and the checkpoint.")],
+    width: Annotated[str, typer.Option(help="Hidden width, or inf for the exact limit.")] = "64",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the text.")] = 5,
+    lr: Annotated[float, typer.Option(help="Learning rate; falls linearly to 1e-4 of itself.")] = 0.05,
+    wd: Annotated[float, typer.Option(help="Weight decay, at each touch of a row.")] = 1e-3,
+    window: Annotated[int, typer.Option(min=1, help="Largest window.")] = 8,
+    negatives: Annotated[
+        Negatives, typer.Option(help="Shared by a batch, or fresh ones per position (the paper's).")
+    ] = Negatives.shared,
+    num_negatives: Annotated[int, typer.Option(min=1, help="Negatives a position sees.")] = 25,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Positions an SGD step.")] = None,
+    shared_negatives: Annotated[int | None, typer.Option(min=1, help="Negatives a batch shares.")] = None,
+    subsample: Annotated[float, typer.Option(min=0, help="Subsampling threshold; 0 for none.")] = 1e-4,
+    window_gradient: Annotated[
+        WindowGradient, typer.Option(help="mean (true gradient) or sum (gensim's).")
+    ] = WindowGradient.mean,
+    min_count: Annotated[int, typer.Option(min=1, help="Leave out rarer words.")] = 5,
+    max_vocab: Annotated[int | None, typer.Option(min=2, help="Keep only so many words.")] = None,
+    max_bytes: Annotated[int | None, typer.Option(min=1, help="Read only so much of the text.")] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="Analogy questions; default questions-words.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the start, the windows and the negatives.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads; 1 gives the same bits each time.")] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    save: Annotated[bool, typer.Option("--save-vectors/--no-save-vectors", help="Write vectors.bin.")] = True,
+) -> None:
+    """Train Word2Vec and score its embeddings on word analogies after each epoch."""
+    n = parse_width(width)
+    where = devices.resolve(device)
+    asked = analogy.Questions.load(questions or datasets.find("questions").path)
+    with open_text(
+        corpus
+    ):  # a wrong name is told before a folder is made for it, and a bad folder before long work
+        files.out_dir(out)
+    text = Corpus.load(corpus, min_count, max_vocab, max_bytes)
+    options: dict[str, Any] = dict(
+        epochs=epochs, lr=lr, wd=wd, window=window, negatives=negatives.value, num_negatives=num_negatives,
+        batch_size=batch_size, shared_negatives=shared_negatives, subsample=subsample,
+        window_gradient=window_gradient.value, seed=seed,
+    )  # fmt: skip
+    try:
+        done = train(
+            text,
+            n,
+            **options,
+            device=where,
+            threads=threads,
+            out=out,
+            resume=resume,
+            evaluate=lambda embeddings: analogy.evaluate(embeddings, text.vocab, asked),
+        )
+    except KeyboardInterrupt:
+        raise InputError(
+            f"interrupted; {out / CHECKPOINT} is kept; go on with the same command and --resume"
+        ) from None
+    if save:
+        save_vectors(out / "vectors.bin", text.vocab.words, done.model.embeddings)
+    last, seconds = done.history[-1], sum(epoch["seconds"] for epoch in done.history)
+    metrics = {
+        "accuracy": last["accuracy"],
+        "accuracy_unit": "percent of answered",
+        "answered": last["answered"],
+        "total": last["total"],
+        "tokens_per_second": epochs * len(text.ids) / seconds,
+        "vocab_size": len(text.vocab),
+        "width": "inf" if n == math.inf else n,
+        "columns": done.model.columns,
+        "raw_tokens": text.raw_tokens,
+        "seconds": seconds,
+        "device": str(where),
+        "threads": threads,
+        "history": done.history,
+        "settings": done.settings,
+        "corpus": corpus.name,
+    }
+    files.write_json(out / "metrics.json", metrics)
+    print(
+        f"{corpus.name}, width {width}, {len(text.vocab)} words: {last['accuracy']:.2f} % of {last['answered']} "
+        f"questions ({last['total']} in all), {metrics['tokens_per_second']:,.0f} tokens/s; {out / 'metrics.json'}"
+    )
