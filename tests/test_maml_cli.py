@@ -46,6 +46,14 @@ def test_finite_width_and_limit_write_their_metrics(tmp_path, capsys):
     assert (found["lr"], found["sigma_out"], found["sigma_in"]) == (0.05, 0.1, 1)
 
 
+def test_a_kernel_limit_runs_by_the_same_command(tmp_path):
+    assert tp4("--limit", "gp", "--meta-steps", 5, "--patience", 3, "--lr", 0.01, "--out", tmp_path) == 0
+    found = metrics(tmp_path)
+    assert (found["width"], found["limit"], found["activation"], found["lr"]) == ("inf", "gp", "linear", 0.01)
+    assert 25 < found["test_accuracy_20_steps"] < 95
+    assert (tmp_path / "checkpoint.npz").is_file()
+
+
 def test_resume_ends_with_the_same_numbers(tmp_path, monkeypatch):
     from tp4lib import checkpoint
     from tp4lib.maml import train
