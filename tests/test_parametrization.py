@@ -179,6 +179,19 @@ def test_adam_exponents_are_those_of_tensor_programs_v():
     assert standard(3).adam_exponents == (0, 0, 0, 0)
 
 
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(*[st.floats(-2, 2) for _ in range(3)], st.floats(1, 3))
+def test_equalities_survive_floating_point(a_1, a_2, a_3, s):
+    """b computed from a in floats, as anybody would: the equalities of stability hold all the same."""
+    p = ABC([a_1, a_2, a_3], [-a_1, 0.5 - a_2, s - a_3], c=1 - 2 * a_3)
+    names = {condition.statement: condition.holds for condition in p.stability_conditions}
+    assert names["a_1 + b_1"]
+    assert names["a_2 + b_2"]
+    assert names["2 a_3 + c"]
+    assert p.is_stable == p.is_nontrivial
+    assert p.same_orbit(p.shift(a_1 / 3))
+
+
 def test_equality_hash_repr_copy():
     float_dust = ABC([0.1 + 0.2, 0.5], [-0.3, 0.5], 0)
     exact = ABC([0.3, 0.5], [-(0.1 + 0.2), Fraction(1, 2)], 0, name="with a name")

@@ -144,20 +144,24 @@ class CoordCheck:
         """
         import matplotlib.pyplot as plt
 
+        from tp4lib.plotting import label_lines
+
         step = self.steps if step is None else step
         fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.0))
-        self._draw(axes[0], 0, "size at the start, |h$_0$|", self.parametrization.start_exponents)
-        title = f"change after {step} step{'s' * (step > 1)}, |h$_{{{step}}}$ - h$_0$|"
-        self._draw(axes[1], step, title, self.parametrization.change_exponents)
         fig.suptitle(
             f"{self.parametrization.name}: measured power of width (predicted, dashed)", x=0.01, ha="left"
         )
+        self._draw(axes[0], 0, "size at the start, |h$_0$|", self.parametrization.start_exponents)
+        title = f"change after {step} step{'s' * (step > 1)}, |h$_{{{step}}}$ - h$_0$|"
+        self._draw(axes[1], step, title, self.parametrization.change_exponents)
+        for ax in axes:  # last: labels are placed where the finished layout has put the lines
+            label_lines(ax)
         return fig
 
     def _draw(self, ax: Axes, step: int, title: str, predicted: Sequence[float]) -> None:
         from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-        from tp4lib.plotting import label_lines, style_for
+        from tp4lib.plotting import style_for
 
         sizes, widths = self._sizes(step), np.array(self.widths)
         kept = np.isfinite(sizes).all((1, 2))
@@ -200,7 +204,6 @@ class CoordCheck:
         if high < 10 * low:  # less than a decade would magnify seed noise into a slope
             centre = math.sqrt(low * high)
             ax.set_ylim(centre / 10**0.75, centre * 10**0.75)
-        label_lines(ax)
 
     def _sizes(self, step: int | None) -> np.ndarray:
         step = self.steps if step is None else step

@@ -24,6 +24,8 @@ from tp4lib.errors import InputError
 
 _PAPER = "Yang & Hu 2021 (arXiv 2011.14522)"
 _HALF = Fraction(1, 2)
+_GRID = 720_720 * 10**6  # holds 1/2 .. 1/16 and seven decimals; far above a float's rounding
+_CLOSE = Fraction(1, 10**9)  # a sum of exponents this close to a bound is on it
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,10 @@ class ABC:
         c: learning-rate exponent, one number for all layers.
         name: a label for tables and figures; it plays no part in equality or hashing.
 
-    Exponents are kept as exact fractions (a float is read as the fraction nearest to it with a denominator of at most
-    10^6, so 0.1 + 0.2 and 0.3 are one number) because the classification turns on *equalities*. The public attributes
-    `a`, `b`, `c` are plain floats. Two parametrizations are equal if all their exponents are; see `same_orbit` for
-    equality of the functions they train.
+    The classification turns on *equalities*, so exponents are kept as multiples of 1/(720720 * 10^6), which holds small
+    fractions and short decimals exactly (0.1 + 0.2 and 0.3 are one number), computed with as fractions, and compared
+    with the bounds to 1e-9. The public attributes `a`, `b`, `c` are plain floats. Two parametrizations are equal if all
+    their exponents are; see `same_orbit` for equality of the functions they train.
 
     Raises:
         InputError: lists of different or too short lengths, exponents that are not finite numbers.
@@ -158,7 +160,7 @@ class ABC:
         def add(
             statement: str, value: Fraction, relation: str, bound: Fraction | int, breaks: str, part: int
         ):
-            holds = value == bound if relation == "=" else value >= bound
+            holds = abs(value - bound) <= _CLOSE if relation == "=" else value >= bound - _CLOSE
             where = f"{source}, condition {part}"
             rows.append(Condition(statement, float(value), relation, float(bound), holds, breaks, where))
 
@@ -192,7 +194,7 @@ class ABC:
                 condition.value,
                 "=",
                 condition.bound,
-                condition.margin == 0,
+                abs(condition.margin) <= _CLOSE,
                 "this term of the logits' change vanishes with width",
                 "section 3, Nontriviality",
             )
@@ -215,7 +217,7 @@ class ABC:
 
         Source: Yang & Hu 2021, section 3, the Dynamical Dichotomy.
         """
-        return self.is_nontrivial and self._r == 0
+        return self.is_nontrivial and self._r <= _CLOSE
 
     @property
     def is_kernel(self) -> bool:
@@ -223,7 +225,7 @@ class ABC:
 
         Source: Yang & Hu 2021, section 3, the Dynamical Dichotomy.
         """
-        return self.is_nontrivial and self._r > 0
+        return self.is_nontrivial and self._r > _CLOSE
 
     @property
     def regime(self) -> str:
@@ -256,8 +258,11 @@ class ABC:
         >>> mup(1).same_orbit(mean_field()), ntk(2).same_orbit(mup(2))
         (True, False)
         """
-        t = other._exact[0][0] - self._exact[0][0]
-        return self.shift(t) == other
+        if self.depth != other.depth:
+            return False
+        moved = self.shift(other.a[0] - self.a[0])
+        pairs = zip((*moved.a, *moved.b, moved.c), (*other.a, *other.b, other.c), strict=True)
+        return all(abs(mine - theirs) <= _CLOSE for mine, theirs in pairs)
 
     # -- predicted growth ---------------------------------------------------------------------------------------
 
@@ -412,7 +417,8 @@ def _depth(L: int) -> int:
 
 
 def _snap(x: Real) -> Fraction:
-    return Fraction(x).limit_denominator(10**6)
+    # To a grid, not to the nearest simple fraction: the error has to be far below _CLOSE for any number.
+    return Fraction(round(Fraction(x) * _GRID), _GRID)
 
 
 def _fraction(what: str, x: object) -> Fraction:
