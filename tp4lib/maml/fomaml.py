@@ -8,6 +8,8 @@ adapted parameters, without differentiating the adaptation (Finn, Abbeel & Levin
 any module, first or second order, by `torch.func`.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -20,6 +22,21 @@ from tp4lib.maml.omniglot import Batch
 def clip_scale(norm: torch.Tensor, clip: float | None) -> torch.Tensor | float:
     """What to multiply a gradient of this norm by so that its norm is at most ``clip`` (None: 1)."""
     return 1.0 if clip is None else (clip / (norm + 1e-6)).clamp(max=1.0)
+
+
+def query_accuracy(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Share of a task's queries that ``logits`` ``(T, Q, o)`` get right: ``(T,)`` in [0, 1]."""
+    return (logits.argmax(-1) == batch.y[:, batch.supports :]).float().mean(1)
+
+
+class _Adapted(NamedTuple):
+    """A meta-batch after adaptation; letters as in `LinearFOMAML`, for the last step."""
+
+    logits: torch.Tensor  # of the queries, (T, Q, o)
+    hidden: torch.Tensor  # before adaptation, (T, S + Q, k)
+    p: torch.Tensor  # (T, S, o + S)
+    v: torch.Tensor  # (T, o, o + S)
+    Kq: torch.Tensor  # queries against supports, (T, Q, S)
 
 
 class LinearFOMAML:
@@ -82,59 +99,57 @@ class LinearFOMAML:
     @torch.no_grad()
     def evaluate(self, batch: Batch, inner_steps: int = 1) -> torch.Tensor:
         """Query accuracy of each task after ``inner_steps`` steps of adaptation: ``(T,)`` in [0, 1]."""
-        return (self.predict(batch, inner_steps).argmax(-1) == batch.y[:, batch.supports :]).float().mean(1)
+        return query_accuracy(self.predict(batch, inner_steps), batch)
 
     @torch.no_grad()
     def predict(self, batch: Batch, inner_steps: int = 1) -> torch.Tensor:
         """Query logits of each task after adaptation: ``(T, Q, o)``."""
-        return self._adapt(batch, inner_steps)["logits"]
+        return self._adapt(batch, inner_steps).logits
 
     def _parameters(self) -> list[torch.Tensor]:
         return [p for p in (self.network.U, self.network.V, self.network.b) if p is not None]
 
-    def _adapt(self, batch: Batch, inner_steps: int) -> dict[str, torch.Tensor]:
-        net, S = self.network, batch.supports
-        T, _, d = batch.x.shape
-        o, alpha = net.d_out, net.bias_scale
-        hidden = net.hidden(batch.x.reshape(-1, d)).view(
-            T, -1, len(net.U)
-        )  # the large product, (T, S + Q, k)
+    def _adapt(self, batch: Batch, inner_steps: int) -> "_Adapted":
+        net, S, T = self.network, batch.supports, len(batch.x)
+        o, k, d = net.d_out, len(net.U), net.d_in
+        hidden = net.hidden(batch.x.reshape(-1, d)).view(T, -1, k)  # the large product, (T, S + Q, k)
         H = hidden[:, :S]
-        y = torch.eye(o).to(hidden)[batch.y[:, :S]]
+        eye = torch.eye(o + S, device=hidden.device, dtype=hidden.dtype)
+        y = eye[:o, :o][batch.y[:, :S]]
 
-        # Inner products: K = <x, x'> + alpha^2 for supports and queries against supports; C = hidden against Z.
-        K = torch.baddbmm(hidden.new_tensor(alpha**2), batch.x, batch.x[:, :S].mT)  # (T, S + Q, S)
-        out = (hidden.view(-1, len(net.U)) @ net.V.T).view(T, -1, o)
+        # Inner products of supports and queries with the supports, K = <x, x'> + alpha^2, and of hidden with Z.
+        K = torch.baddbmm(hidden.new_tensor(net.bias_scale**2), batch.x, batch.x[:, :S].mT)  # (T, S + Q, S)
+        out = (hidden.view(-1, k) @ net.V.T).view(T, -1, o)
         C = torch.cat([out, torch.bmm(hidden, H.mT)], dim=2)  # (T, S + Q, o + S)
-        gram = torch.cat([torch.cat([(net.V @ net.V.T).expand(T, o, o), out[:, :S].mT], 2), C[:, :S]], 1)
+        VZ = torch.cat([(net.V @ net.V.T).expand(T, o, o), out[:, :S].mT], dim=2)
+        gram = torch.cat([VZ, C[:, :S]], dim=1)  # Z Z^T, (T, o + S, o + S)
         Ks, Kq, Cq = K[:, :S], K[:, S:], C[:, S:]
 
-        h0 = torch.cat([hidden.new_zeros(S, o), torch.eye(S).to(hidden)], dim=1).expand(T, S, o + S)
-        v = torch.eye(o, o + S).to(hidden).expand(T, o, o + S)
+        h0 = eye[o:].expand(T, S, o + S)
+        v = eye[:o].expand(T, o, o + S)
         p = hidden.new_zeros(T, S, o + S)
         for _ in range(inner_steps):
             h = h0 - torch.bmm(Ks, p)
             E = (torch.softmax(torch.bmm(torch.bmm(h, gram), v.mT), dim=2) - y) / S
             p, v = p + self.inner_lr * torch.bmm(E, v), v - self.inner_lr * torch.bmm(E.mT, h)
         logits = torch.bmm(Cq - torch.bmm(Kq, torch.bmm(p, gram)), v.mT)
-        return {"logits": logits, "hidden": hidden, "p": p, "v": v, "Kq": Kq}
+        return _Adapted(logits, hidden, p, v, Kq)
 
     def _gradients(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        net, S, o = self.network, batch.supports, self.network.d_out
-        both, d = batch.x.shape[1:]
-        a = self._adapt(batch, self.inner_steps)
-        hidden, p, v = a["hidden"], a["p"], a["v"]
-        k = hidden.shape[2]
-        target = batch.y[:, S:]
-        loss = F.cross_entropy(a["logits"].reshape(-1, o), target.reshape(-1))
-        E = (torch.softmax(a["logits"], dim=2) - torch.eye(o).to(hidden)[target]) / (both - S)  # (T, Q, o)
+        net, S = self.network, batch.supports
+        o, k, d = net.d_out, len(net.U), net.d_in
+        logits, hidden, p, v, Kq = self._adapt(batch, self.inner_steps)
+        y = batch.y[:, S:]
+        loss = F.cross_entropy(logits.reshape(-1, o), y.reshape(-1))
+        eye = torch.eye(o, device=hidden.device, dtype=hidden.dtype)
+        E = (torch.softmax(logits, dim=2) - eye[y]) / y.shape[1]  # (T, Q, o)
 
-        # dU = sum_t (E V_t)^T X_q with V_t = v_t [V; H_t], and db its sum over queries, times alpha.
+        # dU = sum_t (E V_t)^T X_q with V_t = v_t [V; H_t]; db is alpha times the sum of the same rows.
         Ev = torch.bmm(E, v)
         back = (Ev[:, :, :o] @ net.V).baddbmm_(Ev[:, :, o:], hidden[:, :S])  # (T, Q, k)
         dU = back.view(-1, k).T @ batch.x[:, S:].reshape(-1, d)
         # dV = sum_t E^T (hidden_q - Kq p_t [V; H_t]): one product with all hidden vectors.
-        w = torch.bmm(E.mT, torch.bmm(a["Kq"], p))  # (T, o, o + S)
+        w = torch.bmm(E.mT, torch.bmm(Kq, p))  # (T, o, o + S)
         left = torch.cat([-w[:, :, o:].mT, E], dim=1).reshape(-1, o)  # (T (S + Q), o)
         dV = torch.addmm(-w[:, :, :o].sum(0) @ net.V, left.T, hidden.view(-1, k))
         gradients = [dU, dV]
@@ -200,7 +215,7 @@ class GeneralMAML:
 
     def evaluate(self, batch: Batch, inner_steps: int = 1) -> torch.Tensor:
         """Query accuracy of each task after ``inner_steps`` steps of adaptation: ``(T,)`` in [0, 1]."""
-        return (self.predict(batch, inner_steps).argmax(-1) == batch.y[:, batch.supports :]).float().mean(1)
+        return query_accuracy(self.predict(batch, inner_steps), batch)
 
     def predict(self, batch: Batch, inner_steps: int = 1) -> torch.Tensor:
         """Query logits of each task after adaptation: ``(T, Q, o)``."""

@@ -143,11 +143,10 @@ def fit(
         **(settings or {}),
         "epoch_steps": epoch_steps, "meta_batch": meta_batch, "meta_steps": meta_steps, "patience": patience,
     }  # fmt: skip
-    history, best = History(), model.state_dict()
     if resume:
         history, best = _restore(model, tasks, Path(save_to), settings)
     else:
-        best = {name: value.clone() for name, value in best.items()}
+        history, best = History(), _copy(model)
     before = history.seconds
     begun = time.perf_counter()
     with progress.bar(total=meta_steps, initial=history.meta_steps, desc="meta-training", unit="step") as bar:
@@ -172,7 +171,7 @@ def fit(
             )
             if history.best_epoch == 0 or score.mean > history.best["val_accuracy"]:
                 history.best_epoch = len(history.epochs)
-                best = {name: value.clone() for name, value in model.state_dict().items()}
+                best = _copy(model)
             if loss > DIVERGED * math.log(tasks.ways):
                 history.stopped = f"the query loss rose to {loss:.1f}"
             elif (
@@ -187,6 +186,10 @@ def fit(
                 _save(model, tasks, Path(save_to), settings, history, best)
     model.load_state_dict(best)
     return history
+
+
+def _copy(model: MetaModel) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
 
 
 def _save(
