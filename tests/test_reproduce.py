@@ -105,6 +105,25 @@ def test_results_of_an_earlier_run_do_not_survive_a_failure(tmp_path):
     assert not (tmp_path / "out" / "01_good" / "metrics.json").exists()
 
 
+def test_checkpoints_survive_a_failure_and_go_after_success(tmp_path):
+    count = """
+from pathlib import Path
+from tp4lib.report import Report
+report = Report("01_counts", preset, seed)
+folder = report.folder / "checkpoints"
+folder.mkdir(exist_ok=True)
+(folder / f"run{len(list(folder.iterdir()))}").touch()
+report.metric("runs", len(list(folder.iterdir())))
+"""
+    book = notebook(tmp_path / "01_counts.ipynb", count, "1 / 0")
+    reproduce.run([book], "ci", tmp_path / "out", say=lambda line: None)
+    notebook(book, count, "report.save()")
+    reproduce.run([book], "ci", tmp_path / "out", say=lambda line: None)
+    report = json.loads((tmp_path / "out" / "01_counts" / "metrics.json").read_text())
+    assert report["metrics"]["runs"]["value"] == 2
+    assert not (tmp_path / "out" / "01_counts" / "checkpoints").exists()
+
+
 def test_in_place_stores_clean_outputs_with_their_source(tmp_path):
     book = notebook(
         tmp_path / "01_good.ipynb", GOOD, "import sys\nprint('noise', file=sys.stderr)\nreport.save()\n1 + 1"

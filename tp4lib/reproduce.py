@@ -72,8 +72,10 @@ def run(
     """Execute notebooks at ``preset`` one after the other; a failure is recorded and the others still run.
 
     Leaves in ``out``: the executed notebooks, ``<notebook>/`` with figures (SVG, PNG) and ``metrics.json``, all metrics
-    merged in ``metrics.json``, and ``index.html``. At preset ``ci`` the embedded data are used unless ``data_dir`` is
-    given, so that the run depends on nothing outside the environment.
+    merged in ``metrics.json``, and ``index.html``. Sub-folders of ``<notebook>/`` hold checkpoints: a run that is
+    killed and started again goes on from them, and they are removed once the notebook has run to its end. At preset
+    ``ci`` the embedded data are used unless ``data_dir`` is given, so that the run depends on nothing outside the
+    environment.
 
     Args:
         data_dir: where real data are; the notebooks see it as ``$TP4_DATA``.
@@ -136,8 +138,9 @@ def _execute(
 ) -> str | None:
     """Run one notebook in a process group of its own, so that a timeout ends its kernel too."""
     target, report = out / source.name, out / source.stem
-    shutil.rmtree(report, ignore_errors=True)  # results of an earlier run must not pass for this one's
-    target.unlink(missing_ok=True)
+    for stale in [target, *report.glob("*.*")]:  # results of an earlier run must not pass for this one's
+        if stale.is_file():
+            stale.unlink()
     command = [
         *(sys.executable, "-m", "papermill", str(source), str(target), "--cwd", str(out)),
         *("--kernel", "python3", "--language", "python", "--no-progress-bar", "--no-log-output"),
@@ -160,6 +163,8 @@ def _execute(
             _end(process)
             raise
     if process.returncode == 0:
+        for checkpoints in filter(Path.is_dir, report.glob("*")):
+            shutil.rmtree(checkpoints)
         return None
     return (
         _failure(target, output)
