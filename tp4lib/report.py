@@ -47,14 +47,18 @@ class Report:
     def show(self, fig: Any, name: str, caption: str, alt: str) -> "Picture":
         """Save a matplotlib figure as ``name.svg`` and ``name.png`` and display it with its caption and alt text."""
         import matplotlib.pyplot as plt
+        from PIL import Image
 
         for suffix in ("svg", "png"):
             # No date in the file: the same figure is the same bytes.
             extra = {"metadata": {"Date": None}} if suffix == "svg" else {}
             with atomic_path(self.folder / f"{name}.{suffix}") as part:
                 fig.savefig(part, format=suffix, **extra)
-        small = io.BytesIO()
-        fig.savefig(small, format="png", dpi=80)
+        full, small = io.BytesIO(), io.BytesIO()
+        fig.savefig(full, format="png", dpi=80)
+        # 128 colours are enough for lines and bands, and keep a notebook's pictures at a third of their bytes.
+        palette = Image.open(full).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        palette.save(small, format="PNG", optimize=True)
         plt.close(fig)
         entry = {"name": name, "caption": caption, "alt": alt}
         self._figures = [figure for figure in self._figures if figure["name"] != name] + [entry]
