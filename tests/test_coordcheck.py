@@ -123,7 +123,10 @@ def test_divergence_is_reported_with_its_step(blown_up):
         assert np.isfinite(blown_up.change[i, j, : step - 1]).all()  # everything before it is kept
         assert np.isnan(blown_up.change[i, j, step - 1 :]).all()  # nothing after it is made up
     # Before any run has left, the growth itself is measured, and its sign is the predicted one.
-    assert blown_up.growth(step=1)[-1].measured > 0.5
+    first_step = {row.layer: row for row in blown_up.growth(step=1) if row.quantity == "change"}
+    assert first_step["h1"].measured == pytest.approx(-0.5, abs=0.15)
+    assert first_step["h2"].measured == pytest.approx(0.5, abs=0.15)
+    assert first_step["f"].measured > 0.5
     assert blown_up.growth(step=1)[-1].verdict == "blows up as width grows"
 
 

@@ -169,6 +169,15 @@ def test_only_mup_moves_every_layer():
     assert set(mup(3).change_exponents) == {0.0}
 
 
+def test_first_step_differs_only_where_the_readout_starts_smaller_than_its_update():
+    for p in (ntk(2), mup(2), mean_field(), standard(2, lr_exponent=1)):
+        assert p.first_step_exponents == p.change_exponents
+    small_start = ABC([-0.5, 0, 0.5], [0.5, 0.5, 0.75], 0)  # muP with a readout of size n^{-5/4}
+    assert small_start.learns_features
+    assert small_start.first_step_exponents == (-0.25, -0.25, 0)
+    assert small_start.change_exponents == (0, 0, 0)
+
+
 def test_adam_exponents_are_those_of_tensor_programs_v():
     # Table 9 of Tensor Programs V (the form with a_1 = -1/2): 1/sqrt(fan-out), 1/fan-in, 1/sqrt(fan-in).
     assert mup(3).adam_exponents == (0.5, 1, 1, 0.5)

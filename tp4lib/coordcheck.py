@@ -90,6 +90,11 @@ class CoordCheck:
         width = self.widths[int(np.argmax((self.diverged_at == first).any(1)))]
         return f"unstable: {bad.sum()} of {bad.size} runs diverged, the first at step {first} (width {width})"
 
+    def predicted(self, step: int) -> tuple[float, ...]:
+        """Predicted powers of n of every layer's change after `step` steps (0: of its size at the start)."""
+        p = self.parametrization
+        return (p.start_exponents, p.first_step_exponents, p.change_exponents)[min(step, 2)]
+
     def exponent(self, layer: int, step: int | None = None) -> tuple[float | None, float | None]:
         """Fitted power of n of a layer's change after `step` steps (None: all; 0: of its size at the start).
 
@@ -114,11 +119,9 @@ class CoordCheck:
 
     def growth(self, step: int | None = None) -> list[Growth]:
         """Predicted and measured exponent and a verdict, for each layer's start and for its change after `step`."""
-        p, rows = self.parametrization, []
-        for quantity, predicted, when in (
-            ("start", p.start_exponents, 0),
-            ("change", p.change_exponents, self.steps if step is None else step),
-        ):
+        rows, step = [], self.steps if step is None else step
+        for quantity, when in (("start", 0), ("change", step)):
+            predicted = self.predicted(when)
             for layer, name in enumerate(self.layers):
                 measured, error = self.exponent(layer, when)
                 verdict = self._verdict(quantity, predicted[layer], measured, error)
@@ -151,19 +154,19 @@ class CoordCheck:
         fig.suptitle(
             f"{self.parametrization.name}: measured power of width (predicted, dashed)", x=0.01, ha="left"
         )
-        self._draw(axes[0], 0, "size at the start, |h$_0$|", self.parametrization.start_exponents)
+        self._draw(axes[0], 0, "size at the start, |h$_0$|")
         title = f"change after {step} step{'s' * (step > 1)}, |h$_{{{step}}}$ - h$_0$|"
-        self._draw(axes[1], step, title, self.parametrization.change_exponents)
+        self._draw(axes[1], step, title)
         for ax in axes:  # last: labels are placed where the finished layout has put the lines
             label_lines(ax)
         return fig
 
-    def _draw(self, ax: Axes, step: int, title: str, predicted: Sequence[float]) -> None:
+    def _draw(self, ax: Axes, step: int, title: str) -> None:
         from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
         from tp4lib.plotting import style_for
 
-        sizes, widths = self._sizes(step), np.array(self.widths)
+        sizes, widths, predicted = self._sizes(step), np.array(self.widths), self.predicted(step)
         kept = np.isfinite(sizes).all((1, 2))
         for layer, (name, style) in enumerate(style_for(self.layers).items()):
             y = sizes[kept, :, layer]

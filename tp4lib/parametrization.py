@@ -120,15 +120,14 @@ class ABC:
         a, b, c = self._exact
         return min(a[-1] + b[-1], 2 * a[-1] + c)
 
-    @property
-    def _layer_r(self) -> list[Fraction]:
-        """Layer l's own weight update moves h^l by n^{-_layer_r[l - 1]} per coordinate, for l = 1 .. L."""
+    def _layer_r(self, backward: Fraction) -> list[Fraction]:
+        """Layer l's own update moves h^l by n^{-_layer_r[l - 1]} per coordinate, for l = 1 .. L."""
         a, _, c = self._exact
-        return [self._backward + c - 1 + 2 * a_l + (layer == 0) for layer, a_l in enumerate(a[:-1])]
+        return [backward + c - 1 + 2 * a_l + (layer == 0) for layer, a_l in enumerate(a[:-1])]
 
     @property
     def _r(self) -> Fraction:
-        return min(self._layer_r)
+        return min(self._layer_r(self._backward))
 
     @property
     def r(self) -> float:
@@ -286,22 +285,37 @@ class ABC:
 
     @property
     def change_exponents(self) -> tuple[float, ...]:
-        r"""Powers e with the changes of h^1, .., h^L and f of size n^e after a few steps (L + 1 numbers).
+        r"""Powers e with the changes of h^1, .., h^L and f of size n^e after two or more steps (L + 1 numbers).
 
         Layer l's own update moves h^l by n^{-r_l} with
         r_l = min(a_{L+1} + b_{L+1}, 2 a_{L+1} + c) + c - 1 + 2 a_l + [l = 1]; what earlier layers moved is handed on
         at the same size, so h^l moves by n^{-min(r_1 .. r_l)}. The logits move by n^{-(2 a_{L+1} + c - 1)} through the
-        readout's update and by n^{-(a_{L+1} + b_{L+1} + r - 1)} through the features. Exact for stable
-        parametrizations (Yang & Hu 2021, section 3 and appendix H); for an unstable one they are the first two steps'
-        leading order, of which only the sign should be trusted.
+        readout's update (times the size of x^L) and by n^{-(a_{L+1} + b_{L+1} + r - 1)} through the features. Exact for
+        stable parametrizations (Yang & Hu 2021, section 3 and appendix H); for an unstable one they are leading
+        orders before saturation, of which only the sign should be trusted.
 
         >>> ntk(2).change_exponents
         (-0.5, -0.5, 0.0)
         """
+        return self._change(self._backward)
+
+    @property
+    def first_step_exponents(self) -> tuple[float, ...]:
+        """`change_exponents` after the first step, when only the readout's start has sent a gradient backwards.
+
+        The min in r_l is then a_{L+1} + b_{L+1}. It makes no difference to the named stable points.
+
+        >>> standard(2).first_step_exponents
+        (-0.5, 0.5, 1.5)
+        """
+        a, b, _ = self._exact
+        return self._change(a[-1] + b[-1])
+
+    def _change(self, backward: Fraction) -> tuple[float, ...]:
         a, b, c = self._exact
-        r_l = self._layer_r
+        r_l = self._layer_r(backward)
         hidden = [-min(r_l[: layer + 1]) for layer in range(self.depth)]
-        logits = max(1 - 2 * a[-1] - c, 1 - a[-1] - b[-1] - self._r)
+        logits = max(1 - 2 * a[-1] - c + max(0, hidden[-1]), 1 - a[-1] - b[-1] + hidden[-1])
         return tuple(map(float, [*hidden, logits]))
 
     # -- Adam ------------------------------------------------------------------------------------------------------
