@@ -34,7 +34,7 @@ def ntk_start(
 ) -> tuple[CBOW, float]:
     """A finite network in the NTK parametrization, to be trained by `train` with ``start=`` and ``input_rate=``.
 
-    The paper's ``f = n^{-1/2} sum_i w^2_i w^1_i`` with standard Gaussian ``w^1``, ``w^2`` and one learning rate is, with
+    The paper's ``f = n^{-1/2} sum_i w^2_i w^1_i`` with standard Gaussian ``w^1``, ``w^2`` and one rate is, with
     ``u = n^{-1/2} w^1`` and ``v = w^2``, a `CBOW` whose embeddings have 1/n of the rate of the readout.
 
     Returns:

@@ -253,7 +253,7 @@ class _Plan:
         self._batch, self._shared = batch, block.shared
 
     def contexts(self, i: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-        """Of batch i: rows of the embeddings; (position, column, 1/|C|) of every context word; |C| of every position."""
+        """Of batch i: rows of the embeddings; (position, column, 1/|C|) of each context word; |C| of each position."""
         low, high = self._pair_bounds[i], self._pair_bounds[i + 1]
         return (
             self._in[self._in_bounds[i] : self._in_bounds[i + 1]],

@@ -1,15 +1,18 @@
 """The step of `cbow.torch_steps`, in numba: for CPUs, where small matrices make torch's calls cost more than its work.
 
-Two orders of the same products, both with every row of a batch gathered once, used many times and written once:
-
-- narrow (n up to a few hundred): contexts and targets as vectors, negatives as one small matrix;
-- wide (n above the number of rows in a batch, width infinity): all as matrix products through ``P = E R^T`` (U, M),
-  so that the hidden vectors of the B positions, 3 B n numbers, are never formed.
+Only the B x K scores of a batch, 2 B n K flops each way, are matrix products; contexts (about nine a position) and
+targets are sums and inner products of vectors. A batch has two halves, `_forward` up to the scores and `_backward`
+from them, and both treat columns independently: they go through tiles of columns that stay in a core's cache, and
+threads can share the tiles. The scores are summed over tiles in order, so that any number of threads that share
+tiles gives the same bits.
 
 Numba is optional; `available` says whether it is here.
 """
 
+import contextlib
+import functools
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -21,7 +24,8 @@ try:
 except ImportError:  # pragma: no cover - the bare core runs on torch alone
     numba = None
 
-WIDE = 768  # columns from which the wide order is the faster one
+
+TILE = 512  # columns worked on at a time
 
 
 def available(model: CBOW, batch_size: int, shared: bool) -> bool:
@@ -29,40 +33,94 @@ def available(model: CBOW, batch_size: int, shared: bool) -> bool:
     return numba is not None and model.embeddings.device.type == "cpu" and (shared or batch_size == 1)
 
 
-def numba_steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[float, int]:
+def numba_steps(
+    model: CBOW,
+    block: Block,
+    settings: StepSettings,
+    pool: ThreadPoolExecutor | None = None,
+    threads: int = 1,
+) -> tuple[float, int]:
     """Train on a block; the same numbers as `cbow.torch_steps` up to rounding.
+
+    Args:
+        threads: threads that share the columns of a batch; worth it from a thousand columns each.
+        pool: where they run: ``threads - 1`` workers.
 
     Returns:
         sum of the losses of the positions, and their number.
     """
-    run = _wide if model.columns >= WIDE else _narrow
-    loss = run(
-        model.embeddings.numpy(),
-        model.readout.numpy(),
-        block.tokens,
-        block.first,
-        block.last,
-        block.negatives,
-        block.weight,
-        block.batch_size,
-        block.rates,
-        settings.wd,
-        settings.window_gradient == "sum",
-        settings.input_rate,
-    )
+    E, R = model.embeddings.numpy(), model.readout.numpy()
+    n, K, B = model.columns, block.negatives.shape[1], min(block.batch_size, max(len(block), 1))
+    tile = min(n, TILE)
+    tiles = -(-n // tile)
+    most = B + 2 * int((block.last - block.first).max(initial=0))
+    data = (block.tokens, block.first, block.last, block.negatives)
+    whole = settings.window_gradient == "sum"
+    place = np.full((2, model.vocab_size), -1, np.int32)
+    rows = (np.empty(most, np.int32), np.empty(K, np.int32), *place, np.zeros(model.vocab_size, np.int32))
+    H = np.empty((tiles, B * tile), E.dtype)
+    S, s = np.empty((tiles, B, K), E.dtype), np.empty((tiles, B), E.dtype)
+    parts = [  # for each thread its tiles, and room to work
+        (
+            np.arange(part, tiles, threads),
+            tile,
+            (np.empty((2 * K + B + most) * tile, E.dtype), np.empty(most, np.int32)),
+        )
+        for part in range(min(threads, tiles))
+    ]
+    rates = block.rates
+
+    def everywhere(half, *arguments) -> None:
+        others = [pool.submit(half, *arguments, *mine) for mine in parts[1:]]
+        half(*arguments, *parts[0])
+        for other in others:
+            other.result()
+
+    loss = 0.0
+    with single_blas():
+        if len(parts) == 1:
+            loss = _all_batches(
+                E, R, *data, block.weight, block.batch_size, rates, settings.wd, whole, settings.input_rate,
+                rows, H, S, s, *parts[0],
+            )  # fmt: skip
+        else:
+            for i in range(len(rates)):
+                at = _batch(i, block.batch_size, *data, rows)
+                everywhere(_forward, E, R, *data[:3], at, rows, H, S, s)
+                *grad, part = _scores(
+                    block.tokens, block.negatives, block.weight, rates[i], settings.wd, at, rows, S, s
+                )
+                loss += part
+                everywhere(
+                    _backward, E, R, *data[:3], rates[i], settings.wd, whole, settings.input_rate, at, rows, H, *grad
+                )  # fmt: skip
+                _forget(at, rows)
     return float(loss), len(block)
 
 
-def _jit(function):
-    if numba is None:
-        return function
-    # Reordering sums is allowed; NaN and infinity keep their meaning, so that divergence is seen.
-    flags = {"reassoc", "contract", "nsz", "arcp"}
-    return numba.njit(nogil=True, cache=True, fastmath=flags, error_model="numpy")(function)
+@functools.cache
+def _blas():
+    import numba.np.linalg  # noqa: F401  (loads the library that numba calls)
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
 
 
-@_jit
-def _number(words, place, found):
+def single_blas():
+    """A context in which each product runs on the thread that asks for it; threads are given whole tasks instead."""
+    try:
+        return _blas().limit(limits=1)
+    except ImportError:  # pragma: no cover - then OPENBLAS_NUM_THREADS=1 does the same
+        return contextlib.nullcontext()
+
+
+# Reordering sums is allowed; NaN and infinity keep their meaning, so that divergence is seen.
+_OPTIONS = dict(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy")
+jit = numba.njit(**_OPTIONS) if numba else lambda function: function
+
+
+@jit
+def number(words, place, found):
     """Number the distinct ``words`` from 0 in order of appearance: ``place[word]``; list them in ``found``."""
     count = 0
     for i in range(len(words)):
@@ -73,14 +131,8 @@ def _number(words, place, found):
     return count
 
 
-@_jit
-def _forget(found, count, place):
-    for i in range(count):
-        place[found[i]] = -1
-
-
-@_jit
-def _sigmoids(S, q):
+@jit
+def sigmoids(S, q):
     """Replace scores by their sigmoids, and put ``1 - sigmoid`` in ``q``; both are exact where they are small."""
     for i in range(S.shape[0]):
         for j in range(S.shape[1]):
@@ -92,96 +144,146 @@ def _sigmoids(S, q):
             S[i, j] = e * q[i, j]
 
 
-@_jit
-def _narrow(E, R, tokens, first, last, negatives, weight, batch_size, rates, wd, whole, input_rate):
-    size, K, n = len(tokens), negatives.shape[1], E.shape[1]
-    real = E.dtype.type
-    place_in = np.full(E.shape[0], -1, np.int32)
-    place_neg = np.full(E.shape[0], -1, np.int32)
-    hits = np.zeros(E.shape[0], np.int32)  # how often a word is a target of the batch
-    most = batch_size + 2 * (last - first).max() if size else 1
-    u, m = np.empty(most, np.int32), np.empty(K, np.int32)
-    touches = np.zeros(most, np.int32)
-    W = np.empty(K, E.dtype)
-    H, dH = np.empty((batch_size, n), E.dtype), np.empty((batch_size, n), E.dtype)
-    N, dN = np.empty((K, n), E.dtype), np.empty((K, n), E.dtype)
-    dE = np.empty((most, n), E.dtype)
-    g = np.empty(batch_size, E.dtype)
-    s_flat, q_flat = np.empty(batch_size * K, E.dtype), np.empty(batch_size * K, E.dtype)
-    loss = 0.0
-    for i in range(len(rates)):
-        rate, shrink = rates[i], math.log1p(-rates[i] * wd)
-        shrink_in = math.log1p(-rates[i] * input_rate * wd)
-        low, high = i * batch_size, min((i + 1) * batch_size, size)
-        B = high - low
-        # Negatives: the distinct ones, with how much each counts.
-        Ku = _number(negatives[i], place_neg, m)
-        W[:Ku] = 0
-        for k in range(K):
-            W[place_neg[negatives[i, k]]] += real(weight)
-        for k in range(Ku):
-            N[k] = R[m[k]]
-        # Forward.
-        U = _number(tokens[first[low:high].min() : last[low:high].max()], place_in, u)
-        dE[:U] = 0
-        touches[:U] = 0
+@jit
+def _batch(i, batch_size, tokens, first, last, negatives, rows):
+    """Which positions batch i has, and how many rows it touches: context words ``u``, negatives ``m``."""
+    u, m, place_in, place_neg, _ = rows
+    low, high = i * batch_size, min((i + 1) * batch_size, len(tokens))
+    U = number(tokens[first[low:high].min() : last[low:high].max()], place_in, u)
+    return i, low, high, U, number(negatives[i], place_neg, m)
+
+
+@jit
+def _forget(at, rows):
+    """Make `_batch` ready for the next batch."""
+    u, m, place_in, place_neg, _ = rows
+    for x in range(at[3]):
+        place_in[u[x]] = -1
+    for k in range(at[4]):
+        place_neg[m[k]] = -1
+
+
+@jit
+def _forward(E, R, tokens, first, last, at, rows, H, S, s, tiles, tile, buffers):
+    """In each tile of columns: hidden vectors H, and what the tile adds to the scores of negatives S and targets s."""
+    _, low, high, _, K = at
+    B, m = high - low, rows[1]
+    for t in tiles:
+        left, right = t * tile, min((t + 1) * tile, E.shape[1])
+        n = right - left
+        h_tile, N = H[t, : B * n].reshape(B, n), buffers[0][: K * n].reshape(K, n)
         for b in range(B):
-            p = low + b
-            h = H[b]
+            p, h = low + b, h_tile[b]
             h[:] = 0
             for j in range(first[p], last[p]):
                 if j != p:
-                    row = E[tokens[j]]
+                    row = E[tokens[j], left:right]
                     for c in range(n):
                         h[c] += row[c]
-            scale = real(1.0 / (last[p] - first[p] - 1))
+            row, scale, score = (
+                R[tokens[p], left:right],
+                E.dtype.type(1.0 / (last[p] - first[p] - 1)),
+                E.dtype.type(0),
+            )
             for c in range(n):
                 h[c] *= scale
-        S, q = s_flat[: B * Ku].reshape(B, Ku), q_flat[: B * Ku].reshape(B, Ku)
+                score += h[c] * row[c]
+            s[t, b] = score
         if B == 1:
-            for k in range(Ku):
-                s = real(0.0)
+            for k in range(K):
+                row, score = R[m[k], left:right], E.dtype.type(0)
                 for c in range(n):
-                    s += H[0, c] * N[k, c]
-                S[0, k] = s
+                    score += h_tile[0, c] * row[c]
+                S[t, 0, k] = score
         else:
-            np.dot(H[:B], N[:Ku].T, S)
-        _sigmoids(S, q)
+            for k in range(K):
+                N[k] = R[m[k], left:right]
+            S[t, :B, :K] = np.dot(h_tile, N.T)
+
+
+@jit
+def _scores(tokens, negatives, weight, rate, wd, at, rows, S, s):
+    """From the scores to the gradient by them, times -rate: G (B, K) and g (B,); what decay leaves; the loss."""
+    i, low, high, _, K = at
+    B, real = high - low, S.dtype.type
+    _, _, _, place_neg, hits = rows
+    W, touched = np.zeros(K), np.zeros(K)
+    for k in range(negatives.shape[1]):
+        W[place_neg[negatives[i, k]]] += weight
+    G, g, q = S[0, :B, :K].copy(), s[0, :B].copy(), np.empty((B, K), S.dtype)
+    for t in range(1, S.shape[0]):
+        G += S[t, :B, :K]
+        g += s[t, :B]
+    sigmoids(G, q)
+    loss = 0.0
+    touched[:] = B * W
+    for b in range(B):
+        f = float(g[b])
+        f = -80.0 if f < -80.0 else f
+        e = math.exp(-f)
+        loss += math.log1p(e)
+        g[b] = rate * (e / (1 + e))
+        hits[tokens[low + b]] += 1
+        k = place_neg[tokens[low + b]]
+        if k >= 0:  # a negative equal to the target is left out
+            G[b, k] = 0
+            q[b, k] = 1
+            touched[k] += 1 - W[k]
+    for k in range(K):
+        product, logs, factor = 1.0, 0.0, real(-rate * W[k])
         for b in range(B):
-            w = tokens[low + b]
-            s = real(0.0)
-            for c in range(n):
-                s += H[b, c] * R[w, c]
-            s = min(max(s, real(-80.0)), real(80.0)) if s == s else s
-            e = math.exp(-s)
-            loss += math.log1p(e)
-            g[b] = real(rate) * real(e / (1 + e))
-            hits[w] += 1
-            if place_neg[w] >= 0:  # a negative equal to the target is left out
-                S[b, place_neg[w]] = 0
-                q[b, place_neg[w]] = 1
-        for k in range(Ku):
-            product, logs = 1.0, 0.0
-            for b in range(B):
-                product *= q[b, k]
-                S[b, k] *= -real(rate) * W[k]
-                if product < 1e-200:
-                    logs += math.log(product)
-                    product = 1.0
-            loss -= W[k] * (logs + math.log(product))
-        # Backward, everything from the old rows.
+            G[b, k] *= factor
+            product *= q[b, k]
+            if product < 1e-200:
+                logs += math.log(product)
+                product = 1.0
+        loss -= W[k] * (logs + math.log(product))
+    shrink = math.log1p(-rate * wd)
+    keep_t = np.ones(
+        B, S.dtype
+    )  # each row decays once, by all its touches: as a negative, or at its first target
+    for b in range(B):
+        if place_neg[tokens[low + b]] < 0:
+            keep_t[b] = math.exp(hits[tokens[low + b]] * shrink)
+        hits[tokens[low + b]] = 0
+    return G, g, np.exp(touched * shrink).astype(S.dtype), keep_t, loss
+
+
+@jit
+def _backward(
+    E, R, tokens, first, last, rate, wd, whole, input_rate, at, rows, H, G, g, keep_m, keep_t, tiles, tile, buffers
+):  # fmt: skip
+    """In each tile of columns: the changes of all rows from their old values, then the update."""
+    _, low, high, U, K = at
+    B, real = high - low, E.dtype.type
+    u, m, place_in = rows[:3]
+    touches = buffers[1]
+    shrink = math.log1p(-rate * input_rate * wd)
+    for t in tiles:
+        left, right = t * tile, min((t + 1) * tile, E.shape[1])
+        n = right - left
+        space = buffers[0]
+        N, space = space[: K * n].reshape(K, n), space[K * n :]
+        dN, space = space[: K * n].reshape(K, n), space[K * n :]
+        dH, space = space[: B * n].reshape(B, n), space[B * n :]
+        dE, h_tile = space[: U * n].reshape(U, n), H[t, : B * n].reshape(B, n)
         if B == 1:
             dH[0] = 0
-            for k in range(Ku):
+            for k in range(K):
+                row, factor = R[m[k], left:right], G[0, k]
                 for c in range(n):
-                    dH[0, c] += S[0, k] * N[k, c]
-                    dN[k, c] = S[0, k] * H[0, c]
+                    dH[0, c] += factor * row[c]
+                    dN[k, c] = factor * h_tile[0, c]
         else:
-            np.dot(S, N[:Ku], dH[:B])
-            np.dot(S.T, H[:B], dN[:Ku])
+            for k in range(K):
+                N[k] = R[m[k], left:right]
+            np.dot(G, N, dH)
+            np.dot(G.T, h_tile, dN)
+        dE[:] = 0
+        touches[:U] = 0
         for b in range(B):
             p = low + b
-            row, d = R[tokens[p]], dH[b]
+            row, d = R[tokens[p], left:right], dH[b]
             scale = real(input_rate if whole else input_rate / (last[p] - first[p] - 1))
             for c in range(n):
                 d[c] = (d[c] + g[b] * row[c]) * scale
@@ -189,108 +291,38 @@ def _narrow(E, R, tokens, first, last, negatives, weight, batch_size, rates, wd,
                 if j != p:
                     x = place_in[tokens[j]]
                     touches[x] += 1
-                    out = dE[x]
+                    change = dE[x]
                     for c in range(n):
-                        out[c] += d[c]
-        # Update: each row is written once, or once more for each time it is a target.
+                        change[c] += d[c]
         for x in range(U):
-            row, keep = E[u[x]], real(math.exp(touches[x] * shrink_in))
+            row, keep = E[u[x], left:right], real(math.exp(touches[x] * shrink))
             for c in range(n):
                 row[c] = keep * row[c] + dE[x, c]
-        for k in range(Ku):
-            touched = W[k] * (B - hits[m[k]]) + hits[m[k]]
-            row, keep = R[m[k]], real(math.exp(touched * shrink))
+        for k in range(K):
+            row, keep = R[m[k], left:right], keep_m[k]
             for c in range(n):
                 row[c] = keep * row[c] + dN[k, c]
         for b in range(B):
-            w = tokens[low + b]
-            row, keep = R[w], real(1.0)
-            if hits[w] > 0:
-                if place_neg[w] < 0:
-                    keep = real(math.exp(hits[w] * shrink))
-                hits[w] = 0
+            row, keep, factor = R[tokens[low + b], left:right], keep_t[b], g[b]
             for c in range(n):
-                row[c] = keep * row[c] + g[b] * H[b, c]
-        _forget(u, U, place_in)
-        _forget(m, Ku, place_neg)
-    return loss
+                row[c] = keep * row[c] + factor * h_tile[b, c]
 
 
-@_jit
-def _wide(E, R, tokens, first, last, negatives, weight, batch_size, rates, wd, whole, input_rate):
-    size, K, n = len(tokens), negatives.shape[1], E.shape[1]
-    real = E.dtype.type
-    place_in = np.full(E.shape[0], -1, np.int32)
-    place_out = np.full(E.shape[0], -1, np.int32)
-    most = batch_size + 2 * (last - first).max() if size else 1
-    u, m = np.empty(most, np.int32), np.empty(K + batch_size, np.int32)
-    words = np.empty(K + batch_size, np.int32)
-    touches_in = np.zeros(most, E.dtype)
-    touches_out, W = np.zeros(K + batch_size, E.dtype), np.zeros(K + batch_size, E.dtype)
-    EU, dE = np.empty((most, n), E.dtype), np.empty((most, n), E.dtype)
-    RM, dR = np.empty((K + batch_size, n), E.dtype), np.empty((K + batch_size, n), E.dtype)
-    loss = 0.0
+@jit
+def _all_batches(
+    E, R, tokens, first, last, negatives, weight, batch_size, rates, wd, whole, input_rate, rows, H, S, s,
+    tiles, tile, buffers
+):  # fmt: skip
+    """Train on a block, all on one thread; return the sum of the losses."""
+    total = 0.0
     for i in range(len(rates)):
-        rate, shrink = rates[i], math.log1p(-rates[i] * wd)
-        shrink_in = math.log1p(-rates[i] * input_rate * wd)
-        low, high = i * batch_size, min((i + 1) * batch_size, size)
-        B = high - low
-        words[:K] = negatives[i]
-        words[K : K + B] = tokens[low:high]
-        M = _number(words[: K + B], place_out, m)
-        U = _number(tokens[first[low:high].min() : last[low:high].max()], place_in, u)
-        W[:M] = 0
-        touches_out[:M] = 0
-        touches_in[:U] = 0
-        for k in range(K):
-            W[place_out[negatives[i, k]]] += real(weight)
-        for x in range(U):
-            EU[x] = E[u[x]]
-        for y in range(M):
-            RM[y] = R[m[y]]
-        C, CT = np.zeros((B, U), E.dtype), np.zeros((U, B), E.dtype)
-        for b in range(B):
-            p = low + b
-            value = real(1.0 / (last[p] - first[p] - 1))
-            for j in range(first[p], last[p]):
-                if j != p:
-                    x = place_in[tokens[j]]
-                    C[b, x] += value
-                    CT[x, b] += real(input_rate) if whole else real(input_rate) * value
-                    touches_in[x] += 1
-        S = np.dot(C, np.dot(EU[:U], RM[:M].T))
-        q = np.empty_like(S)
-        _sigmoids(S, q)
-        for b in range(B):
-            y = place_out[tokens[low + b]]
-            target = q[b, y]
-            loss -= math.log(S[b, y])
-            touches_out[y] += 1 - W[y]
-            q[b, y] = 1
-            S[b, y] = 0
-            for k in range(M):
-                S[b, k] *= -real(rate) * W[k]
-            S[b, y] = real(rate) * target
-        for k in range(M):
-            if W[k] > 0:
-                product, logs = 1.0, 0.0
-                for b in range(B):
-                    product *= q[b, k]
-                    if product < 1e-200:
-                        logs += math.log(product)
-                        product = 1.0
-                loss -= W[k] * (logs + math.log(product))
-            touches_out[k] += B * W[k]
-        np.dot(np.dot(CT, S), RM[:M], dE[:U])
-        np.dot(np.dot(S.T, C), EU[:U], dR[:M])
-        for x in range(U):
-            row, keep = E[u[x]], real(math.exp(touches_in[x] * shrink_in))
-            for c in range(n):
-                row[c] = keep * row[c] + dE[x, c]
-        for y in range(M):
-            row, keep = R[m[y]], real(math.exp(touches_out[y] * shrink))
-            for c in range(n):
-                row[c] = keep * row[c] + dR[y, c]
-        _forget(u, U, place_in)
-        _forget(m, M, place_out)
-    return loss
+        at = _batch(i, batch_size, tokens, first, last, negatives, rows)
+        _forward(E, R, tokens, first, last, at, rows, H, S, s, tiles, tile, buffers)
+        G, g, keep_m, keep_t, loss = _scores(tokens, negatives, weight, rates[i], wd, at, rows, S, s)
+        _backward(
+            E, R, tokens, first, last, rates[i], wd, whole, input_rate, at, rows, H, G, g, keep_m, keep_t,
+            tiles, tile, buffers
+        )  # fmt: skip
+        _forget(at, rows)
+        total += loss
+    return total

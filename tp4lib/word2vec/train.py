@@ -1,5 +1,6 @@
 """Train Word2Vec: epochs, a falling rate, a progress bar, checkpoints that resume to the same numbers."""
 
+import functools
 import hashlib
 import math
 import signal
@@ -26,6 +27,7 @@ from tp4lib.word2vec.sampling import NEGATIVES, Sampler
 
 CHECKPOINT = "checkpoint.npz"
 CHECKPOINT_SECONDS = 180.0
+SHARED_COLUMNS = 1024  # from here on threads share columns, below they take blocks
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,16 @@ def train(
         wd: weight decay; each touch of a row multiplies it by ``1 - rate * wd``.
         window: largest window; each position takes one uniform in 1..window.
         negatives: "per-position", the paper's: ``num_negatives`` fresh ones for each position; or "shared": each batch
-            draws ``shared_negatives``, weighted so that the expected gradient is the same, and works by matrix products.
+            draws ``shared_negatives``, weighted so that the expected gradient is the same; then most work is
+            matrix products.
         batch_size: positions an SGD step sums over. Default: per-position 1 (the sequential algorithm; 16 where numba
             is missing and on a GPU); shared 32, on a GPU 256.
         shared_negatives: K; default ``batch_size``.
         subsample: threshold t of `keep_probability`.
         window_gradient: "mean" (the true gradient) or "sum" (gensim's), see `StepSettings`.
         seed: for the start, the windows and the negatives; the latter two are the same at all widths.
-        threads: CPU threads. 1 gives the same bits each time; more train on several blocks at once without locks.
+        threads: CPU threads. 1 gives the same bits each time. From 1,024 columns on more threads share the columns and
+            give the same bits too; with fewer columns they train on several blocks at once, without locks.
         engine: "auto", "numba" or "torch".
         start: train this model on (from any start); it is changed in place and ``width`` must be its width.
         out: folder for checkpoints, after every epoch and every few minutes; None for none.
@@ -108,6 +112,8 @@ def train(
     width, device = parse_width(width), resolve(device)
     if negatives not in NEGATIVES:
         raise InputError(f"unknown negatives {negatives!r}; expected shared or per-position; try shared")
+    if threads < 1:
+        raise InputError(f"threads {threads}; expected at least 1; try --threads 1")
     if lr <= 0 or wd < 0 or not lr * wd < 1:
         raise InputError(f"lr {lr}, wd {wd}; expected lr > 0 and 0 <= wd < 1 / lr; try --lr 0.05 --wd 1e-3")
     shared = negatives == "shared"
@@ -158,7 +164,7 @@ def train(
             f"the start has {model.vocab_size} rows, the vocabulary {len(corpus.vocab)} words; expected as many"
         )
     run = _Run(
-        model, sampler, step, settings, _steps(engine, model, sampler), path, threads, checkpoint_seconds
+        model, sampler, step, settings, *_steps(engine, model, sampler, threads), path, checkpoint_seconds
     )
     if saved is not None:
         run.restore(*saved)
@@ -169,9 +175,9 @@ def train(
 class _Run:
     """A training run: the model, where it is in the text, and how to save both."""
 
-    def __init__(self, model, sampler, step, settings, steps, path, threads, checkpoint_seconds) -> None:
+    def __init__(self, model, sampler, step, settings, steps, at_once, path, checkpoint_seconds) -> None:
         self.model, self.sampler, self.step, self.settings = model, sampler, step, settings
-        self.steps, self.path, self.threads, self.pause = steps, path, threads, checkpoint_seconds
+        self.steps, self.at_once, self.path, self.pause = steps, at_once, path, checkpoint_seconds
         self.state: dict[str, Any] = {
             "epoch": 0,  # epochs finished
             "block": 0,  # blocks of the current epoch finished
@@ -221,9 +227,9 @@ class _Run:
                     raise KeyboardInterrupt
 
     def _train_round(self, progress) -> None:
-        """Train on the next block, or on as many blocks at once as there are threads."""
+        """Train on the next block, or on several at once."""
         state, started = self.state, time.monotonic()
-        numbers = range(state["block"], min(state["block"] + self.threads, self.sampler.blocks))
+        numbers = range(state["block"], min(state["block"] + self.at_once, self.sampler.blocks))
 
         def work(number: int) -> tuple[float, int]:
             return self.steps(self.model, self.sampler.block(state["epoch"], number), self.step)
@@ -271,7 +277,8 @@ class _Run:
         self.state["evaluated"] = True
 
 
-def _steps(engine: str, model: CBOW, sampler: Sampler) -> Callable:
+def _steps(engine: str, model: CBOW, sampler: Sampler, threads: int) -> tuple[Callable, int]:
+    """The function that trains on a block, and on how many blocks at once."""
     if engine not in ("auto", "numba", "torch"):
         raise InputError(f"unknown engine {engine!r}; expected auto, numba or torch; try auto")
     fits = fast.available(model, sampler.batch_size, sampler.shared is not None)
@@ -280,7 +287,12 @@ def _steps(engine: str, model: CBOW, sampler: Sampler) -> Callable:
             "the numba engine needs numba, a CPU, and shared negatives or batches of 1; "
             "expected all three; try --engine torch"
         )
-    return fast.numba_steps if fits and engine != "torch" else torch_steps
+    if engine == "torch" or not fits:
+        return torch_steps, 1
+    if threads == 1 or model.columns < SHARED_COLUMNS:
+        return fast.numba_steps, threads
+    pool = ThreadPoolExecutor(threads - 1)
+    return functools.partial(fast.numba_steps, pool=pool, threads=threads), 1
 
 
 def _load(path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -42,7 +42,7 @@ _DIGIT = re.compile(rb"[0-9]")
 
 
 def clean_wikipedia(dump_path: str | Path, out_path: str | Path) -> int:
-    """Turn a MediaWiki XML dump (plain or packed) into a text8-format file, by the recipe text8 and fil9 were made with.
+    """Turn a MediaWiki XML dump (plain or packed) into a text8-format file, by the recipe behind text8 and fil9.
 
     Text between ``<text ...>`` and ``</text>`` of pages that do not redirect; tags, footnotes, templates and tables
     out; links by their visible text, images by their caption; lower case; digits spelled out; everything else than
