@@ -8,14 +8,15 @@ KEY = "tp4"
 
 
 def source_digest(notebook: dict[str, Any]) -> str:
-    """SHA-256 over the kind and text of every cell, in order; outputs and execution counts do not count.
+    """SHA-256 over the code cells, in order; outputs, execution counts and prose do not count.
 
-    A notebook's committed outputs carry the digest of the source that made them (metadata ``tp4.source``), so that a
+    A notebook's committed outputs carry the digest of the code that made them (metadata ``tp4.source``), so that a
     changed cell is noticed.
     """
     cells = [
-        [cell["cell_type"], "".join(cell["source"])]
+        "".join(cell["source"])
         for cell in notebook["cells"]
-        if "injected-parameters" not in cell.get("metadata", {}).get("tags", [])
+        if cell["cell_type"] == "code"
+        and "injected-parameters" not in cell.get("metadata", {}).get("tags", [])
     ]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
