@@ -98,6 +98,7 @@ def train(
         resume: go on from the checkpoint in ``out``.
         evaluate: called with the embeddings after each epoch; returns something with ``accuracy`` (percent),
             ``correct``, ``answered`` and ``total``.
+        checkpoint_seconds: time between checkpoints within an epoch; 0 for one after every block of the text.
 
     Raises:
         InputError: settings that cannot work or differ from those of the checkpoint, too little memory, a damaged
@@ -193,8 +194,10 @@ class _Run:
             started = time.monotonic()
             arrays = {"embeddings": self.model.embeddings, "readout": self.model.readout}
             checkpoint.save(self.path, arrays, {"settings": self.settings, "state": self.state})
-            # Never spend more than a twentieth of the time on checkpoints, however large they are.
-            self.pause = max(self.pause, 20 * (time.monotonic() - started))
+            if (
+                self.pause > 0
+            ):  # spend no more than a twentieth of the time on checkpoints, however large they are
+                self.pause = max(self.pause, 20 * (time.monotonic() - started))
 
     def restore(self, arrays: dict[str, Any], state: dict[str, Any]) -> None:
         for name in ("embeddings", "readout"):
