@@ -121,7 +121,7 @@ def main() -> None:
             f"{row['test_accuracy_1_step']:7.2f} {row['published'] or '':>9} {row['seconds']:8.0f}"
         )
     result = {
-        "command": shlex.join(["python", "benchmarks/maml_table2.py", *sys.argv[1:]]),
+        "command": f"python benchmarks/maml_table2.py --seeds {shlex.join(map(str, args.seeds))}",
         "what": "Omniglot, 5-way 1-shot, test accuracy in percent; best epoch by validation",
         "rows": rows,
         "seconds_in_all": sum(m["seconds"] for row in rows for m in row["runs"]),
