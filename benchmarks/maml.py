@@ -89,8 +89,8 @@ def compare(width: float, rounds: int, seconds: float) -> dict:
         results["matmul"].append(product * rate(lambda: square @ square, min(1.0, seconds)))
         results["ours"].append(rate(lambda: learner.outer_step(tasks.batch(META_BATCH)), seconds))
         results["learn2learn"].append(rate(lambda: their_step(tasks.batch(META_BATCH)), seconds))
-    # The hidden layer of supports and queries, and the gradient of the first layer's weights from the queries.
-    work = 2 * META_BATCH * 3 * WAYS * ours.d_in * len(ours.U) / 1e9
+    # B U^T, D U and D^T B_q of `LinearFOMAML`, each with ways - 1 rows a task.
+    work = 2 * 3 * META_BATCH * (WAYS - 1) * ours.d_in * len(ours.U) / 1e9
     steps, l2l, gflops = (statistics.median(results[key]) for key in ("ours", "learn2learn", "matmul"))
     ratios = sorted(a / b for a, b in zip(results["ours"], results["learn2learn"]))
     return {

@@ -29,6 +29,12 @@ def query_accuracy(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     return (logits.argmax(-1) == batch.y[:, batch.supports :]).float().mean(1)
 
 
+def _zero_sum(o: int) -> torch.Tensor:
+    """Orthonormal columns that span the vectors of R^o whose entries sum to 0: ``(o, o - 1)``."""
+    centred = torch.eye(o, dtype=torch.float64) - 1 / o
+    return torch.linalg.qr(centred[:, : o - 1]).Q
+
+
 class _Adapted(NamedTuple):
     """A meta-batch after adaptation; letters as in `LinearFOMAML`, for the last step."""
 
@@ -42,17 +48,28 @@ class _Adapted(NamedTuple):
 class LinearFOMAML:
     """First-order MAML of a `LinearLimit` network, infinitely wide or not.
 
-    A step on one task's supports X (S, d) with errors ``E = (softmax(f) - Y) / S`` changes U by the rank-S matrix
-    ``-eps (E V)^T X`` and V by ``-eps E^T H``, ``H = X U^T + alpha b``. So however many steps are taken, the adapted
-    readout, and whatever was added to the hidden layer, lie in the span of the o + S vectors ``Z = [V; H]``:
+    A step on one task's supports X (S, d) with errors ``E = (softmax(f) - Y) / S`` changes U by the low-rank matrix
+    ``-eps (E V)^T X`` and V by ``-eps E^T H``, ``H = X U^T + alpha b``. (Below, b is one more column of U, and alpha
+    one more input.) So no weight matrix is ever held for a task.
 
-        V_s = v_s Z,          v_0 = [I, 0],   v_{s+1} = v_s - eps E_s^T h_s
-        U_s = U - (p_s Z)^T X,  p_0 = 0,      p_{s+1} = p_s + eps E_s v_s
-        H_s = h_s Z,          h_s = [0, I] - K p_s,       K = X X^T + alpha^2,
-        f_s = h_s (Z Z^T) v_s^T.
+    *One step, as in training.* With the class sums of errors ``B = E^T X`` of supports and ``B_q`` of queries, both
+    (o, d), and ``D = B U^T``, all that is needed of a task is in
 
-    Adapting is arithmetic on matrices of o + S rows, all tasks at once. What is left to do at the width of the network
-    are three large matrix products a meta-step: the hidden layer of supports, of queries, and the gradient of U.
+        f_q = X_q (V U - eps D U)^T - eps (X_q B^T) V (V - eps D)^T
+        dU = (V - eps D)^T B_q,     dV = B_q U^T - eps B_q B^T V,
+
+    three large products a meta-step (B U^T, D U, D^T B_q) with o rows a task, whatever the shots and queries; and since
+    errors sum to 0 over classes, o - 1 rows are enough (`_zero_sum`).
+
+    *Any number of steps.* The adapted readout, and what was added to the hidden layer, stay in the span of the o + S
+    vectors ``Z = [V; H]``:
+
+        V_s = v_s Z,            v_0 = [I, 0],   v_{s+1} = v_s - eps E_s^T h_s
+        U_s = U - (p_s Z)^T X,  p_0 = 0,        p_{s+1} = p_s + eps E_s v_s
+        H_s = h_s Z,            h_s = [0, I] - K p_s,       K = X X^T + alpha^2,
+        f_s = h_s (Z Z^T) v_s^T,
+
+    so that adapting is arithmetic on matrices of o + S rows, all tasks at once.
 
     Args:
         network: trained in place.
@@ -80,6 +97,7 @@ class LinearFOMAML:
     ) -> None:
         self.network = network
         self.inner_lr, self.lr, self.clip, self.inner_steps = inner_lr, lr, clip, inner_steps
+        self._zero_sum = _zero_sum(network.d_out)
 
     @torch.no_grad()
     def outer_step(self, batch: Batch) -> torch.Tensor:
@@ -136,6 +154,44 @@ class LinearFOMAML:
         return _Adapted(logits, hidden, p, v, Kq)
 
     def _gradients(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        return self._after_one(batch) if self.inner_steps == 1 else self._after_several(batch)
+
+    def _after_one(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Mean query loss, and its first-order gradients summed over tasks, after one step of adaptation."""
+        net, eps, alpha = self.network, self.inner_lr, self.network.bias_scale
+        U, V = net.U, net.V
+        b = U.new_zeros(len(U)) if net.b is None else net.b
+        support_x, support_y, query_x, query_y = batch
+        o, d = net.d_out, net.d_in
+        P = self._zero_sum.to(U)  # (o, o - 1); what is written B here is P^T E^T X, and so on
+        eye = torch.eye(o, device=U.device, dtype=U.dtype)
+        before = torch.addmm(alpha * (V @ b), batch.x.reshape(-1, d), (V @ U).T).view(len(batch.x), -1, o)
+
+        e = (torch.softmax(before[:, : batch.supports], dim=2) - eye[support_y]) @ (P / support_y.shape[1])
+        B, beta = torch.bmm(e.mT, support_x), alpha * e.sum(1)  # (T, o - 1, d); (T, o - 1) for the bias
+        D = torch.addmm(beta.view(-1, 1) * b, B.view(-1, d), U.T)
+        DU, Db = (D @ U).view(-1, o - 1, d), (D @ b).view(-1, 1, o - 1)
+        DV = (D @ (V.T @ P)).view(-1, o - 1, o - 1)
+        K = torch.baddbmm(alpha * beta[:, None], query_x, B.mT)  # (T, Q, o - 1)
+        moved = torch.baddbmm(alpha * Db, query_x, DU.mT)
+        change = moved + K @ (P.T @ V @ V.T @ P) - eps * torch.bmm(K, DV.mT)
+        # Back to o classes; adding a number to all logits of a query changes nothing.
+        logits = before[:, batch.supports :] - eps * (change @ P.T)
+        loss = F.cross_entropy(logits.reshape(-1, o), query_y.reshape(-1))
+
+        e = (torch.softmax(logits, dim=2) - eye[query_y]) @ (P / query_y.shape[1])
+        Bq, beta_q = torch.bmm(e.mT, query_x), alpha * e.sum(1)
+        total, total_b = P @ Bq.sum(0), P @ beta_q.sum(0)  # (o, d), (o,)
+        left = torch.cat([D, V])
+        dU = left.T @ torch.cat([Bq.view(-1, d).mul(-eps), total])
+        inner = torch.bmm(Bq, B.mT).sum(0) + beta_q.T @ beta
+        dV = torch.addmm(torch.outer(total_b, b), total, U.T) - eps * (P @ inner @ P.T) @ V
+        if net.b is None:
+            return loss, [dU, dV]
+        return loss, [dU, dV, torch.cat([-eps * beta_q.view(-1), total_b]) @ left]
+
+    def _after_several(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The same after any number of steps."""
         net, S = self.network, batch.supports
         o, k, d = net.d_out, len(net.U), net.d_in
         logits, hidden, p, v, Kq = self._adapt(batch, self.inner_steps)
