@@ -286,16 +286,24 @@ def test_tasks_are_dealt_uniformly():
     assert abs(pairs[~np.eye(3, dtype=bool)] - 4000).max() < 4 * math.sqrt(4000)
 
 
-def test_tasks_go_on_from_a_saved_state_and_are_by_seed():
+@pytest.mark.parametrize("dealt", [0, 7, 500, 512, 700])
+def test_tasks_go_on_from_a_saved_state_and_are_by_seed(dealt):
     tasks = Tasks(numbered(20), seed=1)
-    tasks.batch(7)
+    tasks.batch(dealt)
     state = tasks.state()
-    expected = tasks.batch(7)
+    expected = tasks.batch(40)
     other = Tasks(numbered(20), seed=2)
-    assert not torch.equal(other.batch(7).index, expected.index)
+    assert not torch.equal(other.batch(40).index, expected.index)
     other.restore(state)
-    assert torch.equal(other.batch(7).index, expected.index)
-    assert Tasks(numbered(20), seed=1, dtype=torch.float64).batch(7).x.dtype == torch.float64
+    assert torch.equal(other.batch(40).index, expected.index)
+    assert torch.equal(other.batch(9).index, tasks.batch(9).index)
+
+
+def test_tasks_do_not_depend_on_how_they_are_batched():
+    whole, parts = Tasks(numbered(20), seed=1), Tasks(numbered(20), seed=1, dtype=torch.float64)
+    batches = [parts.batch(size) for size in (1, 500, 99, 600)]
+    assert batches[0].x.dtype == torch.float64
+    assert torch.equal(whole.batch(1200).index, torch.cat([b.index for b in batches]))
 
 
 def test_too_few_of_anything():

@@ -158,37 +158,39 @@ class LinearFOMAML:
 
     def _after_one(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Mean query loss, and its first-order gradients summed over tasks, after one step of adaptation."""
-        net, eps, alpha = self.network, self.inner_lr, self.network.bias_scale
+        net, alpha = self.network, self.network.bias_scale
         U, V = net.U, net.V
         b = U.new_zeros(len(U)) if net.b is None else net.b
         support_x, support_y, query_x, query_y = batch
-        o, d = net.d_out, net.d_in
-        P = self._zero_sum.to(U)  # (o, o - 1); what is written B here is P^T E^T X, and so on
-        eye = torch.eye(o, device=U.device, dtype=U.dtype)
-        before = torch.addmm(alpha * (V @ b), batch.x.reshape(-1, d), (V @ U).T).view(len(batch.x), -1, o)
+        T, o, k, d = len(batch.x), net.d_out, len(U), net.d_in
+        P = self._zero_sum.to(U)  # (o, o - 1)
+        W = P.T @ V
+        before = torch.addmm(alpha * (V @ b), batch.x.reshape(-1, d), (V @ U).T).view(T, -1, o)
 
-        e = (torch.softmax(before[:, : batch.supports], dim=2) - eye[support_y]) @ (P / support_y.shape[1])
+        # Of each task, P^T (-eps B) and P^T (-eps D), and their inner products: the adapted V is V + P D.
+        e = (torch.softmax(before[:, : batch.supports], dim=2) @ P).sub_(P[support_y])
+        e = e.mul_(-self.inner_lr / support_y.shape[1])
         B, beta = torch.bmm(e.mT, support_x), alpha * e.sum(1)  # (T, o - 1, d); (T, o - 1) for the bias
-        D = torch.addmm(beta.view(-1, 1) * b, B.view(-1, d), U.T)
-        DU, Db = (D @ U).view(-1, o - 1, d), (D @ b).view(-1, 1, o - 1)
-        DV = (D @ (V.T @ P)).view(-1, o - 1, o - 1)
-        K = torch.baddbmm(alpha * beta[:, None], query_x, B.mT)  # (T, Q, o - 1)
-        moved = torch.baddbmm(alpha * Db, query_x, DU.mT)
-        change = moved + K @ (P.T @ V @ V.T @ P) - eps * torch.bmm(K, DV.mT)
-        # Back to o classes; adding a number to all logits of a query changes nothing.
-        logits = before[:, batch.supports :] - eps * (change @ P.T)
+        DV = U.new_empty(T * (o - 1) + o, k)  # all tasks' D, and V below them
+        D = torch.addmm(beta.view(-1, 1) * b, B.view(-1, d), U.T, out=DV[:-o])
+        DV[-o:] = V
+        DU, Db = (D @ U).view(T, o - 1, d), (D @ b).view(T, 1, o - 1)
+        WW = (W @ W.T).add((D @ W.T).view(T, o - 1, o - 1).mT)
+        K = torch.baddbmm(beta[:, None], query_x, B.mT, beta=alpha)  # (T, Q, o - 1)
+        moved = torch.baddbmm(Db, query_x, DU.mT, beta=alpha).baddbmm_(K, WW)
+        logits = before[:, batch.supports :] + moved @ P.T
         loss = F.cross_entropy(logits.reshape(-1, o), query_y.reshape(-1))
 
-        e = (torch.softmax(logits, dim=2) - eye[query_y]) @ (P / query_y.shape[1])
-        Bq, beta_q = torch.bmm(e.mT, query_x), alpha * e.sum(1)
-        total, total_b = P @ Bq.sum(0), P @ beta_q.sum(0)  # (o, d), (o,)
-        left = torch.cat([D, V])
-        dU = left.T @ torch.cat([Bq.view(-1, d).mul(-eps), total])
-        inner = torch.bmm(Bq, B.mT).sum(0) + beta_q.T @ beta
-        dV = torch.addmm(torch.outer(total_b, b), total, U.T) - eps * (P @ inner @ P.T) @ V
+        e = (torch.softmax(logits, dim=2) @ P).sub_(P[query_y]).div_(query_y.shape[1])
+        rows = U.new_empty(T * (o - 1) + o, d)  # all tasks' P^T B_q, and the sum of B_q below them
+        Bq, beta_q = torch.bmm(e.mT, query_x, out=rows[:-o].view(T, o - 1, d)), alpha * e.sum(1)
+        total, total_b = torch.mm(P, Bq.sum(0), out=rows[-o:]), P @ beta_q.sum(0)
+        dU = DV.T @ rows
+        inner = torch.addmm(torch.bmm(Bq, B.mT).sum(0), beta_q.T, beta)
+        dV = torch.addmm(torch.outer(total_b, b), total, U.T).addmm_(P @ inner, W)
         if net.b is None:
             return loss, [dU, dV]
-        return loss, [dU, dV, torch.cat([-eps * beta_q.view(-1), total_b]) @ left]
+        return loss, [dU, dV, torch.cat([beta_q.view(-1), total_b]) @ DV]
 
     def _after_several(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The same after any number of steps."""

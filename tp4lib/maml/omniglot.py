@@ -1,10 +1,9 @@
-"""Omniglot: 1623 handwritten characters, 20 drawings each, dealt out as few-shot tasks."""
+"""Omniglot: 1623 handwritten characters, 20 drawings each; `Tasks` deals them out."""
 
 import hashlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,9 @@ from tp4lib import datasets, paths, progress
 from tp4lib.errors import InputError
 from tp4lib.files import atomic_path
 from tp4lib.maml import synthetic
+from tp4lib.maml.tasks import Batch, Tasks
+
+__all__ = ["Batch", "Characters", "Tasks", "load", "read", "rotations", "split", "vinyals"]
 
 SIZE = 28
 PARTS = ("images_background", "images_evaluation")
@@ -243,114 +245,3 @@ def vinyals(characters: Characters) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 def rotations(images: np.ndarray) -> np.ndarray:
     """Add every character turned by 90, 180 and 270 degrees as a character of its own: ``(4 classes, ...)``."""
     return np.concatenate([np.rot90(images, k, axes=(2, 3)) for k in range(4)])
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A meta-batch of T tasks, supports and queries side by side so that one matrix product serves both.
-
-    ``x`` ``(T, S + Q, 784)`` in [0, 1], the S supports first; ``y`` ``(T, S + Q)`` labels in 0..ways-1; ``index``
-    ``(T, S + Q)`` the rows of `Tasks.table` that were dealt (one number per distinct image).
-    Unpacks as ``support_x, support_y, query_x, query_y = batch``.
-    """
-
-    x: torch.Tensor
-    y: torch.Tensor
-    index: torch.Tensor
-    supports: int
-    ways: int
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        s = self.supports
-        return iter((self.x[:, :s], self.y[:, :s], self.x[:, s:], self.y[:, s:]))
-
-
-class Tasks:
-    """Deals few-shot tasks: ``ways`` distinct characters, of each ``shots`` supports and ``queries`` other drawings.
-
-    Everything is drawn by one generator of its own, on the CPU, so that the same seed deals the same tasks on every
-    device; a meta-batch is one indexing operation.
-
-    Args:
-        images: uint8 ``(classes, drawers, 28, 28)``.
-        ways, shots, queries: characters a task; drawings of each to adapt on, and to be asked about.
-        seed: of the generator.
-        device, dtype: of the batches.
-
-    Attributes:
-        table: uint8 ``(classes * drawers, 784)``, one row per distinct image.
-
-    Raises:
-        InputError: fewer classes than ways, or fewer drawings than shots + queries.
-
-    Example:
-        >>> tasks = Tasks(synthetic.draw(classes=8, drawers=4), ways=5, shots=1, queries=1, seed=0)
-        >>> support_x, support_y, query_x, query_y = tasks.batch(32)
-        >>> support_x.shape, query_y.shape
-        (torch.Size([32, 5, 784]), torch.Size([32, 5]))
-    """
-
-    def __init__(
-        self,
-        images: np.ndarray,
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 1,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        self.classes, self.drawers = images.shape[:2]
-        if min(ways, shots, queries) < 1:
-            raise InputError(f"{ways} ways, {shots} shots, {queries} queries; expected at least 1 of each")
-        if self.classes < ways:
-            raise InputError(
-                f"{self.classes} characters for tasks of {ways} ways; expected at least as many characters as ways; "
-                f"choose {self.classes} ways or fewer, or use the whole data set"
-            )
-        if self.drawers < shots + queries:
-            raise InputError(
-                f"{self.drawers} drawings a character for {shots} shots and {queries} queries; "
-                f"expected at least {shots + queries}; choose fewer of them"
-            )
-        self.ways, self.shots, self.queries, self.dtype = ways, shots, queries, dtype
-        self.generator = torch.Generator().manual_seed(seed)
-        self.table = torch.from_numpy(np.ascontiguousarray(images)).flatten(2).flatten(0, 1).to(device)
-
-    def batch(self, meta_batch: int) -> Batch:
-        """Deal ``meta_batch`` tasks."""
-        each = self.shots + self.queries
-        characters = self._distinct(meta_batch)  # (T, ways)
-        deal = torch.rand((meta_batch, self.ways, self.drawers), generator=self.generator)
-        drawings = deal.topk(
-            each, dim=2
-        ).indices  # distinct drawings of each character: (T, ways, shots + queries)
-        # Shot by shot: all ways' first support, ..., then all ways' first query, ...
-        index = (characters[:, :, None] * self.drawers + drawings).transpose(1, 2).reshape(meta_batch, -1)
-        index = index.to(self.table.device)
-        x = self.table.index_select(0, index.flatten()).to(self.dtype).div_(255)
-        y = torch.arange(self.ways, device=index.device).repeat(each).expand(meta_batch, -1)
-        return Batch(x.view(meta_batch, -1, x.shape[1]), y, index, self.ways * self.shots, self.ways)
-
-    def _distinct(self, meta_batch: int) -> torch.Tensor:
-        """Ordered draws of ``ways`` distinct characters, uniformly: ``(T, ways)``.
-
-        Floyd's method, one draw a way for all tasks at once, makes a uniform *set* (a draw that is already in it
-        gives way to the newest number); a shuffle makes the order uniform too. Cost does not grow with the classes.
-        """
-        chosen = torch.empty((meta_batch, self.ways), dtype=torch.long)
-        for way in range(self.ways):
-            newest = self.classes - self.ways + way
-            draw = torch.randint(newest + 1, (meta_batch,), generator=self.generator)
-            taken = (chosen[:, :way] == draw[:, None]).any(dim=1)
-            chosen[:, way] = torch.where(taken, newest, draw)
-        order = torch.rand((meta_batch, self.ways), generator=self.generator).argsort(dim=1)
-        return chosen.gather(1, order)
-
-    def state(self) -> torch.Tensor:
-        """The generator's state, for a checkpoint."""
-        return self.generator.get_state()
-
-    def restore(self, state: torch.Tensor) -> None:
-        """Deal on from a saved `state`: the same tasks as if there had been no break."""
-        self.generator.set_state(torch.as_tensor(state, dtype=torch.uint8))

@@ -1,0 +1,144 @@
+"""Few-shot tasks, dealt from a table of images."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tp4lib.errors import InputError
+
+_DECK = 512  # tasks that are drawn at once
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A meta-batch of T tasks, supports and queries side by side so that one matrix product serves both.
+
+    ``x`` ``(T, S + Q, 784)`` in [0, 1], the S supports first; ``y`` ``(T, S + Q)`` labels in 0..ways-1; ``index``
+    ``(T, S + Q)`` the rows of `Tasks.table` that were dealt (one number per distinct image).
+    Unpacks as ``support_x, support_y, query_x, query_y = batch``.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    index: torch.Tensor
+    supports: int
+    ways: int
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        s = self.supports
+        return iter((self.x[:, :s], self.y[:, :s], self.x[:, s:], self.y[:, s:]))
+
+
+class Tasks:
+    """Deals few-shot tasks: ``ways`` distinct characters, of each ``shots`` supports and ``queries`` other drawings.
+
+    Everything is drawn by one generator of its own, on the CPU, so that the same seed deals the same tasks on every
+    device, however they are batched; a meta-batch is one indexing operation.
+
+    Args:
+        images: uint8 ``(classes, drawers, 28, 28)``.
+        ways, shots, queries: characters a task; drawings of each to adapt on, and to be asked about.
+        seed: of the generator.
+        device, dtype: of the batches.
+
+    Attributes:
+        table: uint8 ``(classes * drawers, 784)``, one row per distinct image.
+
+    Raises:
+        InputError: fewer classes than ways, or fewer drawings than shots + queries.
+
+    Example:
+        >>> from tp4lib.maml import synthetic
+        >>> tasks = Tasks(synthetic.draw(classes=8, drawers=4), ways=5, shots=1, queries=1, seed=0)
+        >>> support_x, support_y, query_x, query_y = tasks.batch(32)
+        >>> support_x.shape, query_y.shape
+        (torch.Size([32, 5, 784]), torch.Size([32, 5]))
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 1,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.classes, self.drawers = images.shape[:2]
+        if min(ways, shots, queries) < 1:
+            raise InputError(f"{ways} ways, {shots} shots, {queries} queries; expected at least 1 of each")
+        if self.classes < ways:
+            raise InputError(
+                f"{self.classes} characters for tasks of {ways} ways; expected at least as many characters as ways; "
+                f"choose {self.classes} ways or fewer, or use the whole data set"
+            )
+        if self.drawers < shots + queries:
+            raise InputError(
+                f"{self.drawers} drawings a character for {shots} shots and {queries} queries; "
+                f"expected at least {shots + queries}; choose fewer of them"
+            )
+        self.ways, self.shots, self.queries, self.dtype = ways, shots, queries, dtype
+        self.generator = torch.Generator().manual_seed(seed)
+        self.table = torch.from_numpy(np.ascontiguousarray(images)).flatten(2).flatten(0, 1).to(device)
+        self._labels = torch.arange(ways, device=device).repeat(shots + queries)
+        self._shuffle()
+
+    def batch(self, meta_batch: int) -> Batch:
+        """Deal ``meta_batch`` tasks."""
+        hands = [self._deck[:0]]
+        while meta_batch > 0:
+            if self._next == _DECK:
+                self._shuffle()
+            hands.append(self._deck[self._next : self._next + meta_batch])
+            self._next += len(hands[-1])
+            meta_batch -= len(hands[-1])
+        index = torch.cat(hands).to(self.table.device)
+        x = self.table.index_select(0, index.flatten()).to(self.dtype).div_(255)
+        return Batch(
+            x.view(*index.shape, self.table.shape[1]),
+            self._labels.expand(*index.shape),
+            index,
+            self.ways * self.shots,
+            self.ways,
+        )
+
+    def _shuffle(self) -> None:
+        """Draw the next tasks, many at once because the cost is in the number of calls."""
+        self._before = self.generator.get_state()
+        characters = self._distinct(_DECK)  # (tasks, ways)
+        draw = torch.rand((_DECK, self.ways, self.drawers), generator=self.generator)
+        drawings = draw.topk(
+            self.shots + self.queries, dim=2
+        ).indices  # distinct: (tasks, ways, shots + queries)
+        # Shot by shot: all ways' first support, ..., then all ways' first query, ...
+        self._deck = (characters[:, :, None] * self.drawers + drawings).transpose(1, 2).reshape(_DECK, -1)
+        self._next = 0
+
+    def _distinct(self, tasks: int) -> torch.Tensor:
+        """Ordered draws of ``ways`` distinct characters, uniformly: ``(tasks, ways)``.
+
+        Floyd's method, one draw a way for all tasks at once, makes a uniform *set* (a draw that is already in it
+        gives way to the newest number); a shuffle makes the order uniform too. Cost does not grow with the classes.
+        """
+        chosen = torch.empty((tasks, self.ways), dtype=torch.long)
+        for way in range(self.ways):
+            newest = self.classes - self.ways + way
+            draw = torch.randint(newest + 1, (tasks,), generator=self.generator)
+            taken = (chosen[:, :way] == draw[:, None]).any(dim=1)
+            chosen[:, way] = torch.where(taken, newest, draw)
+        order = torch.rand((tasks, self.ways), generator=self.generator).argsort(dim=1)
+        return chosen.gather(1, order)
+
+    def state(self) -> torch.Tensor:
+        """Where the dealing stands, for a checkpoint: the generator's state and a place, as bytes."""
+        return torch.cat([self._before, torch.tensor([self._next]).view(torch.uint8)])
+
+    def restore(self, state: torch.Tensor) -> None:
+        """Deal on from a saved `state`: the same tasks as if there had been no break."""
+        state = torch.as_tensor(state, dtype=torch.uint8)
+        self.generator.set_state(state[:-8])
+        self._shuffle()
+        self._next = int(state[-8:].clone().view(torch.int64))
