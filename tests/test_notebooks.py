@@ -135,3 +135,48 @@ def test_00_width_n_approaches_the_limit(collection):
     assert m["convergence/slope"] == pytest.approx(-0.5, abs=0.1)
     assert m["features/relative change of the kernel"] > 0.3
     assert m["limit/training accuracy"] > 80
+
+
+def test_01_exponents_and_polyhedron(collection):
+    report = collection[1]["01_abc_parametrizations"]["metrics"]
+    exponents = {key: m for key, m in report.items() if key.startswith("feature change/exponent/")}
+    assert len(exponents) == 6
+    for key, m in exponents.items():
+        assert m["value"] == pytest.approx(m["published"], abs=0.15), key
+    assert report["polyhedron/points where inequalities and theorem disagree"]["value"] == 0
+    assert report["symmetry/largest difference of losses in an orbit"]["value"] < 1e-9
+    assert report["symmetry/difference to another orbit"]["value"] > 0.1
+
+
+def test_02_largest_rate_falls_in_sp_and_stays_in_mup(collection):
+    m = metrics(collection, "02_max_learning_rate")
+    assert m["slope/SP"] == pytest.approx(-1, abs=0.35)
+    assert m["slope/muP"] == pytest.approx(0, abs=0.35)
+
+
+def test_04_word2vec_converges_and_learns(collection):
+    m = metrics(collection, "04_word2vec_limit")
+    assert m["convergence/slope"] == pytest.approx(-0.5, abs=0.15)
+    assert m["movement/NTK_slope"] == pytest.approx(-0.5, abs=0.15)
+    assert m["movement/muP_slope"] == pytest.approx(0, abs=0.15)
+    assert m["loss/width_inf"] < m["loss/width_16"]
+
+
+def test_05_ntk_limit_keeps_its_random_start(collection):
+    m = metrics(collection, "05_word2vec_pca")
+    assert abs(m["separation/NTK_limit/silhouette"]) < 0.15
+
+
+def test_06_features_beat_kernels(collection):
+    report = collection[1]["06_maml_omniglot"]["metrics"]
+    assert report["limit/largest difference from autograd after 3 meta-steps"]["value"] < 1e-9
+    assert report["kernel/mean meta-gradient over dealings of labels, relative"]["value"] < 1e-9
+
+
+def test_08_optimum_stays_in_mup_and_drifts_in_sp(collection):
+    m = metrics(collection, "08_mu_transfer")
+    for key, value in m.items():
+        if key.startswith("drift/muP"):
+            assert abs(value) < 0.4, key
+        if key.startswith("drift/SP"):
+            assert value < -0.35, key
