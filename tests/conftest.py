@@ -8,3 +8,5 @@ os.environ["TP4_PROGRESS"] = "0"
 os.environ.pop("TP4_DATA", None)
 os.environ.pop("TP4_OUT", None)
 os.environ.setdefault("MPLBACKEND", "agg")
+# The tests' matrices are small: one thread is as fast, and a busy machine does not make threads wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
