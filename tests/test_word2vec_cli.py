@@ -105,7 +105,7 @@ def test_bad_input_is_one_line_and_exit_code_two(text, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_interrupted_and_killed_it_resumes_to_the_same_vectors(text, tmp_path):
-    asked = ["--corpus", text / "text", "--questions", text / "questions", "--width", "5", "--epochs", "60"]
+    asked = ["--corpus", text / "text", "--questions", text / "questions", "--width", "5", "--epochs", "30"]
     assert tp4(*asked, "--out", tmp_path / "unbroken") == 0
     out = tmp_path / "broken"
 
