@@ -24,7 +24,7 @@ RESULT = Path(__file__).resolve().parent / "results" / "maml_kernels.json"
 KINDS = [("gp", "linear"), ("ntk", "linear"), ("gp", "relu"), ("ntk", "relu")]
 SCALES = {"linear": (0.25, 0.5, 1.0, 2.0, 4.0), "relu": (0.5, 1.0, 2.0)}
 RATES = (0.01, 0.1, 0.4)
-SWEEP_STEPS, FULL_STEPS, PATIENCE = 200, 10_000, 15
+SWEEP_STEPS, FULL_STEPS, PATIENCE = 200, 10_000, 10
 
 
 def trained(kind, space, seed, meta_steps, patience=None, **settings):
