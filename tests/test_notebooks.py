@@ -12,15 +12,6 @@ from tp4lib.notebook_source import source_digest
 BOOKS = sorted((paths.checkout() / "notebooks").glob("*.ipynb"))
 NAMES = [book.stem for book in BOOKS]
 
-# Notebooks whose outputs at preset laptop are still to be stored; strict, so that none stays here once it has them.
-PENDING = {"02_max_learning_rate"}
-STORED = [
-    pytest.param(name, marks=pytest.mark.xfail(reason="laptop outputs not stored yet", strict=True))
-    if name in PENDING
-    else name
-    for name in NAMES
-]
-
 
 def load(name):
     return json.loads((paths.checkout() / "notebooks" / f"{name}.ipynb").read_text("utf-8"))
@@ -34,7 +25,7 @@ def source(cell):
     return "".join(cell["source"])
 
 
-@pytest.mark.parametrize("name", STORED)
+@pytest.mark.parametrize("name", NAMES)
 def test_committed_outputs_are_those_of_the_committed_source(name):
     book = load(name)
     stamp = book["metadata"].get("tp4", {})
@@ -91,7 +82,7 @@ def test_plumbing_stays_in_the_library(name):
     assert max(len(source(cell).splitlines()) for cell in code_cells(name)) <= 45, "a cell fits one screen"
 
 
-@pytest.mark.parametrize("name", STORED)
+@pytest.mark.parametrize("name", NAMES)
 def test_figures_have_alt_text_and_links_lead_somewhere(name):
     images = 0
     for cell in code_cells(name):
