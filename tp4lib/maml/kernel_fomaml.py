@@ -34,7 +34,7 @@ SETTINGS: dict[tuple[str, str], Settings] = {
     ("gp", "linear"): Settings(lr=0.01, sigma_in=0.25, sigma_out=1, bias_scale=1),
     ("ntk", "linear"): Settings(lr=0.01, sigma_in=0.25, sigma_out=0.25, bias_scale=1),
 }
-"""Linear: best by validation in ``benchmarks/maml_kernels.py``; there ReLU does better at ``lr=0.01`` and scales 0.5."""
+"""Linear: best by validation in ``benchmarks/maml_kernels.py``, whose sweep also has better settings for ReLU."""
 
 
 def function_space(
