@@ -1,4 +1,4 @@
-"""A vmapped sweep against the ordinary Python loop over the same runs.
+"""A sweep as one stack of networks against the ordinary Python loop over the same runs.
 
     python benchmarks/sweep.py [--width 256] [--members 32] [--steps 60] [--rounds 5]
 
@@ -145,7 +145,7 @@ def main() -> None:
         folder / "sweep.json",
         {
             "command": shlex.join(["python", "benchmarks/sweep.py", *sys.argv[1:]]),
-            "what": "vmapped sweep against a Python loop over the same runs; ratio above 1: the sweep is faster",
+            "what": "a sweep as one stack against a Python loop over the same runs; ratio above 1: the sweep is faster",
             "width": args.width,
             "steps": args.steps,
             "rounds": args.rounds,

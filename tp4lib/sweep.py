@@ -1,10 +1,10 @@
-r"""Many runs of one network at once: learning rates x seeds, trained as one `torch.vmap` over stacked weights.
+r"""Many runs of one network at once: learning rates x seeds, trained as one stack of networks.
 
     theta_m <- theta_m - eta_m n^{-c} dL/dtheta (theta_m; batch_t),      m = 1 .. M members, batch_t the same for all
 
 Training small networks one after another leaves a machine waiting for Python. Here the M members of a sweep are one
-stack (M, ...) per weight, a step is one batched matrix product per layer, and the optimizer is a few operations on
-stacks. A member that diverges is taken out of the stack and the step is written down.
+stack (M, ...) per weight, and a step is a few batched matrix products per layer (`tp4lib.stack`). A member that
+diverges is taken out of the stack and the step is written down.
 
 >>> from tp4lib.nn import MLP
 >>> from tp4lib.parametrization import mup
@@ -15,7 +15,6 @@ stacks. A member that diverges is taken out of the stack and the step is written
 [[True, True], [False, False]]
 """
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,21 +23,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, stack_module_state, vmap
-from torch.optim.adam import adam
 
-from tp4lib import nn as abc_nn
 from tp4lib.device import available_memory, require_memory
 from tp4lib.errors import InputError
 from tp4lib.progress import bar
+from tp4lib.stack import Stack
 
-_ADAM = dict(
-    beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False
-)  # its defaults
-_COPIES = {
-    "sgd": 3,
-    "adam": 6,
-}  # of the weights: themselves, gradients and scratch; for Adam w / rate and averages
+_COPIES = {"sgd": 2, "adam": 5}  # of the weights: themselves and scratch; for Adam gradients and averages too
 _CPU_STACK = 2**25  # bytes of stacked weights beyond which a CPU gains nothing from more members at once
 
 
@@ -188,7 +179,6 @@ def sweep(
     )
     seeds = _distinct("seeds", seeds, lambda seed: seed == int(seed), "whole numbers", "[0, 1]").astype(int)
     model = make(int(seeds[0]))
-    scales = abc_nn.rates(model, optimizer)
     _check_model(model, x, y, loss)
 
     every = evaluate_every or steps
@@ -212,15 +202,15 @@ def sweep(
         for begin in range(0, len(where), chunk):
             part = where[begin : begin + chunk]
             starts = {s: model if s == 0 else make(int(seeds[s])) for s in dict.fromkeys(part[:, 1])}
-            stack = _Stack(starts, part, rates, scales, optimizer, _LOSSES[loss])
+            running = _Members(starts, part, rates, optimizer, _LOSSES[loss])
             for t, batch in enumerate(minibatches(len(x), batch_size, steps + 1, batch_seed)):
                 batch = batch.to(x.device)
-                stack.update(result, t, x[batch], y[batch], blowup, last=t == steps)
-                if not len(stack.where):
+                running.update(result, t, x[batch], y[batch], blowup, last=t == steps)
+                if not len(running.where):
                     progress.update((steps - t) * len(part))
                     break
                 if t + 1 in evaluated_at:
-                    stack.evaluate(result, evaluated_at.index(t + 1), *test)
+                    running.evaluate(result, evaluated_at.index(t + 1), *test)
                 if t < steps:
                     progress.update(len(part))
     # The last test, and tests between a blow-up and the minibatch that shows it, are of a member already lost.
@@ -230,55 +220,23 @@ def sweep(
     return result
 
 
-class _Stack:
-    """M members in training: weights (M, ...), rates (M, 1, ..), Adam's averages, and where each is in the grid.
+class _Members:
+    """The members in training: their stack, and where each is in the grid."""
 
-    For Adam the stacks hold w / rate. Adam's step does not depend on the weight or its rate, so that w / rate moves by
-    the step at rate 1 in every member, and torch's own fused Adam, which knows one rate per tensor, serves the stack.
-    """
-
-    def __init__(self, starts, where, rates, scales, optimizer, loss) -> None:
-        self.where = where  # (M, 2) indices of rate and seed
+    def __init__(self, starts, where, rates, optimizer, loss) -> None:
+        self.where, self.loss = where, loss  # (M, 2) indices of rate and seed
         order = {s: i for i, s in enumerate(starts)}
-        parameters, _ = stack_module_state(list(starts.values()))
-        pick = torch.tensor([order[s] for s in where[:, 1]])
-        self.weights = {name: w.detach()[pick.to(w.device)] for name, w in parameters.items()}
-        # A step is made in the weights' own precision, as torch.optim makes it.
-        self.rates = {
-            name: torch.tensor(rates[where[:, 0]] * scales[name], dtype=w.dtype, device=w.device).view(
-                -1, *[1] * (w.dim() - 1)
-            )
-            for name, w in self.weights.items()
-        }
-        if optimizer == "adam":
-            self.weights = {name: w.div_(self.rates[name]) for name, w in self.weights.items()}
-        self.averages = [
-            {name: torch.zeros_like(w) for name, w in self.weights.items()}
-            for _ in range(2 if optimizer == "adam" else 0)
-        ]
+        pick = [order[s] for s in where[:, 1]]
+        self.stack = Stack(list(starts.values()), pick, rates[where[:, 0]], optimizer)
         self.limit: np.ndarray | None = None  # (M,) losses that count as diverged
-        skeleton = copy.deepcopy(next(iter(starts.values()))).to("meta")  # the weights come from the stack
-
-        def objective(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return loss(functional_call(skeleton, weights, (x,)), y)
-
-        def judge(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            f = functional_call(skeleton, weights, (x,))
-            labels = y.argmax(-1) if y.is_floating_point() else y
-            return loss(f, y), (f.argmax(-1) == labels).double().mean()
-
-        # The gradient is taken member by member inside vmap: summing the losses outside costs less Python, but gives
-        # the weights' gradients transposed in memory, and the update then waits for them.
-        self.gradients = vmap(grad_and_value(objective), in_dims=(0, None, None))
-        self.judge = vmap(judge, in_dims=(0, None, None))
 
     def update(self, result: Sweep, t: int, x: Tensor, y: Tensor, blowup: float, last: bool) -> None:
-        """Write down the losses after t updates, take out who diverged, and make the next update unless `last`."""
-        if last:
-            losses, _ = self.judge(self._effective(), x, y)
-        else:
-            gradients, losses = self.gradients(self._effective(), x, y)
-        values = losses.double().cpu().numpy()
+        """Write down the losses after t updates, make the next update unless `last`, and take out who diverged."""
+        with torch.set_grad_enabled(not last):
+            losses = self.loss(self.stack(x), y)
+        if not last:
+            self.stack.step(losses)
+        values = losses.detach().double().cpu().numpy()
         if self.limit is None:
             self.limit = blowup * values
         good = values <= self.limit  # False for NaN
@@ -286,53 +244,35 @@ class _Stack:
         result.losses[r[good], s[good], t] = values[good]
         if not good.all():
             result.diverged_at[r[~good], s[~good]] = t
-            self._keep(good)
-            if not last:
-                keep = torch.from_numpy(np.flatnonzero(good)).to(losses.device)
-                gradients = {name: g[keep] for name, g in gradients.items()}
-        if not last and len(self.where):
-            self._step(t + 1, gradients)
+            self.where, self.limit = self.where[good], self.limit[good]
+            self.stack.keep(good)
 
+    @torch.no_grad()
     def evaluate(self, result: Sweep, place: int, x: Tensor, y: Tensor) -> None:
         """Test loss and accuracy, in pieces of the test set whose activations take no more than the weights may."""
-        widest = max(w.shape[1] for w in self.weights.values())
+        widest = max(w.shape[1] for w in self.stack.weights())
         rows = max(1, _CPU_STACK // (8 * len(self.where) * widest))
-        weights, sums = (
-            self._effective(),
-            torch.zeros(2, len(self.where), dtype=torch.float64, device=x.device),
-        )
+        sums = torch.zeros(2, len(self.where), dtype=torch.float64, device=x.device)
         for x_part, y_part in zip(x.split(rows), y.split(rows), strict=True):
-            sums += torch.stack([part.double() for part in self.judge(weights, x_part, y_part)]) * len(x_part)
+            f = self.stack(x_part)
+            labels = y_part.argmax(-1) if y_part.is_floating_point() else y_part
+            right = (f.argmax(-1) == labels).double().mean(-1)
+            sums += torch.stack([self.loss(f, y_part).double(), right]) * len(x_part)
         r, s = self.where.T
         result.test_loss[r, s, place], result.test_accuracy[r, s, place] = (sums / len(x)).cpu().numpy()
 
-    def _effective(self) -> dict[str, Tensor]:
-        """The weights w as the network takes them."""
-        if not self.averages:
-            return self.weights
-        return {name: w * self.rates[name] for name, w in self.weights.items()}
-
-    def _keep(self, good: np.ndarray) -> None:
-        self.where, self.limit = self.where[good], self.limit[good]
-        for stacks in (self.weights, self.rates, *self.averages):
-            for name, stack in stacks.items():
-                stacks[name] = stack[torch.from_numpy(np.flatnonzero(good)).to(stack.device)]
-
-    def _step(self, t: int, gradients: dict[str, Tensor]) -> None:
-        if not self.averages:
-            for name, g in gradients.items():
-                self.weights[name].addcmul_(g, self.rates[name], value=-1)
-            return
-        count = [torch.tensor(float(t - 1), device=g.device) for g in gradients.values()]
-        stacks = [list(stack.values()) for stack in (self.weights, gradients, *self.averages)]
-        adam(*stacks, [], count, fused=True, lr=1.0, **_ADAM)
-
 
 def _square(f: Tensor, y: Tensor) -> Tensor:
-    return (f - y).square().sum(-1).mean() / 2
+    """(M, B, o), (B, o) -> (M,)"""
+    return (f - y).square().sum(-1).mean(-1) / 2
 
 
-_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"square": _square, "cross_entropy": F.cross_entropy}
+def _cross_entropy(f: Tensor, y: Tensor) -> Tensor:
+    """(M, B, o), (B,) -> (M,)"""
+    return F.cross_entropy(f.movedim(0, -1), y[:, None].expand(-1, len(f)), reduction="none").mean(0)
+
+
+_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"square": _square, "cross_entropy": _cross_entropy}
 
 
 # -- arguments --------------------------------------------------------------------------------------------------------
