@@ -1,0 +1,183 @@
+"""SGD on a perceptron in any stable abc-parametrization, as a tensor program."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tp4lib.errors import InputError
+from tp4lib.nn import ACTIVATIONS
+from tp4lib.parametrization import ABC
+from tp4lib.program.training import SLOPES, Loss, Task, Training, gram, make_task, require, squared_loss
+from tp4lib.program.world import World, outer
+
+_CLOSE = 1e-9  # sums of exponents this close are equal
+
+
+def train_mlp(
+    world: World,
+    xi: Tensor,
+    y: Tensor,
+    parametrization: ABC,
+    *,
+    activation: str = "tanh",
+    lr: float = 0.1,
+    steps: int = 8,
+    std: float | Sequence[float] = 1.0,
+    loss: Loss = squared_loss,
+    momentum: float = 0.0,
+    batches: Sequence[Sequence[int]] | None = None,
+    f0: Tensor | None = None,
+) -> Training:
+    r"""SGD on an L-hidden-layer perceptron in any stable abc-parametrization, as a tensor program.
+
+    Feature learning (r = 0), with v = n^q W^{L+1}, chi = dLoss/df, dx^L = sum_o chi_o v_o, dh^l = dx^l phi'(h^l),
+    dx^{l-1} = W^l^T dh^l and <,> the inner product over coordinates:
+
+        f = <v, x^L> / n,   v -= eta chi x^L,   W^l -= eta dh^l (x^{l-1})^T / n,   W^1 -= eta dh^1 xi^T
+
+    Of these terms a parametrization keeps the ones whose power of n is 0: layer l's update if
+    r_l = q + c - 1 + 2 a_l + [l = 1] is 0, v's start in f if s = a_{L+1} + b_{L+1} is 1, its update if
+    u = 2 a_{L+1} + c is 1; and whichever of the two is larger, at q = min(s, u), in dx^L. muP keeps all of them.
+
+    Kernel regime (r > 0): features stay as they start, with one Gaussian v in the backward pass, and
+
+        f -= eta K chi,   K = [u = 1] <x^L, x^L'>/n + sum_l [s + r_l = 1] <dh^l, dh^l'>/n <x^{l-1}, x^{l-1}'>/n
+
+    (<xi, xi'> itself for l = 1). f starts as a Gaussian process of covariance std_{L+1}^2 <x^L, x^L'>/n if s = 1/2,
+    else at 0. Source: Yang & Hu 2021, section 7 and appendix H; the NTP case is Jacot et al. 2018.
+
+    In `FiniteWidth(n)` muP's program is the width-n network itself, to rounding.
+
+    Args:
+        world: `FiniteWidth` or `InfiniteWidth`.
+        xi: (P, d_in) inputs. y: (P, d_out) targets for `loss`.
+        parametrization: its depth is L, e.g. `mup(2)`.
+        activation: "tanh", "relu", "gelu", "erf" or "identity" (a linear network).
+        lr: eta. steps: T.
+        std: sigma_l, one number or L + 1 of them: w^l starts as N(0, (sigma_l n^{-b_l})^2).
+        loss: (batch, d_out) outputs and targets -> () tensor.
+        momentum: of torch.optim.SGD: buffer = momentum * buffer + gradient, weight -= lr * buffer.
+        batches: for each step the rows of xi to train on (all of them by default); outputs are recorded on all rows.
+        f0: (P, d_out), in place of the draw of f at the start in the kernel regime.
+
+    Raises:
+        InputError: an unstable parametrization, wrong shapes, names or numbers, or too little memory.
+
+    >>> from tp4lib.parametrization import mup
+    >>> from tp4lib.program import InfiniteWidth
+    >>> xi, y = torch.eye(2, dtype=torch.float64), torch.tensor([[1.0], [-1.0]])
+    >>> train_mlp(InfiniteWidth(1000), xi, y, mup(2), steps=3).outputs.shape
+    torch.Size([4, 2, 1])
+    """
+    if not parametrization.is_stable:
+        broken = next(c for c in parametrization.stability_conditions if not c.holds)
+        raise InputError(
+            f"{parametrization} has no limit: {broken.what_breaks}; expected a stable one; "
+            f"try mup({parametrization.depth})"
+        )
+    last = parametrization.depth + 1
+    std = [float(std)] * last if isinstance(std, (int, float)) else list(std)
+    if len(std) != last:
+        raise InputError(f"std has {len(std)} numbers; one per layer, {last}, are needed; try std=1.0")
+    task = make_task(world, xi, y, activation, lr, steps, std, loss, momentum, batches)
+    if xi.dim() != 2:
+        raise InputError(f"xi is {tuple(xi.shape)}; expected (P, d_in); try xi[:, None] for numbers")
+    s, u, r_layers = _powers(parametrization)
+    if min(r_layers) > _CLOSE:
+        return _train_kernel(world, task, s, u, r_layers, f0)
+    if f0 is not None:
+        raise InputError(
+            "f0 is given, but features are learned and f starts at 0; it belongs to the kernel regime; drop it"
+        )
+    return _train_features(world, task, s, u, r_layers)
+
+
+def _powers(p: ABC) -> tuple[float, float, list[float]]:
+    """s and u, and r_l for l = 1 .. L (see `train_mlp`)."""
+    s, u = p.a[-1] + p.b[-1], 2 * p.a[-1] + p.c
+    return s, u, [min(s, u) + p.c - 1 + 2 * a + (layer == 0) for layer, a in enumerate(p.a[:-1])]
+
+
+def _train_features(world: World, task: Task, s: float, u: float, r_layers: list[float]) -> Training:
+    phi, slope, eta, xi = ACTIVATIONS[task.activation], SLOPES[task.activation], task.lr, task.xi
+    depth, moves = len(r_layers), [r < _CLOSE for r in r_layers]
+    require(world, 1 + task.steps, depth, len(xi))
+    U = world.gaussian(task.std[0], count=xi.shape[1])  # W^1, a stack of d_in vectors
+    W = [None] + [world.matrix(task.std[l]) for l in range(1, depth)]  # noqa: E741 - W[l] leads into layer l + 1
+    start = world.gaussian(task.std[-1], count=task.y.shape[1])  # of v, d_out vectors
+    change = 0 * start
+    m_U, m_v, m_W = None, None, [None] * depth  # momentum buffers
+    outputs, hs = [], []
+    for step in range(task.steps + 1):
+        h = [xi @ U]
+        for W_l in W[1:]:
+            h.append(W_l @ phi(h[-1]))
+        x = [phi(h_l) for h_l in h]
+        v = [part for part, power in ((start, s), (change, u)) if power < 1 + _CLOSE]
+        outputs.append(world.mean(x[-1], sum(v) if v else 0 * start))
+        hs.append(h)
+        if step == task.steps:
+            break
+        chi, picked = task.chi(outputs[-1], step), [task.pick(x_l, step) for x_l in x]
+        dx = chi @ sum(part for part, power in ((start, s), (change, u)) if power < min(s, u) + _CLOSE)
+        m_v = task.buffer(m_v, chi.T @ picked[-1])
+        change = change - eta * m_v
+        for l in reversed(range(depth)):  # noqa: E741
+            if not any(moves[: l + 1]):
+                break
+            dh = dx * slope(task.pick(h[l], step))
+            if l > 0:
+                dx = W[l].T @ dh
+                if moves[l]:
+                    m_W[l] = task.buffer(m_W[l], outer(dh, picked[l - 1]))
+                    W[l] = W[l] - eta * m_W[l]
+            elif moves[0]:
+                m_U = task.buffer(m_U, task.pick(xi, step).T @ dh)
+                U = U - eta * m_U
+    return task.finish(outputs, hs)
+
+
+def _train_kernel(
+    world: World, task: Task, s: float, u: float, r_layers: list[float], f0: Tensor | None
+) -> Training:
+    phi, slope, depth = ACTIVATIONS[task.activation], SLOPES[task.activation], len(r_layers)
+    many, d_out = len(task.xi), task.y.shape[1]
+    require(world, 1, depth, many)
+    W = [None] + [world.matrix(task.std[l]) for l in range(1, depth)]  # noqa: E741
+    h = [task.xi @ world.gaussian(task.std[0], count=task.xi.shape[1])]
+    for W_l in W[1:]:
+        h.append(W_l @ phi(h[-1]))
+    x = [phi(h_l) for h_l in h]
+    features = [task.xi @ task.xi.T] + [gram(x_l) for x_l in x]
+
+    kernel = features[-1] if u < 1 + _CLOSE else torch.zeros_like(features[-1])
+    dx = torch.ones(many, 1) @ world.gaussian(task.std[-1], count=1)  # the same v for every input
+    for l in reversed(range(depth)):  # noqa: E741
+        dh = dx * slope(h[l])
+        if s + r_layers[l] < 1 + _CLOSE:
+            kernel = kernel + gram(dh) * features[l]
+        if l > 0:
+            dx = W[l].T @ dh
+    if f0 is None:
+        root = _root(features[-1]) if s < 0.5 + _CLOSE else torch.zeros_like(kernel)
+        f = task.std[-1] * root @ world.randn(many, d_out)
+    elif f0.shape != (many, d_out):
+        raise InputError(
+            f"f0 is {tuple(f0.shape)}; expected (P, d_out) = {(many, d_out)}; try f0=None for a draw"
+        )
+    else:
+        f = f0.to(kernel)
+
+    outputs, buffer = [f], None
+    for step in range(task.steps):
+        buffer = task.buffer(buffer, task.pick(kernel, step).T @ task.chi(f, step))
+        f = f - task.lr * buffer
+        outputs.append(f)
+    return task.finish(outputs, [h] * (task.steps + 1), kernel)
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """A square root of a covariance matrix that may be singular (two equal inputs)."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp(min=0).sqrt()

@@ -1,0 +1,140 @@
+"""What the ready programs share: the task, its loss derivative and momentum, and what a training leaves behind."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tp4lib.errors import InputError
+from tp4lib.nn import ACTIVATIONS
+from tp4lib.program.infinite import InfiniteWidth
+from tp4lib.program.vectors import Vector
+from tp4lib.program.world import Matrix, World
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+# phi'(h) for each activation of `tp4lib.nn`.
+SLOPES: dict[str, Callable[[Vector], Vector]] = {
+    "relu": lambda h: 1.0 * (h > 0),
+    "tanh": lambda h: 1 - torch.tanh(h) ** 2,
+    "gelu": lambda h: (
+        0.5 * (1 + torch.erf(h / math.sqrt(2))) + h * torch.exp(-h * h / 2) / math.sqrt(2 * math.pi)
+    ),
+    "erf": lambda h: 2 / math.sqrt(math.pi) * torch.exp(-h * h),
+    "identity": torch.ones_like,
+}
+
+
+def squared_loss(f: Tensor, y: Tensor) -> Tensor:
+    """||f - y||^2 / 2, averaged over the batch: (batch, d_out), (batch, d_out) -> ()."""
+    return 0.5 * (f - y).square().sum() / len(f)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a program saw while a network of P inputs, d_out outputs and L hidden layers was trained for T steps.
+
+    Attributes:
+        outputs: (T + 1, P, d_out), f before the first step and after every one.
+        losses: (T + 1,), of all inputs.
+        h: T + 1 lists of the hidden preactivations h^1 .. h^L, each a stack of P vectors; their `values` are the
+            n coordinates, or the samples of their law.
+        feature_kernels: (T + 1, L, P, P), <x^l(xi), x^l(xi')> / n.
+        kernel: (P, P), the kernel that training descends in, in the kernel regime; None where features are learned.
+    """
+
+    outputs: Tensor
+    losses: Tensor
+    h: list[list[Vector]]
+    feature_kernels: Tensor
+    kernel: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything about a training but the world and the parametrization."""
+
+    xi: Tensor
+    y: Tensor
+    activation: str
+    lr: float
+    steps: int
+    std: list[float]
+    loss: Loss
+    momentum: float
+    batches: list[Tensor] | None
+
+    def pick(self, x: Vector | Tensor, step: int) -> Vector | Tensor:
+        """The rows of this step's batch; without batches x itself, not a copy."""
+        return x if self.batches is None else x[self.batches[step]]
+
+    def chi(self, f: Tensor, step: int) -> Tensor:
+        """dLoss/df at the inputs of this step's batch, (batch, d_out)."""
+        leaf = self.pick(f, step).detach().clone().requires_grad_()
+        with torch.enable_grad():
+            return torch.autograd.grad(self.loss(leaf, self.pick(self.y, step)), leaf)[0]
+
+    def buffer(self, old: Vector | Matrix | None, gradient: Vector | Matrix) -> Vector | Matrix:
+        """torch.optim.SGD's momentum buffer."""
+        return gradient if old is None or self.momentum == 0 else self.momentum * old + gradient
+
+    def finish(self, outputs: list[Tensor], h: list[list[Vector]], kernel: Tensor | None = None) -> Training:
+        phi, kernels = ACTIVATIONS[self.activation], []
+        for t, layers in enumerate(h):
+            same = t > 0 and layers is h[t - 1]
+            kernels.append(kernels[-1] if same else torch.stack([gram(phi(h_l)) for h_l in layers]))
+        losses = torch.stack([self.loss(f, self.y) for f in outputs]).detach()
+        return Training(torch.stack(outputs), losses, h, torch.stack(kernels), kernel)
+
+
+def gram(x: Vector) -> Tensor:
+    """<x_i, x_j> / n of a stack: (P, P)."""
+    return x.world.mean(x, x)
+
+
+def require(world: World, steps: int, layers: int, inputs: int) -> None:
+    """Refuse before the work begins what would not fit: 18 to 24 vectors a step, layer and input stay (measured)."""
+    if isinstance(world, InfiniteWidth):
+        world.require(28 * steps * layers * inputs, "this training")
+
+
+def make_task(
+    world: World,
+    xi: Tensor,
+    y: Tensor,
+    activation: str,
+    lr: float,
+    steps: int,
+    std: list[float],
+    loss: Loss,
+    momentum: float,
+    batches: Sequence[Sequence[int]] | None,
+) -> Task:
+    """Check the arguments that the ready programs share, and put the numbers where the world is."""
+    if not isinstance(world, World):
+        raise InputError(f"world = {world!r}; expected a world; try InfiniteWidth(samples=100_000)")
+    if activation not in SLOPES:
+        raise InputError(f"activation = {activation!r}; known are {', '.join(SLOPES)}; try activation='tanh'")
+    if y.dim() != 2 or len(xi) != len(y) or len(xi) == 0:
+        raise InputError(
+            f"xi is {tuple(xi.shape)} and y is {tuple(y.shape)}; expected P inputs and (P, d_out) targets; "
+            "try y[:, None] for one output"
+        )
+    if not isinstance(steps, int) or steps < 0 or not math.isfinite(lr) or not 0 <= momentum < 1:
+        raise InputError(
+            f"steps = {steps}, lr = {lr}, momentum = {momentum}; expected whole steps >= 0, a finite rate, "
+            "0 <= momentum < 1; try steps=8, lr=0.1"
+        )
+    if batches is not None and (len(batches) != steps or any(len(batch) == 0 for batch in batches)):
+        raise InputError(
+            f"{len(batches)} batches for {steps} steps; expected a list of rows, not empty, for each step; "
+            "try batches=None"
+        )
+    return Task(
+        xi=xi.detach().to(world.device, world.dtype),
+        y=y.detach().to(world.device, world.dtype) if y.is_floating_point() else y.to(world.device),
+        activation=activation, lr=lr, steps=steps, std=std, loss=loss, momentum=momentum,
+        batches=None if batches is None else [torch.as_tensor(batch, device=world.device) for batch in batches],
+    )  # fmt: skip

@@ -1,0 +1,270 @@
+"""What programs are written with: worlds, matrices, outer products; and the world of width n."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tp4lib.device import require_memory, resolve
+from tp4lib.errors import InputError
+from tp4lib.program.vectors import Vector, one_world
+
+
+class Start(Protocol):
+    """A Gaussian matrix as its world holds it."""
+
+    def product(self, x: Vector, transposed: bool) -> Vector:
+        """W @ x, or W.T @ x."""
+
+
+class World:
+    """What the two widths have in common; use `FiniteWidth` or `InfiniteWidth`.
+
+    Attributes:
+        coordinates: n, or the number of samples that stand for one coordinate's law.
+        dtype, device: of all numbers.
+        probe: the few coordinates at which functions are tried (see `tp4lib.vectors`).
+    """
+
+    def __init__(self, coordinates: int, seed: int, dtype: torch.dtype, device: torch.device | str) -> None:
+        if not (isinstance(dtype, torch.dtype) and dtype in (torch.float64, torch.float32)):
+            raise InputError(f"dtype = {dtype!r}; expected torch.float64 or torch.float32; try torch.float64")
+        self.coordinates, self.dtype, self.device = coordinates, dtype, resolve(device)
+        # Random numbers are drawn on the CPU, so that every device starts from the same ones.
+        self._generator = torch.Generator().manual_seed(seed)
+        self.probe = torch.tensor(
+            [coordinates - 1, 0, coordinates // 2, coordinates // 3], device=self.device
+        )
+
+    def gaussian(self, std: float = 1.0, count: int | None = None) -> Vector:
+        """A new vector with iid N(0, std^2) coordinates, or a stack of `count` independent ones.
+
+        Raises:
+            InputError: a negative std, a count below 1, too many vectors for the samples or the memory.
+        """
+        _check_std(std)
+        if count is not None and (not isinstance(count, Integral) or count < 1):
+            raise InputError(f"count = {count!r}; expected a whole number >= 1; try count=3")
+        rows = [std * self._noise() for _ in range(count or 1)]
+        return Vector(self, rows[0] if count is None else torch.stack(rows))
+
+    def matrix(self, std: float = 1.0) -> Matrix:
+        """A new n x n matrix W with iid N(0, std^2 / n) entries; see `Matrix` for what it does.
+
+        Raises:
+            InputError: a negative std, or (at finite width) no memory for n x n numbers.
+        """
+        _check_std(std)
+        return Matrix(self, self._matrix(std))
+
+    def mean(self, x: Vector, y: Vector | None = None, se: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        r"""The average over coordinates, <x, 1> / n or <x, y> / n; in the limit E Z^x or E Z^x Z^y. A constant.
+
+        Source: Yang & Hu 2021, section 7 (the instruction Moment, and the Master Theorem for what it tends to).
+
+        Args:
+            x, y: vectors or stacks of B and C of them.
+            se: also return a standard error, the spread over coordinates divided by the root of their number. It
+                is that of this average, given the numbers that were averaged before it: for the error of a whole
+                program run it with other seeds. At infinite width samples are spread evenly, which makes the error
+                smaller than this in practice.
+
+        Returns:
+            () for single vectors, (B,) for a stack, (C,) or (B, C) for every pair: a tensor without derivative.
+
+        Raises:
+            InputError: not vectors, or vectors of another world.
+        """
+        for vector in (x,) if y is None else (x, y):
+            if not isinstance(vector, Vector):
+                raise InputError(
+                    f"mean of a {type(vector).__name__}; expected vectors of the program; write mean(x)"
+                )
+            one_world([vector, Vector(self, self.probe)])
+        a = x._tensor.detach().to(self.dtype)
+        b = self._ones() if y is None else y._tensor.detach().to(self.dtype)
+        average = _pairs(a, b)
+        if not se:
+            return average
+        spread = (_pairs(a * a, b * b) - average**2).clamp(min=0)
+        return average, (spread / max(1, self.coordinates - 1)) ** 0.5
+
+    def randn(self, *shape: int) -> Tensor:
+        """Independent N(0, 1) numbers, not vectors: for scalars that stay random in the limit."""
+        return torch.randn(shape, generator=self._generator, dtype=torch.float64).to(self.device, self.dtype)
+
+    def _ones(self) -> Tensor:
+        return torch.ones(self.coordinates, dtype=self.dtype, device=self.device)
+
+    def _noise(self) -> Tensor:
+        """A new (coordinates,) standard Gaussian, independent of all before."""
+        raise NotImplementedError
+
+    def _matrix(self, std: float) -> Start:
+        raise NotImplementedError
+
+
+class Matrix:
+    r"""A random n x n matrix, and what training makes of it: W + sum_k c_k u_k v_k^T / n.
+
+        W @ x,   W.T @ x,   (W + c outer(u, v)) @ x = W @ x + c u <v, x> / n
+
+    Source: Yang & Hu 2021, section 7 (MatMul; how a trained matrix is written as a program). `x` may be a stack.
+    An outer product is a matrix of entries of size 1/n that adds to W; `+`, `-`, multiplication by numbers and `.T`
+    work as in linear algebra. Two Gaussian matrices, and functions of entries, do not combine: apply them to vectors.
+
+    >>> world = FiniteWidth(5)
+    >>> W, x = world.matrix(), world.gaussian()
+    >>> ((W - 0.1 * outer(W @ x, x)).T @ x).values.shape
+    torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        world: World,
+        start: Start | None,
+        terms: dict[tuple[int, int], tuple[float, Vector, Vector]] | None = None,
+        transposed: bool = False,
+    ) -> None:
+        self.world, self._start, self._transposed = world, start, transposed
+        self._terms = terms or {}  # by the identity of u and v, so that momentum's repeated terms stay one
+
+    @property
+    def T(self) -> Matrix:
+        flipped = {(v, u): (c, right, left) for (u, v), (c, left, right) in self._terms.items()}
+        return Matrix(self.world, self._start, flipped, not self._transposed)
+
+    def __matmul__(self, x: Vector) -> Vector:
+        if not isinstance(x, Vector):
+            hint = "write W @ (V @ x)" if isinstance(x, Matrix) else "make it a vector of the program first"
+            raise InputError(f"W @ {type(x).__name__}; a matrix of a program multiplies its vectors; {hint}")
+        one_world([x, Vector(self.world, self.world.probe)])
+        result = None if self._start is None else self._start.product(x, self._transposed)
+        for c, u, v in self._terms.values():
+            term = (c * self.world.mean(x, v)) @ u
+            result = term if result is None else result + term
+        return 0 * x if result is None else result
+
+    def __add__(self, other: Matrix) -> Matrix:
+        if not isinstance(other, Matrix) or other.world is not self.world:
+            raise InputError("W + something else; expected a matrix of the same world; write W + outer(u, v)")
+        if self._start is not None and other._start is not None:
+            raise InputError(
+                "W + V of two Gaussian matrices; only outer products add up; write W @ x + V @ x"
+            )
+        terms = dict(self._terms)
+        for key, (c, u, v) in other._terms.items():
+            terms[key] = (c + terms[key][0] if key in terms else c, u, v)
+        owner = self if self._start is not None else other
+        return Matrix(self.world, owner._start, terms, owner._transposed)
+
+    def __mul__(self, number: float) -> Matrix:
+        if self._start is not None:
+            raise InputError(
+                "a number times a Gaussian matrix; its scale is set once; write world.matrix(std)"
+            )
+        if not isinstance(number, (Real, Tensor)):
+            raise InputError(
+                f"outer(u, v) * {type(number).__name__}; expected a number; try 0.1 * outer(u, v)"
+            )
+        return Matrix(
+            self.world, None, {key: (float(number) * c, u, v) for key, (c, u, v) in self._terms.items()}
+        )
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Matrix:
+        return -1.0 * self
+
+    def __sub__(self, other: Matrix) -> Matrix:
+        return self + (-1.0) * other
+
+    def __rmatmul__(self, other: object) -> None:
+        raise InputError("x @ W; a matrix stands on the left of a vector here; write W.T @ x")
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        raise InputError(
+            f"{getattr(func, '__name__', func)} of a matrix; entries of a matrix are not touched one by one, because "
+            "the limit knows its products with vectors only; write W @ x"
+        )
+
+
+def outer(u: Vector, v: Vector) -> Matrix:
+    """The matrix u v^T / n, or sum_b u_b v_b^T / n for two stacks: what one SGD step adds to a hidden weight.
+
+    Raises:
+        InputError: not vectors, of two worlds, or stacks of different lengths.
+    """
+    if not (isinstance(u, Vector) and isinstance(v, Vector)):
+        raise InputError(
+            "outer of something else than vectors; expected two of one program; write outer(u, v)"
+        )
+    world = one_world([u, v])
+    u, v = (vector if vector.is_stack else vector[None] for vector in (u, v))
+    if len(u) != len(v):
+        raise InputError(f"outer of stacks of {len(u)} and {len(v)}; expected as many; pair them one to one")
+    return Matrix(world, None, {(id(u), id(v)): (1.0, u, v)})
+
+
+class FiniteWidth(World):
+    """The world of width n: vectors have n coordinates, matrices n x n entries, averages are over n.
+
+    Source: Yang & Hu 2021, section 7.
+
+    Args:
+        n: the width. seed: of every draw. dtype: torch.float64 or torch.float32. device: "cpu", "cuda", "auto".
+
+    Raises:
+        InputError: n below 1, an unknown dtype or device.
+
+    >>> world = FiniteWidth(1000, seed=1)
+    >>> bool(abs(world.mean(world.gaussian())) < 0.1)
+    True
+    """
+
+    def __init__(
+        self,
+        n: int,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+            raise InputError(
+                f"n = {n!r}; a width is a whole number >= 1; try n=256, or InfiniteWidth(samples=100_000)"
+            )
+        super().__init__(int(n), seed, dtype, device)
+        self.n = int(n)
+
+    def __repr__(self) -> str:
+        return f"FiniteWidth({self.n})"
+
+    def _noise(self) -> Tensor:
+        return self.randn(self.n)
+
+    def _matrix(self, std: float) -> _FiniteMatrix:
+        require_memory(16 * self.n**2, self.device, f"a {self.n} x {self.n} matrix", "choose a smaller n")
+        return _FiniteMatrix(self.randn(self.n, self.n).mul_(std / math.sqrt(self.n)))
+
+
+class _FiniteMatrix:
+    def __init__(self, entries: Tensor) -> None:
+        self.entries = entries
+
+    def product(self, x: Vector, transposed: bool) -> Vector:
+        return Vector(x.world, x._tensor.to(self.entries) @ (self.entries if transposed else self.entries.T))
+
+
+def _pairs(a: Tensor, b: Tensor) -> Tensor:
+    """<a_i, b_j> / n of two vectors or stacks."""
+    return a @ (b if b.dim() == 1 else b.T) / a.shape[-1]
+
+
+def _check_std(std: float) -> None:
+    if not (isinstance(std, Real) and math.isfinite(std) and std >= 0):
+        raise InputError(f"std = {std!r}; a standard deviation is a finite number >= 0; try std=1.0")
