@@ -1,0 +1,252 @@
+r"""Pi-limits: infinitely wide networks, deep and nonlinear, that learn features.
+
+In the limit of width, training in muP moves every hidden layer in directions that become ever more complicated
+functions of the Gaussians of the start. The pi-limit projects every gradient onto the span of r fixed Gaussian vectors,
+``Omega`` (n, r): all preactivations then stay of the form ``h = Omega g`` with g in R^r, and
+
+    g^1     = U x + b^1                                   U (r, d), an ordinary matrix
+    g^{l+1} = sum_i A^l_i K(B^l_i, g^l) + b^{l+1}         K(B, g) = E phi(B.z) phi(g.z),  z ~ N(0, I_r)
+    f       = sum_i A^L_i K(B^L_i, g^L) + b^{L+1}         with A^L_i in R^o
+
+A step of SGD on a sample appends ``B = g^l``, ``A = -rate dL/dg^{l+1}`` to every list of rows. The projected backward
+pass of the network, ``Omega^T (W^T dh * phi'(h)) / n``, is just the derivative of K in g; so autograd of the forward
+pass above is all of backpropagation.
+
+Source: Yang, Santacroce & Hu, *Efficient Computation of Deep, Nonlinear, Infinite-Width Neural Networks that Learn
+Features*, ICLR 2022, section 3.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tp4lib.dual import Dual, dual
+from tp4lib.errors import InputError
+from tp4lib.rows import Compression, Rows
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class PiMLP(nn.Module):
+    r"""A perceptron of ``depth`` infinitely wide hidden layers in the rank-r pi-limit of muP.
+
+    Args:
+        d_in, d_out: d and o.
+        rank: r. Cost and memory a row grow linearly in it.
+        depth: L, hidden layers.
+        activation: ``"relu"``, ``"erf"``, ``"identity"``, ``"quadratic"``, ``"tanh"``, ``"gelu"``, any elementwise
+            function, or a `tp4lib.dual.Dual`.
+        sigma_in: U starts with ``E |U x|^2 = sigma_in^2 |x|^2``; its columns are orthogonal where r allows it.
+        sigma_hidden: a hidden matrix starts as r rows, B orthonormal, A Gaussian of variance ``sigma_hidden^2 / r``
+            less their mean over rows. (The paper leaves the mean in. But ``K(B_i, g)`` is nearly the same for all i and
+            g at high rank, so that all inputs would look alike to the second layer, and training take long to undo it.)
+            At 4, about ``1 / (E phi')^2`` of ReLU, the map keeps lengths; linear networks want 1.
+        sigma_out: the readout starts as o rows, ``A = sigma_out e_i`` and B a direction of its own; 0: without rows.
+        bias_scale: multiplies all biases; they start at 0. 0 leaves them out.
+        multipliers: alpha_1 .. alpha_{L+1}, on the layers' outputs (the rate of layer l is in effect alpha_l^2 times
+            larger; divide its sigma by alpha_l to keep the start).
+        max_rows: bound on the rows a layer, kept by compression; None: they grow without bound.
+        storage: dtype of the rows, see `tp4lib.rows.Rows`.
+        seed: of the start.
+        device, dtype: of all else.
+
+    Attributes:
+        U: ``(r, d)``. layers: `Rows` of layers 2 .. L + 1. biases: L of ``(r,)`` and one ``(o,)``, or none.
+        kernel: the dual of the activation.
+
+    Raises:
+        InputError: sizes below 1, an unknown activation, a wrong number of multipliers.
+
+    Example:
+        >>> net = PiMLP(d_in=2, d_out=1, rank=20, depth=2)
+        >>> x = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [-1.0, 0.0]])
+        >>> y = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]])
+        >>> losses = [net.loss_step(x, y, lr=0.2).item() for _ in range(100)]
+        >>> losses[-1] < 0.1 * losses[0], len(net.layers[0])
+        (True, 420)
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        rank: int,
+        depth: int,
+        activation: str | Callable[[Tensor], Tensor] | Dual = "relu",
+        *,
+        sigma_in: float = 1.0,
+        sigma_hidden: float = 4.0,
+        sigma_out: float = 0.0,
+        bias_scale: float = 0.0,
+        multipliers: Sequence[float] | None = None,
+        max_rows: int | None = None,
+        storage: torch.dtype | None = None,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        for name, size in (("d_in", d_in), ("d_out", d_out), ("rank", rank), ("depth", depth)):
+            if size < 1:
+                raise InputError(
+                    f"{name} = {size}; expected 1 or more; try {name}={200 if name == 'rank' else 1}"
+                )
+        self.multipliers = [1.0] * (depth + 1) if multipliers is None else [float(a) for a in multipliers]
+        if len(self.multipliers) != depth + 1:
+            raise InputError(
+                f"{len(self.multipliers)} multipliers; expected one for each of {depth + 1} layers; "
+                f"try multipliers={[1.0] * (depth + 1)}"
+            )
+        dtype = dtype or torch.get_default_dtype()
+        self.d_in, self.d_out, self.rank, self.depth, self.bias_scale = d_in, d_out, rank, depth, bias_scale
+        self.kernel = dual(activation)
+        generator = torch.Generator().manual_seed(seed)
+        # Columns: where the inputs go, and directions of the readout's own.
+        frame = _frame(rank, d_in + (d_out if sigma_out else 0), generator)
+        self.U = nn.Parameter((sigma_in * frame[:, :d_in]).to(device, dtype))
+        self.layers = nn.ModuleList(
+            Rows(
+                self.kernel,
+                rank,
+                d_out if last else rank,
+                max_rows=max_rows,
+                dtype=dtype,
+                device=device,
+                storage=storage,
+            )
+            for last in [False] * (depth - 1) + [True]
+        )
+        for layer in self.layers[:-1]:
+            A = torch.randn(rank, rank, generator=generator, dtype=torch.float64) * (
+                sigma_hidden / math.sqrt(rank)
+            )
+            B = _frame(rank, rank, generator)
+            layer.append(B.to(self.U), (A - A.mean(0)).to(self.U))
+        if sigma_out:
+            self.layers[-1].append(frame[:, d_in:].T.to(self.U), sigma_out * torch.eye(d_out).to(self.U))
+        sizes = [rank] * depth + [d_out] if bias_scale else []
+        self.biases = nn.ParameterList(torch.zeros(size, device=device, dtype=dtype) for size in sizes)
+
+    def preactivations(self, x: Tensor) -> list[Tensor]:
+        """g^1, .., g^L, each ``(b, r)``, and f ``(b, o)``, at inputs x ``(b, d)``."""
+        g = [self._shift(0, self.multipliers[0] * (x @ self.U.T))]
+        for index, layer in enumerate(self.layers, start=1):
+            g.append(self._shift(index, self.multipliers[index] * layer(g[-1])))
+        return g
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f: ``(b, d) -> (b, o)``."""
+        return self.preactivations(x)[-1]
+
+    def _shift(self, index: int, g: Tensor) -> Tensor:
+        return g + self.bias_scale * self.biases[index] if self.bias_scale else g
+
+    def loss_step(
+        self,
+        x: Tensor,
+        y: Tensor,
+        lr: float,
+        *,
+        loss: Loss | None = None,
+        clip: float | None = None,
+        weight_decay: float = 0.0,
+    ) -> Tensor:
+        r"""One step of SGD on a minibatch; returns the loss before it.
+
+        Args:
+            x: ``(b, d)``. y: ``(b,)`` integers for the cross-entropy, or ``(b, o)`` targets for half the mean square
+                distance ``|f - y|^2 / 2``.
+            lr: eta, of this step; a schedule gives another one each time.
+            loss: of ``(f, y)``, a scalar, in the place of these two.
+            clip: scale the gradient down to this norm. The norm is that of the infinitely wide network,
+                ``|dU|^2 + |db|^2 + sum_l sum_ij (A_i.A_j) K(B_i, B_j)`` over the rows (A_i, B_i) of the gradient.
+            weight_decay: all weights (not biases) are multiplied by ``1 - lr * weight_decay`` first.
+
+        Raises:
+            InputError: the loss is no finite number: the rate is too large.
+        """
+        loss = loss or default_loss(y)
+        with torch.enable_grad():
+            g = self.preactivations(x)
+            value = loss(g[-1], y)
+            parameters = [self.U, *self.biases]
+            found = torch.autograd.grad(value, [*parameters, *g[1:]])
+        if not torch.isfinite(value):
+            raise InputError(
+                f"the loss is {value.item()}; expected a finite number; try a smaller lr than {lr}"
+            )
+        with torch.no_grad():
+            gradients = found[: len(parameters)]
+            B = [part.detach() for part in g[:-1]]
+            A = [alpha * part for alpha, part in zip(self.multipliers[1:], found[len(parameters) :])]
+            step = -lr
+            if clip is not None:
+                norm = self._norm(gradients, A, B)
+                step = step * (clip / (norm + 1e-12)).clamp(max=1.0)
+            if weight_decay:
+                self.U.mul_(1 - lr * weight_decay)
+            for parameter, gradient in zip(parameters, gradients):
+                parameter.add_(step * gradient)
+            for layer, rows_A, rows_B in zip(self.layers, A, B):
+                if weight_decay:
+                    layer.decay(1 - lr * weight_decay)
+                layer.append(rows_B, step * rows_A)
+        return value.detach()
+
+    def _norm(self, gradients: Sequence[Tensor], A: Sequence[Tensor], B: Sequence[Tensor]) -> Tensor:
+        squares = [part.square().sum() for part in gradients]
+        squares += [(a * (self.kernel(b, b) @ a)).sum().clamp(min=0) for a, b in zip(A, B)]
+        return torch.stack(squares).sum().sqrt()
+
+    def gradient_norm(self, x: Tensor, y: Tensor, loss: Loss | None = None) -> Tensor:
+        """The norm that ``clip`` compares with, at this minibatch."""
+        loss = loss or default_loss(y)
+        g = self.preactivations(x)
+        parameters = [self.U, *self.biases]
+        found = torch.autograd.grad(loss(g[-1], y), [*parameters, *g[1:]])
+        A = [alpha * part for alpha, part in zip(self.multipliers[1:], found[len(parameters) :])]
+        with torch.no_grad():
+            return self._norm(found[: len(parameters)], A, [part.detach() for part in g[:-1]])
+
+    def compress(self, budget: int) -> list[Compression]:
+        """Refit every layer to at most ``budget`` rows; says what that cost, see `tp4lib.compression`."""
+        return [layer.compress(budget) for layer in self.layers]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights in use."""
+        return sum(layer.nbytes for layer in self.layers) + sum(p.nbytes for p in self.parameters())
+
+    def sample(self, width: int, seed: int = 0) -> "nn.Module":
+        """Draw a finite pi-network of this limit, in its present state; see `tp4lib.pinetwork.PiNetwork`.
+
+        Raises:
+            InputError: width below the rank, or a network that does not fit in memory.
+        """
+        from tp4lib.pinetwork import PiNetwork
+
+        return PiNetwork(self, width, seed)
+
+    def extra_repr(self) -> str:
+        return f"d_in={self.d_in}, d_out={self.d_out}, rank={self.rank}, depth={self.depth}"
+
+
+def default_loss(y: Tensor) -> Loss:
+    """Cross-entropy where targets are labels; half the mean square distance where they are vectors."""
+    return half_square if y.is_floating_point() else F.cross_entropy
+
+
+def half_square(f: Tensor, y: Tensor) -> Tensor:
+    """``|f - y|^2 / 2``, the mean over the batch."""
+    return (f - y).square().sum(-1).mean() / 2
+
+
+def _frame(rank: int, columns: int, generator: torch.Generator) -> Tensor:
+    """``(rank, columns)``, uniformly random: orthonormal columns if there is room, else the nearest thing to it."""
+    tall = torch.randn(max(rank, columns), min(rank, columns), generator=generator, dtype=torch.float64)
+    Q, R = torch.linalg.qr(tall)
+    Q = Q * R.diagonal().sign()
+    return Q if rank >= columns else Q.T * math.sqrt(columns / rank)
