@@ -37,20 +37,30 @@ def compress(rows: Rows, budget: int) -> Compression:
     if before <= budget:
         return Compression(before, before, 0.0)
     go, stay = torch.arange(before - budget), torch.arange(before - budget, before)
-    split, A = rows.split(), rows.A.double()
+    split, A = type(rows.split())(*(part.double() for part in rows.split())), rows.A.double()
     device = A.device
 
     def gram(i: Tensor, j: Tensor) -> Tensor:
         parts = ([part[k.to(device)] for part in split] for k in (i, j))
-        return rows.kernel.gram(*(type(split)(*part) for part in parts)).double()
+        return rows.kernel.gram(*(type(split)(*part) for part in parts))
 
     K, across, gone = gram(stay, stay), gram(stay, go), gram(go, go)
     pulled = across @ A[go]
-    K_ridge = K.clone()
-    K_ridge.diagonal().add_(RIDGE * K.diagonal().mean())
-    moved = torch.cholesky_solve(pulled, torch.linalg.cholesky(K_ridge))
+    moved = torch.cholesky_solve(pulled, _root(K))
     kept = A[stay]
     lost = (A[go] * (gone @ A[go])).sum() - 2 * (moved * pulled).sum() + (moved * (K @ moved)).sum()
     whole = (A[go] * (gone @ A[go])).sum() + 2 * (kept * pulled).sum() + (kept * (K @ kept)).sum()
     rows.keep(stay.to(device), (kept + moved).to(rows.dtype))
     return Compression(before, budget, float((lost.clamp(min=0) / whole).sqrt()) if whole > 0 else 0.0)
+
+
+def _root(K: Tensor) -> Tensor:
+    """Cholesky factor of K plus the smallest ridge, of powers of ten times `RIDGE`, that makes it positive."""
+    ridge = RIDGE * K.diagonal().mean()
+    while True:
+        raised = K.clone()
+        raised.diagonal().add_(ridge)
+        root, failed = torch.linalg.cholesky_ex(raised)
+        if not failed:
+            return root
+        ridge = 10 * ridge

@@ -46,6 +46,7 @@ class PiMLP(nn.Module):
             At 4, about ``1 / (E phi')^2`` of ReLU, the map keeps lengths; linear networks want 1.
         sigma_out: the readout starts as o rows, ``A = sigma_out e_i`` and B a direction of its own; 0: without rows.
         bias_scale: multiplies all biases; they start at 0. 0 leaves them out.
+        output_bias: False leaves out the output's.
         multipliers: alpha_1 .. alpha_{L+1}, on the layers' outputs (the rate of layer l is in effect alpha_l^2 times
             larger; divide its sigma by alpha_l to keep the start).
         max_rows: bound on the rows a layer, kept by compression; None: they grow without bound.
@@ -54,7 +55,7 @@ class PiMLP(nn.Module):
         device, dtype: of all else.
 
     Attributes:
-        U: ``(r, d)``. layers: `Rows` of layers 2 .. L + 1. biases: L of ``(r,)`` and one ``(o,)``, or none.
+        U: ``(r, d)``. layers: `Rows` of layers 2 .. L + 1. biases: L of ``(r,)``, one ``(o,)``, as far as there are.
         kernel: the dual of the activation.
 
     Raises:
@@ -81,6 +82,7 @@ class PiMLP(nn.Module):
         sigma_hidden: float = 4.0,
         sigma_out: float = 0.0,
         bias_scale: float = 0.0,
+        output_bias: bool = True,
         multipliers: Sequence[float] | None = None,
         max_rows: int | None = None,
         storage: torch.dtype | None = None,
@@ -127,7 +129,7 @@ class PiMLP(nn.Module):
             layer.append(B.to(self.U), (A - A.mean(0)).to(self.U))
         if sigma_out:
             self.layers[-1].append(frame[:, d_in:].T.to(self.U), sigma_out * torch.eye(d_out).to(self.U))
-        sizes = [rank] * depth + [d_out] if bias_scale else []
+        sizes = ([rank] * depth + [d_out] * output_bias) if bias_scale else []
         self.biases = nn.ParameterList(torch.zeros(size, device=device, dtype=dtype) for size in sizes)
 
     def preactivations(self, x: Tensor) -> list[Tensor]:
@@ -142,7 +144,7 @@ class PiMLP(nn.Module):
         return self.preactivations(x)[-1]
 
     def _shift(self, index: int, g: Tensor) -> Tensor:
-        return g + self.bias_scale * self.biases[index] if self.bias_scale else g
+        return g + self.bias_scale * self.biases[index] if index < len(self.biases) else g
 
     def loss_step(
         self,

@@ -56,7 +56,10 @@ class PiNetwork(nn.Module):
                 features = self.phi(self.omega @ layer.B.T)  # (n, rows)
                 matrices.append((features @ layer.A).T)
             matrices[1:-1] = [self.omega @ matrix / width for matrix in matrices[1:-1]]
-            biases = [self.omega @ b for b in limit.biases[:-1]] + [b.clone() for b in limit.biases[-1:]]
+            depth = limit.depth
+            biases = [self.omega @ b for b in limit.biases[:depth]] + [
+                b.clone() for b in limit.biases[depth:]
+            ]
         self.weights = nn.ParameterList(matrices)
         self.biases = nn.ParameterList(biases)
 
@@ -67,7 +70,7 @@ class PiNetwork(nn.Module):
             out = alpha * F.linear(self.phi(h[-1]) if h else x, weight)
             if index == len(self.weights) - 1:
                 out = out / self.width
-            h.append(out + self.bias_scale * self.biases[index] if self.bias_scale else out)
+            h.append(out + self.bias_scale * self.biases[index] if index < len(self.biases) else out)
         return h
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,8 +98,8 @@ class PiNetwork(nn.Module):
             count, n = len(self.weights), float(self.width)
             rates = [n if index in (0, count - 1) else 1.0 for index in range(count)]
             rates += [1.0 if index == count - 1 else n for index in range(len(self.biases))]
-            last = {count - 1, len(parameters) - 1 if self.bias_scale else count - 1}
-            gradients = [g if i in last else self.Q @ (self.Q.T @ g) for i, g in enumerate(gradients)]
+            unprojected = {count - 1, 2 * count - 1}  # the readout and its bias
+            gradients = [g if i in unprojected else self.Q @ (self.Q.T @ g) for i, g in enumerate(gradients)]
             step = -lr
             if clip is not None:
                 square = sum(rate * g.square().sum() for rate, g in zip(rates, gradients))

@@ -24,6 +24,7 @@ class Limit(enum.StrEnum):
     mup = "mup"
     ntk = "ntk"
     gp = "gp"
+    pi = "pi"
     none = "none"
 
 
@@ -39,8 +40,10 @@ def maml(
     limit: Annotated[Limit, typer.Option(help="Infinite-width limit; none for a finite width.")] = Limit.mup,
     width: Annotated[str, typer.Option(help="Hidden width, or inf (then with a limit).")] = "inf",
     activation: Annotated[
-        Activation, typer.Option(help="relu is for the kernel limits.")
+        Activation, typer.Option(help="relu is for the kernel limits and pi.")
     ] = Activation.linear,
+    rank: Annotated[int, typer.Option(min=1, help="Of the pi-limit (--limit pi).")] = 400,
+    depth: Annotated[int, typer.Option(min=1, help="Hidden layers of the pi-limit.")] = 1,
     meta_steps: Annotated[int, typer.Option(min=1, help="Outer steps, of 32 tasks each.")] = 10_000,
     data_dir: Annotated[str | None, typer.Option(help="Folder that holds omniglot/ or its two zips.")] = None,
     seed: Annotated[int, typer.Option(help="Of the network drawn and the training tasks.")] = 0,
@@ -79,6 +82,12 @@ def maml(
 
         model = kernel_fomaml.build(limit.value, activation.value, tasks, **overrides)
         chosen = model.settings
+    elif limit is Limit.pi:
+        from tp4lib.maml import pi
+
+        settings = replace(pi.Settings(), **overrides)
+        model = pi.build(rank, depth, activation.value, tasks.ways, seed, settings, where)
+        chosen = asdict(settings) | {"rank": rank, "depth": depth}
     else:
         settings = replace(models.settings(n), **overrides)
         network = models.linear_network(n, tasks.ways, seed, settings).to(where)
@@ -149,7 +158,7 @@ def _width(limit: Limit, width: str, activation: Activation) -> float:
         )
     if activation is Activation.relu and limit in (Limit.mup, Limit.none):
         raise InputError(
-            f"--activation relu with --limit {limit}; expected linear (relu is for ntk and gp); "
+            f"--activation relu with --limit {limit}; expected linear (relu is for ntk, gp and pi); "
             "try --limit ntk --activation relu"
         )
     return n
