@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -139,18 +138,13 @@ def test_numba_equals_the_reference(batch_size, shared, window_gradient, monkeyp
     blocks = make_blocks(corpus, batch_size=batch_size, shared=shared)
     settings = StepSettings(wd=0.02, window_gradient=window_gradient, input_rate=0.7)
     reference = run(CBOW(len(corpus.vocab), 50, dtype=FLOAT64), blocks, settings)
-    results = []
-    for tile, threads in ((512, 1), (8, 1), (8, 3)):
+    for tile in (512, 8):
         monkeypatch.setattr(fast, "TILE", tile)
         model = CBOW(len(corpus.vocab), 50, dtype=FLOAT64)
-        with ThreadPoolExecutor(2) as pool:
-            for block in blocks:
-                loss, _ = fast.numba_steps(model, block, settings, pool, threads)
+        for block in blocks:
+            fast.numba_steps(model, block, settings)
         assert torch.allclose(model.embeddings, reference.embeddings, rtol=0, atol=1e-12)
         assert torch.allclose(model.readout, reference.readout, rtol=0, atol=1e-12)
-        results.append((loss, model.embeddings))
-    assert results[1][0] == results[2][0]  # threads that share columns give the same bits
-    assert torch.equal(results[1][1], results[2][1])
 
 
 @needs_numba

@@ -1,20 +1,13 @@
 """``tp4 word2vec``: train CBOW with negative sampling on a text, at one width or at width infinity."""
 
 import enum
-import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from tp4lib import datasets, files
 from tp4lib import device as devices
-from tp4lib.errors import InputError
-from tp4lib.word2vec import analogy
-from tp4lib.word2vec.cbow import parse_width
-from tp4lib.word2vec.corpus import Corpus, open_text
-from tp4lib.word2vec.train import CHECKPOINT, train
-from tp4lib.word2vec.vectors import save_vectors
+from tp4lib.word2vec.run import run
 
 
 class Negatives(enum.StrEnum):
@@ -60,58 +53,18 @@ def word2vec(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; 1 gives the same bits each time.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
     save: Annotated[bool, typer.Option("--save-vectors/--no-save-vectors", help="Write vectors.bin.")] = True,
+    save_dim: Annotated[
+        int | None, typer.Option(min=1, help="Save the vectors in so many principal coordinates.")
+    ] = None,
 ) -> None:
-    """Train Word2Vec and score its embeddings on word analogies after each epoch."""
-    n = parse_width(width)
-    where = devices.resolve(device)
-    asked = analogy.Questions.load(questions or datasets.find("questions").path)
-    with open_text(
-        corpus
-    ):  # a wrong name is told before a folder is made for it, and a bad folder before long work
-        files.out_dir(out)
-    text = Corpus.load(corpus, min_count, max_vocab, max_bytes)
-    options: dict[str, Any] = dict(
-        epochs=epochs, lr=lr, wd=wd, window=window, negatives=negatives.value, num_negatives=num_negatives,
-        batch_size=batch_size, shared_negatives=shared_negatives, subsample=subsample,
-        window_gradient=window_gradient.value, seed=seed,
+    """Train Word2Vec and score its embeddings on word analogies after each epoch.
+
+    On several GPUs: torchrun --nproc-per-node=N -m tp4lib.word2vec, with the same options.
+    """
+    run(
+        corpus, out, width=width, min_count=min_count, max_vocab=max_vocab, max_bytes=max_bytes, questions=questions,
+        device=devices.resolve(device), save_vectors_=save, save_dim=save_dim, epochs=epochs, lr=lr, wd=wd,
+        window=window, negatives=negatives.value, num_negatives=num_negatives, batch_size=batch_size,
+        shared_negatives=shared_negatives, subsample=subsample, window_gradient=window_gradient.value, seed=seed,
+        threads=threads, resume=resume,
     )  # fmt: skip
-    try:
-        done = train(
-            text,
-            n,
-            **options,
-            device=where,
-            threads=threads,
-            out=out,
-            resume=resume,
-            evaluate=lambda embeddings: analogy.evaluate(embeddings, text.vocab, asked),
-        )
-    except KeyboardInterrupt:
-        raise InputError(
-            f"interrupted; {out / CHECKPOINT} is kept; go on with the same command and --resume"
-        ) from None
-    if save:
-        save_vectors(out / "vectors.bin", text.vocab.words, done.model.embeddings)
-    last, seconds = done.history[-1], sum(epoch["seconds"] for epoch in done.history)
-    metrics = {
-        "accuracy": last["accuracy"],
-        "accuracy_unit": "percent of answered",
-        "answered": last["answered"],
-        "total": last["total"],
-        "tokens_per_second": epochs * len(text.ids) / seconds,
-        "vocab_size": len(text.vocab),
-        "width": "inf" if n == math.inf else n,
-        "columns": done.model.columns,
-        "raw_tokens": text.raw_tokens,
-        "seconds": seconds,
-        "device": str(where),
-        "threads": threads,
-        "history": done.history,
-        "settings": done.settings,
-        "corpus": corpus.name,
-    }
-    files.write_json(out / "metrics.json", metrics)
-    print(
-        f"{corpus.name}, width {width}, {len(text.vocab)} words: {last['accuracy']:.2f} % of {last['answered']} "
-        f"questions ({last['total']} in all), {metrics['tokens_per_second']:,.0f} tokens/s; {out / 'metrics.json'}"
-    )

@@ -20,6 +20,7 @@ import torch
 
 from tp4lib.errors import InputError
 from tp4lib.word2vec.corpus import Vocabulary
+from tp4lib.word2vec.shards import ALONE, Shards
 
 _COPY_BYTES = 1 << 28  # of the unit rows of a block of the vocabulary
 # Words of the vocabulary and questions handled at a time: scores that stay in a CPU's cache, or fill a GPU.
@@ -123,7 +124,10 @@ class Accuracy:
 
 
 def evaluate(
-    embeddings: torch.Tensor, vocab: Vocabulary | Sequence[str], questions: Path | str | Questions
+    embeddings: torch.Tensor,
+    vocab: Vocabulary | Sequence[str],
+    questions: Path | str | Questions,
+    shards: Shards = ALONE,
 ) -> Accuracy:
     """Answer analogy questions by ``argmax_x cos(b, x) - cos(a, x) + cos(c, x)`` over the whole vocabulary.
 
@@ -135,6 +139,7 @@ def evaluate(
         embeddings: (|V|, columns), any float type, any device; a row of zeros is at cosine 0 from everything.
         vocab: a `Vocabulary`, or its words.
         questions: a file such as questions-words.txt, or `Questions` read before.
+        shards: the ranks that share the columns; all get the same answer.
 
     Returns:
         the `Accuracy`. Beyond the embeddings it takes memory for the unit rows of the words in the questions
@@ -161,7 +166,7 @@ def evaluate(
     ids = [[folded.get(word.upper(), -1) for word in question] for question in questions.quadruples]
     known = [place for place, question in enumerate(ids) if min(question) >= 0]
     asked = torch.tensor([ids[place] for place in known], dtype=torch.long).view(-1, 4)
-    best = _answers(embeddings, asked[:, :3], same) if known else asked[:, 0]
+    best = _answers(embeddings, asked[:, :3], same, shards) if known else asked[:, 0]
     right = same[best] == asked[:, 3]
     answers: list[str | None] = [None] * len(questions)
     tally = torch.zeros(len(questions.sections), 3, dtype=torch.long)
@@ -194,27 +199,31 @@ def nearest(
             f"{word!r} is not in the vocabulary; expected one of its {len(words)} words; try {words[0]!r}"
         )
     place = words.index(word)
-    row = _unit(embeddings[place : place + 1])
-    cosines = torch.cat([(_unit(block) @ row.T)[:, 0] for _, block in _blocks(embeddings)])
+    row, _ = _unit(embeddings[place : place + 1])
+    cosines = torch.cat(
+        [(_unit(block)[0] @ row.T)[:, 0] for _, block in _blocks(embeddings, embeddings.shape[1])]
+    )
     cosines[place] = -torch.inf
     top = torch.topk(cosines, min(count, len(words) - 1))
     return [(words[i], value) for i, value in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
 
 
-def _answers(embeddings: torch.Tensor, abc: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
+def _answers(embeddings: torch.Tensor, abc: torch.Tensor, same: torch.Tensor, shards: Shards) -> torch.Tensor:
     """(Q,) ids nearest to ``b - a + c`` for ``abc`` (Q, 3), other than the words equal to a, b or c up to case."""
     device = embeddings.device
     used, place = torch.unique(abc, return_inverse=True)
-    rows = _unit(embeddings[used.to(device)])  # (W, n)
-    if not bool(torch.isfinite(rows).all()):
+    rows, norms = _unit(embeddings[used.to(device)], shards)  # (W, n)
+    if not bool(torch.isfinite(norms).all()):
         raise InputError("an embedding is not finite; expected finite numbers; train with a smaller --lr")
     barred = _aliases(same)[abc].flatten(1).to(device)  # (Q, 3 x aliases)
     place = place.to(device)
     score = torch.full((len(abc),), -torch.inf, dtype=rows.dtype, device=device)
     answer = torch.zeros(len(abc), dtype=torch.long, device=device)
     step = _TILE[device.type][1]
-    for start, block in _blocks(embeddings):
-        cosines = rows @ _unit(block).T  # (W, words of the block)
+    # Ranks may hold a column more or less, but have to go through the same blocks.
+    columns = -(-int(shards.sum(torch.tensor(embeddings.shape[1], device=device))) // shards.size)
+    for start, block in _blocks(embeddings, columns):
+        cosines = shards.sum(rows @ _unit(block, shards)[0].T)  # (W, words of the block)
         for low in range(0, len(abc), step):
             a, b, c = place[low : low + step].T
             s = torch.index_select(cosines, 0, b)  # (questions, words of the block)
@@ -250,13 +259,16 @@ def _aliases(same: torch.Tensor) -> torch.Tensor:
     return torch.stack(table, 1)
 
 
-def _blocks(embeddings: torch.Tensor) -> Iterable[tuple[int, torch.Tensor]]:
+def _blocks(embeddings: torch.Tensor, columns: int) -> Iterable[tuple[int, torch.Tensor]]:
     """Consecutive rows with the place of the first, as many at a time as `_TILE` and `_COPY_BYTES` allow."""
-    rows = max(1, min(_TILE[embeddings.device.type][0], _COPY_BYTES // (4 * max(1, embeddings.shape[1]))))
+    rows = max(1, min(_TILE[embeddings.device.type][0], _COPY_BYTES // (4 * max(1, columns))))
     return ((start, embeddings[start : start + rows]) for start in range(0, len(embeddings), rows))
 
 
-def _unit(rows: torch.Tensor) -> torch.Tensor:
-    """Rows over their norms, in float32 at least; zero rows stay zero."""
+def _unit(rows: torch.Tensor, shards: Shards = ALONE) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows over their norms, in float32 at least, and the norms; zero rows stay zero."""
     rows = rows if rows.dtype == torch.float64 else rows.float()
-    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    if shards.size > 1:
+        norms = shards.sum(norms.square()).sqrt()
+    return rows / norms.clamp_min(torch.finfo(rows.dtype).tiny), norms

@@ -21,6 +21,7 @@ import torch
 from tp4lib.device import require_memory, resolve
 from tp4lib.errors import InputError
 from tp4lib.word2vec.sampling import Block
+from tp4lib.word2vec.shards import ALONE, Shards
 
 GRADIENTS = ("mean", "sum")
 
@@ -57,6 +58,7 @@ class CBOW:
         seed: for the random start of a finite width.
         dtype: torch.float32 or torch.float64.
         device: "auto", "cpu", "cuda", "cuda:1".
+        shards: the ranks that share the columns; the model holds those of this rank.
 
     Attributes:
         embeddings: (|V|, columns) tensor; row c is ``u_c``, at width infinity its coefficients.
@@ -77,22 +79,26 @@ class CBOW:
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
+        shards: Shards = ALONE,
     ) -> None:
         self.width = parse_width(width)
         device = resolve(device)
         n = columns_of(vocab_size, self.width)
-        size = torch.finfo(dtype).bits // 8
+        own = shards.columns(n)
+        columns, size = own.stop - own.start, torch.finfo(dtype).bits // 8
         fits = f"try --max-vocab {largest_vocab(self.width, device, size)}"
-        require_memory(2 * vocab_size * n * size, device, f"width {self.width} with {vocab_size} words", fits)
+        require_memory(
+            2 * vocab_size * columns * size, device, f"width {self.width} with {vocab_size} words", fits
+        )
         if self.width == math.inf:
-            self.embeddings = torch.zeros(vocab_size, n, dtype=dtype, device=device)
-            self.embeddings.fill_diagonal_(1.0)
+            self.embeddings = torch.zeros(vocab_size, columns, dtype=dtype, device=device)
+            self.embeddings[own].fill_diagonal_(1.0)
         else:
             # Drawn on the CPU in float64, so that all devices and dtypes start at the same numbers.
             generator = torch.Generator().manual_seed(seed)
             start = torch.rand(vocab_size, n, generator=generator, dtype=torch.float64)
-            self.embeddings = ((2 * start - 1) * math.sqrt(3 / n)).to(device, dtype)
-        self.readout = torch.zeros(vocab_size, n, dtype=dtype, device=device)
+            self.embeddings = ((2 * start[:, own] - 1) * math.sqrt(3 / n)).to(device, dtype)
+        self.readout = torch.zeros(vocab_size, columns, dtype=dtype, device=device)
 
     @classmethod
     def from_start(cls, embeddings: torch.Tensor, readout: torch.Tensor | None = None) -> "CBOW":
@@ -150,7 +156,9 @@ class StepSettings:
             )
 
 
-def torch_steps(model: CBOW, block: Block, settings: StepSettings, scores=None) -> tuple[float, int]:
+def torch_steps(
+    model: CBOW, block: Block, settings: StepSettings, shards: Shards = ALONE
+) -> tuple[float, int]:
     """Train on a block, one SGD step a batch, with matrix products on the rows that the batch touches.
 
     With ``E`` (U, n) the embeddings of a batch's context words, ``R`` (M, n) the readouts of its targets and
@@ -164,7 +172,7 @@ def torch_steps(model: CBOW, block: Block, settings: StepSettings, scores=None) 
     reference: other engines must give the same numbers.
 
     Args:
-        scores: called on each batch's S before it is used; sums over the ranks that each hold some columns.
+        shards: the ranks that share the columns; each batch's S is summed over them.
 
     Returns:
         sum of the losses of the positions, and their number.
@@ -198,9 +206,7 @@ def torch_steps(model: CBOW, block: Block, settings: StepSettings, scores=None) 
         if settings.window_gradient == "sum":
             spread *= c_count[:, None]
         through_rows = len(m) < model.columns  # the cheaper order of the same products
-        S = C @ (E @ R.T) if through_rows else (C @ E) @ R.T
-        if scores is not None:
-            S = scores(S)
+        S = shards.sum(C @ (E @ R.T) if through_rows else (C @ E) @ R.T)
         p = torch.sigmoid(S)
         loss += (W * torch.nn.functional.softplus(S)).sum(dtype=torch.float64)
         loss += torch.nn.functional.softplus(-S[rows, target]).sum(dtype=torch.float64)

@@ -2,9 +2,7 @@
 
 Only the B x K scores of a batch, 2 B n K flops each way, are matrix products; contexts (about nine a position) and
 targets are sums and inner products of vectors. A batch has two halves, `_forward` up to the scores and `_backward`
-from them, and both treat columns independently: they go through tiles of columns that stay in a core's cache, and
-threads can share the tiles. The scores are summed over tiles in order, so that any number of threads that share
-tiles gives the same bits.
+from them, and both treat columns independently: they go through tiles of columns that stay in a core's cache.
 
 Numba is optional; `available` says whether it is here.
 """
@@ -12,7 +10,6 @@ Numba is optional; `available` says whether it is here.
 import contextlib
 import functools
 import math
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -33,18 +30,8 @@ def available(model: CBOW, batch_size: int, shared: bool) -> bool:
     return numba is not None and model.embeddings.device.type == "cpu" and (shared or batch_size == 1)
 
 
-def numba_steps(
-    model: CBOW,
-    block: Block,
-    settings: StepSettings,
-    pool: ThreadPoolExecutor | None = None,
-    threads: int = 1,
-) -> tuple[float, int]:
+def numba_steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[float, int]:
     """Train on a block; the same numbers as `cbow.torch_steps` up to rounding.
-
-    Args:
-        threads: threads that share the columns of a batch; worth it from a thousand columns each.
-        pool: where they run: ``threads - 1`` workers.
 
     Returns:
         sum of the losses of the positions, and their number.
@@ -54,47 +41,16 @@ def numba_steps(
     tile = min(n, TILE)
     tiles = -(-n // tile)
     most = B + 2 * int((block.last - block.first).max(initial=0))
-    data = (block.tokens, block.first, block.last, block.negatives)
-    whole = settings.window_gradient == "sum"
     place = np.full((2, model.vocab_size), -1, np.int32)
     rows = (np.empty(most, np.int32), np.empty(K, np.int32), *place, np.zeros(model.vocab_size, np.int32))
     H = np.empty((tiles, B * tile), E.dtype)
     S, s = np.empty((tiles, B, K), E.dtype), np.empty((tiles, B), E.dtype)
-    parts = [  # for each thread its tiles, and room to work
-        (
-            np.arange(part, tiles, threads),
-            tile,
-            (np.empty((2 * K + B + most) * tile, E.dtype), np.empty(most, np.int32)),
-        )
-        for part in range(min(threads, tiles))
-    ]
-    rates = block.rates
-
-    def everywhere(half, *arguments) -> None:
-        others = [pool.submit(half, *arguments, *mine) for mine in parts[1:]]
-        half(*arguments, *parts[0])
-        for other in others:
-            other.result()
-
-    loss = 0.0
+    room = np.empty((2 * K + B + most) * tile, E.dtype), np.empty(most, np.int32)
     with single_blas():
-        if len(parts) == 1:
-            loss = _all_batches(
-                E, R, *data, block.weight, block.batch_size, rates, settings.wd, whole, settings.input_rate,
-                rows, H, S, s, *parts[0],
-            )  # fmt: skip
-        else:
-            for i in range(len(rates)):
-                at = _batch(i, block.batch_size, *data, rows)
-                everywhere(_forward, E, R, *data[:3], at, rows, H, S, s)
-                *grad, part = _scores(
-                    block.tokens, block.negatives, block.weight, rates[i], settings.wd, at, rows, S, s
-                )
-                loss += part
-                everywhere(
-                    _backward, E, R, *data[:3], rates[i], settings.wd, whole, settings.input_rate, at, rows, H, *grad
-                )  # fmt: skip
-                _forget(at, rows)
+        loss = _all_batches(
+            E, R, block.tokens, block.first, block.last, block.negatives, block.weight, block.batch_size, block.rates,
+            settings.wd, settings.window_gradient == "sum", settings.input_rate, rows, H, S, s, tile, room,
+        )  # fmt: skip
     return float(loss), len(block)
 
 
@@ -164,11 +120,11 @@ def _forget(at, rows):
 
 
 @jit
-def _forward(E, R, tokens, first, last, at, rows, H, S, s, tiles, tile, buffers):
+def _forward(E, R, tokens, first, last, at, rows, H, S, s, tile, buffers):
     """In each tile of columns: hidden vectors H, and what the tile adds to the scores of negatives S and targets s."""
     _, low, high, _, K = at
     B, m = high - low, rows[1]
-    for t in tiles:
+    for t in range(len(H)):
         left, right = t * tile, min((t + 1) * tile, E.shape[1])
         n = right - left
         h_tile, N = H[t, : B * n].reshape(B, n), buffers[0][: K * n].reshape(K, n)
@@ -251,7 +207,7 @@ def _scores(tokens, negatives, weight, rate, wd, at, rows, S, s):
 
 @jit
 def _backward(
-    E, R, tokens, first, last, rate, wd, whole, input_rate, at, rows, H, G, g, keep_m, keep_t, tiles, tile, buffers
+    E, R, tokens, first, last, rate, wd, whole, input_rate, at, rows, H, G, g, keep_m, keep_t, tile, buffers
 ):  # fmt: skip
     """In each tile of columns: the changes of all rows from their old values, then the update."""
     _, low, high, U, K = at
@@ -259,7 +215,7 @@ def _backward(
     u, m, place_in = rows[:3]
     touches = buffers[1]
     shrink = math.log1p(-rate * input_rate * wd)
-    for t in tiles:
+    for t in range(len(H)):
         left, right = t * tile, min((t + 1) * tile, E.shape[1])
         n = right - left
         space = buffers[0]
@@ -311,17 +267,17 @@ def _backward(
 @jit
 def _all_batches(
     E, R, tokens, first, last, negatives, weight, batch_size, rates, wd, whole, input_rate, rows, H, S, s,
-    tiles, tile, buffers
+    tile, buffers
 ):  # fmt: skip
-    """Train on a block, all on one thread; return the sum of the losses."""
+    """Train on a block; return the sum of the losses."""
     total = 0.0
     for i in range(len(rates)):
         at = _batch(i, batch_size, tokens, first, last, negatives, rows)
-        _forward(E, R, tokens, first, last, at, rows, H, S, s, tiles, tile, buffers)
+        _forward(E, R, tokens, first, last, at, rows, H, S, s, tile, buffers)
         G, g, keep_m, keep_t, loss = _scores(tokens, negatives, weight, rates[i], wd, at, rows, S, s)
         _backward(
             E, R, tokens, first, last, rates[i], wd, whole, input_rate, at, rows, H, G, g, keep_m, keep_t,
-            tiles, tile, buffers
+            tile, buffers
         )  # fmt: skip
         _forget(at, rows)
         total += loss

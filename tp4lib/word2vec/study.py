@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from tp4lib.word2vec.checkpoints import CHECKPOINT
 from tp4lib.word2vec.corpus import Corpus
-from tp4lib.word2vec.train import CHECKPOINT, Trained, train
+from tp4lib.word2vec.train import Trained, train
 
 
 def train_widths(

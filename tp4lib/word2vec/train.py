@@ -22,12 +22,12 @@ from tp4lib.files import out_dir
 from tp4lib.progress import bar
 from tp4lib.word2vec import fast
 from tp4lib.word2vec.cbow import CBOW, StepSettings, parse_width, torch_steps
+from tp4lib.word2vec.checkpoints import Keeper
 from tp4lib.word2vec.corpus import Corpus
 from tp4lib.word2vec.sampling import NEGATIVES, Sampler
+from tp4lib.word2vec.shards import ALONE, Shards
 
-CHECKPOINT = "checkpoint.npz"
 CHECKPOINT_SECONDS = 180.0
-SHARED_COLUMNS = 1024  # from here on threads share columns, below they take blocks
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ def train(
     resume: bool = False,
     evaluate: Callable[[torch.Tensor], Any] | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    shards: Shards = ALONE,
 ) -> Trained:
     """Train CBOW with negative sampling on a corpus, by SGD with a linearly falling rate (paper, section 8.1).
 
@@ -86,19 +87,21 @@ def train(
             matrix products.
         batch_size: positions an SGD step sums over. Default: per-position 1 (the sequential algorithm; 16 where numba
             is missing and on a GPU); shared 32, on a GPU 256.
-        shared_negatives: K; default ``batch_size``.
+        shared_negatives: K; default three for every four positions of a batch.
         subsample: threshold t of `keep_probability`.
         window_gradient: "mean" (the true gradient) or "sum" (gensim's), see `StepSettings`.
         seed: for the start, the windows and the negatives; the latter two are the same at all widths.
-        threads: CPU threads. 1 gives the same bits each time. From 1,024 columns on more threads share the columns and
-            give the same bits too; with fewer columns they train on several blocks at once, without locks.
-        engine: "auto", "numba" or "torch".
+        threads: CPU threads. 1 gives the same bits each time; more train on several blocks of the text at once, without
+            locks, as the original word2vec does, so that the numbers depend a little on who comes first.
+        engine: "auto", "numba" or "torch"; ranks that share columns take torch.
         start: train this model on (from any start); it is changed in place and ``width`` must be its width.
         out: folder for checkpoints, after every epoch and every few minutes; None for none.
         resume: go on from the checkpoint in ``out``.
         evaluate: called with the embeddings after each epoch; returns something with ``accuracy`` (percent),
             ``correct``, ``answered`` and ``total``.
         checkpoint_seconds: time between checkpoints within an epoch; 0 for one after every block of the text.
+        shards: the ranks that share the columns (`Shards.join`); the numbers are those of one rank but for the order
+            of sums. Each keeps a checkpoint of its columns.
 
     Raises:
         InputError: settings that cannot work or differ from those of the checkpoint, too little memory, a damaged
@@ -129,7 +132,7 @@ def train(
         num_negatives=num_negatives,
         subsample=subsample,
         batch_size=batch_size,
-        shared=(shared_negatives or batch_size) if shared else None,
+        shared=(shared_negatives or -(-3 * batch_size // 4)) if shared else None,
         lr=lr,
         epochs=epochs,
         seed=seed,
@@ -155,17 +158,24 @@ def train(
         "corpus": hashlib.sha256(corpus.ids.tobytes()).hexdigest()[:16],
         "block_tokens": sampler.block_tokens,
     }
-    path = None if out is None else out_dir(out) / CHECKPOINT
-    if resume and path is None:
+    if resume and out is None:
         raise InputError("resume needs the folder of the run; expected out; give --out DIR")
-    saved = _load(path, settings) if resume else None
-    model = start if start is not None else CBOW(len(corpus.vocab), width, seed, dtype, device)
+    keeper = None if out is None else Keeper(out_dir(out), shards)
+    saved = _load(keeper, settings) if resume else None
+    model = start if start is not None else CBOW(len(corpus.vocab), width, seed, dtype, device, shards)
     if model.vocab_size != len(corpus.vocab):
         raise InputError(
             f"the start has {model.vocab_size} rows, the vocabulary {len(corpus.vocab)} words; expected as many"
         )
     run = _Run(
-        model, sampler, step, settings, *_steps(engine, model, sampler, threads), path, checkpoint_seconds
+        model,
+        sampler,
+        step,
+        settings,
+        *_steps(engine, model, sampler, threads, shards),
+        keeper,
+        checkpoint_seconds,
+        shards,
     )
     if saved is not None:
         run.restore(*saved)
@@ -176,9 +186,9 @@ def train(
 class _Run:
     """A training run: the model, where it is in the text, and how to save both."""
 
-    def __init__(self, model, sampler, step, settings, steps, at_once, path, checkpoint_seconds) -> None:
+    def __init__(self, model, sampler, step, settings, steps, at_once, keeper, pause, shards) -> None:
         self.model, self.sampler, self.step, self.settings = model, sampler, step, settings
-        self.steps, self.at_once, self.path, self.pause = steps, at_once, path, checkpoint_seconds
+        self.steps, self.at_once, self.keeper, self.pause, self.shards = steps, at_once, keeper, pause, shards
         self.state: dict[str, Any] = {
             "epoch": 0,  # epochs finished
             "block": 0,  # blocks of the current epoch finished
@@ -190,13 +200,14 @@ class _Run:
         }
 
     def save(self) -> None:
-        if self.path is not None:
+        if self.keeper is not None:
             started = time.monotonic()
             arrays = {"embeddings": self.model.embeddings, "readout": self.model.readout}
-            checkpoint.save(self.path, arrays, {"settings": self.settings, "state": self.state})
-            if (
-                self.pause > 0
-            ):  # spend no more than a twentieth of the time on checkpoints, however large they are
+            meta = {"settings": self.settings, "state": self.state}
+            now = self.state
+            self.keeper.save(f"{now['epoch']:04}-{now['block']:07}-{now['evaluated']:d}", arrays, meta)
+            if self.pause > 0:
+                # Spend no more than a twentieth of the time on checkpoints, however large they are.
                 self.pause = max(self.pause, 20 * (time.monotonic() - started))
 
     def restore(self, arrays: dict[str, Any], state: dict[str, Any]) -> None:
@@ -223,10 +234,11 @@ class _Run:
                 self._train_round(progress)
                 if state["block"] == blocks:
                     self._close_epoch()
-                if stop.is_set() or time.monotonic() - saved > self.pause:
+                stopped = self.shards.any(stop.is_set())
+                if stopped or self.shards.any(time.monotonic() - saved > self.pause):
                     self.save()
                     saved = time.monotonic()
-                if stop.is_set():
+                if stopped:
                     raise KeyboardInterrupt
 
     def _train_round(self, progress) -> None:
@@ -280,26 +292,25 @@ class _Run:
         self.state["evaluated"] = True
 
 
-def _steps(engine: str, model: CBOW, sampler: Sampler, threads: int) -> tuple[Callable, int]:
+def _steps(
+    engine: str, model: CBOW, sampler: Sampler, threads: int, shards: Shards
+) -> tuple[Callable[..., tuple[float, int]], int]:
     """The function that trains on a block, and on how many blocks at once."""
     if engine not in ("auto", "numba", "torch"):
         raise InputError(f"unknown engine {engine!r}; expected auto, numba or torch; try auto")
-    fits = fast.available(model, sampler.batch_size, sampler.shared is not None)
+    fits = shards.size == 1 and fast.available(model, sampler.batch_size, sampler.shared is not None)
     if engine == "numba" and not fits:
         raise InputError(
-            "the numba engine needs numba, a CPU, and shared negatives or batches of 1; "
-            "expected all three; try --engine torch"
+            "the numba engine needs numba, one rank on a CPU, and shared negatives or batches of 1; "
+            "expected all three; try engine='torch'"
         )
     if engine == "torch" or not fits:
-        return torch_steps, 1
-    if threads == 1 or model.columns < SHARED_COLUMNS:
-        return fast.numba_steps, threads
-    pool = ThreadPoolExecutor(threads - 1)
-    return functools.partial(fast.numba_steps, pool=pool, threads=threads), 1
+        return functools.partial(torch_steps, shards=shards), 1
+    return fast.numba_steps, threads
 
 
-def _load(path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    arrays, meta = checkpoint.load(path)
+def _load(keeper: Keeper, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    arrays, meta = keeper.load()
     checkpoint.require_same(meta["settings"], settings, "the run")
     return arrays, meta["state"]
 

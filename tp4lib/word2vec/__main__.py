@@ -1,0 +1,86 @@
+"""``python -m tp4lib.word2vec``: `tp4 word2vec` on the bare core, and on several devices.
+
+    torchrun --nproc-per-node=8 -m tp4lib.word2vec --corpus fil9.xz --width inf --min-count 10 --out runs/fil9
+
+Every rank holds some of the columns (see `tp4lib.word2vec.shards`). Needs torch, numpy and tqdm alone.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from tp4lib import device as devices
+from tp4lib.errors import InputError
+from tp4lib.word2vec.cbow import GRADIENTS
+from tp4lib.word2vec.run import run
+from tp4lib.word2vec.sampling import NEGATIVES
+from tp4lib.word2vec.shards import ALONE, Shards
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and run; bad input ends in one line on stderr and exit code 2."""
+    options = vars(_parser().parse_args(arguments))
+    shards = ALONE
+    try:
+        device = devices.resolve(options.pop("device"))
+        if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+            device = devices.resolve(f"cuda:{os.environ['LOCAL_RANK']}")
+            torch.cuda.set_device(device)
+        shards = Shards.join(device)
+        if shards.rank > 0:
+            os.environ["TP4_PROGRESS"] = "0"
+        run(
+            save_vectors_=not options.pop("no_save_vectors"),
+            dtype=getattr(torch, options.pop("dtype")),
+            device=device,
+            shards=shards,
+            **options,
+        )
+    except InputError as error:
+        if shards.rank == 0:
+            print(f"tp4: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        shards.leave()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tp4lib.word2vec",
+        description="Train Word2Vec at one width or at infinity, on one device or by torchrun on several.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--corpus", type=Path, required=True, help="text: plain, .xz, .gz, .bz2 or .zip")
+    parser.add_argument("--out", type=Path, required=True, help="folder for vectors, metrics and checkpoints")
+    parser.add_argument("--width", default="inf", help="hidden width, or inf for the exact limit")
+    parser.add_argument("--epochs", type=int, default=5, help="passes over the text")
+    parser.add_argument("--lr", type=float, default=0.05, help="learning rate; falls linearly")
+    parser.add_argument("--wd", type=float, default=1e-3, help="weight decay, at each touch of a row")
+    parser.add_argument("--window", type=int, default=8, help="largest window")
+    parser.add_argument("--negatives", choices=NEGATIVES, default="shared")
+    parser.add_argument("--num-negatives", type=int, default=25, help="negatives a position sees")
+    parser.add_argument("--batch-size", type=int, help="positions an SGD step")
+    parser.add_argument("--shared-negatives", type=int, help="negatives a batch shares")
+    parser.add_argument("--subsample", type=float, default=1e-4, help="threshold; 0 for none")
+    parser.add_argument("--window-gradient", choices=GRADIENTS, default="mean", help="sum is gensim's")
+    parser.add_argument("--min-count", type=int, default=5, help="leave out rarer words")
+    parser.add_argument("--max-vocab", type=int, help="keep only so many words")
+    parser.add_argument("--max-bytes", type=int, help="read only so much of the text")
+    parser.add_argument("--questions", type=Path, help="analogy questions")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu or cuda; by torchrun each rank takes its own"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of a single rank")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--no-save-vectors", action="store_true", help="write no vectors.bin")
+    parser.add_argument("--save-dim", type=int, help="save so many principal coordinates")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

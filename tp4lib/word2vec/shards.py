@@ -1,0 +1,132 @@
+r"""Columns over ranks: every rank holds some columns of both matrices, and only inner products travel.
+
+Rank r of N holds the columns ``n r / N .. n (r + 1) / N`` of the embeddings and of the readout. Everything that
+training does to columns it does to each alone, except for the scores ``S = C E R^T``: these are sums over columns, so
+that a batch costs one all-reduce of its B x M scores, whatever the width. Norms and cosines of the evaluation are sums
+over columns too. So N ranks compute what one computes, up to the order of sums.
+
+What it costs, on paper, for width infinity on fil9 (|V| = 142,276: 162 GB of float32 parameters) with batches of
+B = 256 positions and 192 shared negatives, which touch about 270 + 440 rows:
+
+* memory: 162 GB / N, so 20 GB each on 8 GPUs, 2.5 GB on 64;
+* moved within a GPU for a batch: 710 rows x 142,276 / N columns x 4 bytes, read and written: 808 MB / N, so 101 MB
+  or 42 microseconds on 8 GPUs that copy 2.4 TB/s, 13 MB or 5 microseconds on 64;
+* between GPUs: 256 x 440 scores, 0.45 MB: at 300 GB/s and some 20 microseconds of latency about 23 microseconds.
+
+So 8 GPUs train at about 8 x 42 / 65 = 5 times the speed of one (if one could hold it), while on 64 the latency takes
+four fifths of the time: there, take larger batches.
+"""
+
+import os
+
+import torch
+from torch import Tensor, distributed
+
+from tp4lib.errors import InputError
+
+
+class Shards:
+    """The ranks that share the columns; alone by default.
+
+    Attributes:
+        rank: of this process, from 0. size: N, how many there are.
+
+    >>> Shards().columns(10), Shards(1, 4).columns(10)
+    (slice(0, 10, None), slice(2, 5, None))
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank, self.size = rank, size
+
+    @classmethod
+    def join(cls, device: torch.device) -> "Shards":
+        """Join the ranks that ``torchrun`` started: NCCL between GPUs, gloo between CPUs; alone without it.
+
+        Raises:
+            InputError: some but not all of torchrun's variables are set.
+        """
+        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+            return cls()
+        if missing := {"RANK", "MASTER_ADDR", "MASTER_PORT"} - set(os.environ):
+            raise InputError(
+                f"WORLD_SIZE is set, but not {', '.join(sorted(missing))}; expected all of torchrun's variables; "
+                "start by torchrun --nproc-per-node=N -m tp4lib.word2vec"
+            )
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return cls(distributed.get_rank(), distributed.get_world_size())
+
+    def leave(self) -> None:
+        """End what `join` began."""
+        if self.size > 1:
+            distributed.destroy_process_group()
+
+    def columns(self, n: int) -> slice:
+        """The columns of n that this rank holds."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def sum(self, partial: Tensor) -> Tensor:
+        """The sum over ranks of a tensor of one shape, the same bits on every rank; in place."""
+        if self.size > 1:
+            distributed.all_reduce(partial)
+        return partial
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up on some rank."""
+        if self.size == 1:
+            return flag
+        return bool(self.sum(torch.tensor(int(flag), device=_device())))
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        self.any(False)
+
+    def gather(self, rows: Tensor, n: int) -> Tensor:
+        """All n columns of (m, own columns) rows, on every rank: (m, n)."""
+        if self.size == 1:
+            return rows
+        whole = torch.zeros(len(rows), n, dtype=rows.dtype, device=rows.device)
+        whole[:, self.columns(n)] = rows
+        return self.sum(whole)
+
+
+ALONE = Shards()
+
+
+def _device() -> str:
+    return "cuda" if distributed.get_backend() == "nccl" else "cpu"
+
+
+def reduced(embeddings: Tensor, dim: int, shards: Shards = ALONE, rounds: int = 4, seed: int = 0) -> Tensor:
+    """The rows (|V|, columns) in ``dim`` principal coordinates: (|V|, dim), their inner products as true as can be.
+
+    With ``E = A diag(s) B^T`` the first columns of ``A diag(s)``: PCA about the origin, which a cosine is taken about,
+    found by subspace iteration (Halko, Martinsson & Tropp 2011), so that between ranks no more than |V| x dim numbers
+    travel. Inner products of the result are the best approximation of rank ``dim`` to those of the rows.
+
+    Args:
+        rounds: iterations; each multiplies the error by the square of the ratio of neighbouring singular values.
+
+    Raises:
+        InputError: ``dim`` is not in 1 .. min(|V|, columns).
+
+    >>> reduced(torch.eye(3) * torch.tensor([3.0, 2.0, 1.0]), 1).abs().round(decimals=3).tolist()
+    [[3.0], [0.0], [0.0]]
+    """
+    columns = int(shards.sum(torch.tensor(embeddings.shape[1], device=embeddings.device)))
+    most = min(len(embeddings), columns)
+    if not 1 <= dim <= most:
+        raise InputError(
+            f"{dim} columns of embeddings that have {columns}; expected 1 to {most}; try --save-dim {min(300, most)}"
+        )
+    sketch = min(dim + 10, most)
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(len(embeddings), sketch, generator=generator, dtype=torch.float64)
+    Q = start.to(embeddings.device, embeddings.dtype)
+    for _ in range(rounds + 1):
+        Q = torch.linalg.qr(shards.sum(embeddings @ (embeddings.T @ Q)))[0]
+    B = embeddings.T @ Q  # (own columns, sketch): Q^T E = B^T
+    values, vectors = torch.linalg.eigh(shards.sum(B.T @ B))
+    order = values.argsort(descending=True)[:dim]
+    result = Q @ (vectors[:, order] * values[order].clamp_min(0).sqrt())
+    sign = torch.sign(result.gather(0, result.abs().argmax(0, keepdim=True)))
+    return result * torch.where(sign == 0, 1.0, sign)
