@@ -1,8 +1,8 @@
 """Word2Vec (CBOW with negative sampling) at every width, infinity included, by one engine.
 
 The modules, in the order they use each other: `corpus` (text to word ids), `wikipedia` (dump to text), `sampling`
-(everything random), `cbow` (the parameters and one SGD step), `fast` (the same step in numba), `analogy` (how good the
-embeddings are), `train` (epochs, checkpoints).
+(everything random), `shards` (columns over ranks), `cbow` (the parameters and one SGD step), `fast` (the same step in
+numba), `analogy` (how good the embeddings are), `checkpoints`, `train` (epochs), `run` (from a text to files).
 """
 
 from tp4lib.word2vec.cbow import CBOW

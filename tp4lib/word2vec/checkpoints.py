@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tp4lib import checkpoint
+from tp4lib.errors import InputError
 from tp4lib.word2vec.shards import ALONE, Shards
 
 CHECKPOINT = "checkpoint.npz"
@@ -25,7 +26,11 @@ class Keeper:
                 old.unlink()
 
     def load(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """This rank's arrays and meta, of the newest generation that every rank has written."""
+        """This rank's arrays and meta, of the newest generation that every rank has written.
+
+        Raises:
+            InputError: there is none, or it is damaged.
+        """
         complete = [""]
         if self.shards.size > 1:
             self.shards.wait()
@@ -41,7 +46,12 @@ class Keeper:
                 )
             )
             self.shards.wait()  # nobody writes or removes before all have looked
-        return checkpoint.load(self._path(complete[-1] if complete else "none"))
+            if not complete:
+                raise InputError(
+                    f"no checkpoint of {self.shards.size} ranks in {self.folder}; expected one left by a run of as "
+                    "many; start without --resume"
+                )
+        return checkpoint.load(self._path(complete[-1]))
 
     @property
     def _rank(self) -> str:
