@@ -9,17 +9,23 @@ With D the rows that go, the solution is ``A'_S = A_S + K_SS^{-1} K_SD A_D``.
 import torch
 from torch import Tensor
 
+from tp4lib.dual import Dual, Split
 from tp4lib.rows import Compression, Rows
 
 RIDGE = 1e-7  # times the mean of the diagonal: rows that nearly coincide make K_SS nearly singular
 
 
 @torch.no_grad()
-def compress(rows: Rows, budget: int) -> Compression:
-    """Refit ``rows`` in place to at most ``budget`` rows, those that came last.
+def compress(rows: Rows, budget: int, seed: int = 0) -> Compression:
+    """Refit ``rows`` in place to at most ``budget`` of them.
 
-    In training the same inputs come back, epoch after epoch, and their g moves slowly: a row that goes has younger
-    ones near it that can carry what it did. A budget above the number of distinct inputs therefore costs little.
+    Which stay is drawn at random, without replacement, with odds in proportion to what a row weighs in function space,
+    ``|A_i| sqrt K(B_i, B_i)``. Rows of the start weigh much and lie in directions of their own, so they stay; rows of
+    training lie near one another, and what one of them did the others can do.
+
+    Args:
+        budget: rows that stay.
+        seed: of the draw.
 
     Returns:
         rows before and after, and the relative error in the Frobenius norm.
@@ -36,13 +42,11 @@ def compress(rows: Rows, budget: int) -> Compression:
     before = len(rows)
     if before <= budget:
         return Compression(before, before, 0.0)
-    go, stay = torch.arange(before - budget), torch.arange(before - budget, before)
-    split, A = type(rows.split())(*(part.double() for part in rows.split())), rows.A.double()
-    device = A.device
+    split, A = Split(*(part.double() for part in rows.split())), rows.A.double()
+    stay, go = (index.to(A.device) for index in _draw(_weights(rows.kernel, split, A), budget, seed))
 
     def gram(i: Tensor, j: Tensor) -> Tensor:
-        parts = ([part[k.to(device)] for part in split] for k in (i, j))
-        return rows.kernel.gram(*(type(split)(*part) for part in parts))
+        return rows.kernel.gram(*(Split(*(part[k] for part in split)) for k in (i, j)))
 
     K, across, gone = gram(stay, stay), gram(stay, go), gram(go, go)
     pulled = across @ A[go]
@@ -50,8 +54,23 @@ def compress(rows: Rows, budget: int) -> Compression:
     kept = A[stay]
     lost = (A[go] * (gone @ A[go])).sum() - 2 * (moved * pulled).sum() + (moved * (K @ moved)).sum()
     whole = (A[go] * (gone @ A[go])).sum() + 2 * (kept * pulled).sum() + (kept * (K @ kept)).sum()
-    rows.keep(stay.to(device), (kept + moved).to(rows.dtype))
+    rows.keep(stay, (kept + moved).to(rows.dtype))
     return Compression(before, budget, float((lost.clamp(min=0) / whole).sqrt()) if whole > 0 else 0.0)
+
+
+def _weights(kernel: Dual, split: Split, A: Tensor) -> Tensor:
+    """``|A_i|^2 K(B_i, B_i)``, one number a row."""
+    alone = Split(split.psi[:, None], split.scale[:, None], split.rho[:, None])
+    return A.square().sum(1) * kernel.gram(alone, alone).flatten()
+
+
+def _draw(squares: Tensor, budget: int, seed: int) -> tuple[Tensor, Tensor]:
+    """``budget`` indices with odds in proportion to the roots, and all others, both in order."""
+    generator = torch.Generator().manual_seed(seed)
+    exponential = torch.empty(len(squares), dtype=torch.float64).exponential_(generator=generator)
+    # The k smallest of E_i / w_i, E exponential, are a weighted draw without replacement (Efraimidis & Spirakis 2006).
+    order = (exponential / squares.cpu().clamp(min=1e-300).sqrt()).argsort()
+    return order[:budget].sort().values, order[budget:].sort().values
 
 
 def _root(K: Tensor) -> Tensor:

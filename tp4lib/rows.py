@@ -28,7 +28,7 @@ class Rows(nn.Module):
         kernel: the dual of the activation.
         rank: r, of B_i and g.
         d_out: columns of A_i.
-        max_rows: with a number, `append` compresses to two thirds of it whenever it would be exceeded.
+        max_rows: with a number, `append` compresses to half of it whenever it would be exceeded.
         dtype, device: of the arithmetic.
         storage: of the rows, e.g. ``torch.bfloat16`` for half the memory; psi(B) and A then have 8 significant bits,
             while the gains and all sums stay in ``dtype``. None: ``dtype``.
@@ -65,6 +65,7 @@ class Rows(nn.Module):
         self.storage = storage or dtype
         self.compressions: list[Compression] = []
         self._count, self._factor = 0, 1.0  # the factor of all rows: weight decay in O(1)
+        self._compressed = 0  # how often, over all sessions
         for name, columns, kept in (
             ("psi", (rank,), self.storage),
             ("scale", (), dtype),
@@ -143,19 +144,20 @@ class Rows(nn.Module):
                 f"(m, {self.d_out}); give B and A one row a sample"
             )
         if self.max_rows is not None and len(self) + len(A) > self.max_rows:
-            if len(A) > self.max_rows // 3:
+            if len(A) > self.max_rows // 2:
                 raise InputError(
-                    f"{len(A)} rows in one step, with max_rows = {self.max_rows}; expected at most a third of it; "
-                    f"try max_rows={4 * len(A)}"
+                    f"{len(A)} rows in one step, with max_rows = {self.max_rows}; expected at most half of it; "
+                    f"try max_rows={8 * len(A)}"
                 )
-            self.compress(2 * self.max_rows // 3)
+            self.compress(self.max_rows // 2)
         self._put(self.kernel.split(B), A / self._factor)
 
     def compress(self, budget: int) -> "Compression":
         """Refit W to at most ``budget`` of its rows; see `tp4lib.compression.compress`."""
         from tp4lib.compression import compress
 
-        report = compress(self, budget)
+        report = compress(self, budget, seed=self._compressed)
+        self._compressed += 1
         self.compressions.append(report)
         return report
 
@@ -199,7 +201,7 @@ class Rows(nn.Module):
     def _save_to_state_dict(self, destination, prefix: str, keep_vars: bool) -> None:
         for name in ("psi", "scale", "rho", "A"):
             destination[f"{prefix}{name}"] = getattr(self, f"_{name}")[: len(self)].clone()
-        destination[f"{prefix}factor"] = torch.tensor(self._factor, dtype=torch.float64)
+        destination[f"{prefix}factor"] = torch.tensor([self._factor, self._compressed], dtype=torch.float64)
 
     def _load_from_state_dict(
         self, state, prefix: str, metadata, strict: bool, missing: list, unexpected: list, errors: list
@@ -208,7 +210,7 @@ class Rows(nn.Module):
         missing += [prefix + name for name in names if prefix + name not in state]
         if not missing:
             psi, scale, rho, A, factor = (torch.as_tensor(state[prefix + name]) for name in names)
-            self._count, self._factor = 0, float(factor)
+            self._count, self._factor, self._compressed = 0, float(factor[0]), int(factor[1])
             with torch.no_grad():
                 self._put(Split(psi.to(self._psi), scale.to(self._scale), rho.to(self._rho)), A.to(self._A))
 
