@@ -1,7 +1,8 @@
-"""Two studies of Word2Vec at every width, on a text small enough for a laptop.
+"""Three studies of Word2Vec at every width, on a text small enough for a laptop.
 
     python benchmarks/word2vec_studies.py wiki8.xz rank     # which r directions does infinity need?
     python benchmarks/word2vec_studies.py wiki8.xz rate     # does the best learning rate move with the width?
+    python benchmarks/word2vec_studies.py wiki8.xz storage  # what do 16 bits a parameter cost?
 
 *rank*: training never leaves the span of the start, so that a start of r columns is the rank-r pi-limit. Three starts
 of the same cost: r random directions (what a network of width r is), r orthonormal ones of the same mean square, and
@@ -10,6 +11,8 @@ Beside them, the spectrum of the limit's embeddings less their start.
 
 *rate*: the loss after training against the learning rate, at several widths, in muP and in the standard parametrization
 (embeddings of variance 1, readout 0, one rate for both).
+
+*storage*: width infinity with parameters in float32 and in bfloat16, rounded stochastically.
 
 What is already in ``benchmarks/results/word2vec_studies.json`` is not done again.
 """
@@ -112,15 +115,27 @@ def rate_study(corpus: Corpus, asked) -> None:
                 kept.add({"parametrization": name, "width": label, "rate": rate, **row})
 
 
+def storage_study(corpus: Corpus, asked) -> None:
+    kept, words = Kept("storage"), len(corpus.vocab)
+    for dtype in (torch.float32, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        if not kept.has(storage=name):
+            _, row = scored(corpus, asked, CBOW(words, "inf", dtype=dtype), dtype=dtype, engine="torch")
+            kept.add({"storage": name, **row})
+
+
+STUDIES = {"rank": rank_study, "rate": rate_study, "storage": storage_study}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path)
-    parser.add_argument("studies", nargs="*", choices=["rank", "rate"], default=["rank", "rate"])
+    parser.add_argument("studies", nargs="*", choices=list(STUDIES), default=list(STUDIES))
     args = parser.parse_args()
     corpus = Corpus.load(args.corpus, **TEXT)
     asked = analogy.Questions.load(datasets.find("questions").path)
     for study in args.studies:
-        {"rank": rank_study, "rate": rate_study}[study](corpus, asked)
+        STUDIES[study](corpus, asked)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from tp4lib import checkpoint
 from tp4lib.errors import InputError
 from tp4lib.word2vec import CBOW, Corpus, fast
 from tp4lib.word2vec import train as train_module
+from tp4lib.word2vec.cbow import rounded
 from tp4lib.word2vec.checkpoints import CHECKPOINT
 from tp4lib.word2vec.shards import ALONE
 from tp4lib.word2vec.train import train
@@ -197,3 +198,30 @@ def test_any_start_can_be_trained(corpus):
 def test_settings_that_cannot_work(corpus, options, says):
     with pytest.raises(InputError, match=says):
         train(corpus, 8, **settings(**options))
+
+
+def test_bfloat16_is_rounded_without_bias():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(300, generator=g) * 10 ** (3 * torch.randn(300, generator=g))
+    mean = torch.stack([rounded(x, g).double() for _ in range(4000)]).mean(0)
+    spacing = 2.0 ** (x.abs().log2().floor() - 7)
+    assert ((mean - x.double()).abs() / spacing).max() < 5 * 0.5 / math.sqrt(4000)
+    whole = x.bfloat16()
+    assert torch.equal(rounded(whole.float(), g), whole), "what fits is kept"
+
+
+def test_bfloat16_storage_trains_as_float32_does_and_resumes_to_the_same_bits(corpus, tmp_path, monkeypatch):
+    options = settings(epochs=4, engine="torch", checkpoint_seconds=0)
+    full = train(corpus, "inf", **options).history
+    half = train(corpus, "inf", **options, dtype=torch.bfloat16)
+    assert half.model.readout.dtype == torch.bfloat16
+    gain = full[0]["loss"] - full[-1]["loss"]
+    assert half.history[-1]["loss"] == pytest.approx(full[-1]["loss"], abs=0.05 * gain)
+    train(corpus, "inf", **options, dtype=torch.bfloat16, out=tmp_path)
+    again = train(corpus, "inf", **options, dtype=torch.bfloat16, out=tmp_path, resume=True)
+    assert torch.equal(again.model.readout, half.model.readout)
+    # Rounded to nearest, small steps are lost.
+    monkeypatch.setattr("tp4lib.word2vec.cbow.rounded", lambda x, generator: x.bfloat16())
+    nearest = train(corpus, "inf", **options, dtype=torch.bfloat16).history
+    ours, lost = (abs(h[-1]["loss"] - full[-1]["loss"]) for h in (half.history, nearest))
+    assert lost > 2 * ours

@@ -4,6 +4,7 @@ import enum
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from tp4lib import device as devices
@@ -22,6 +23,14 @@ class WindowGradient(enum.StrEnum):
 
     mean = "mean"
     sum = "sum"
+
+
+class Dtype(enum.StrEnum):
+    """Of the parameters."""
+
+    float32 = "float32"
+    float64 = "float64"
+    bfloat16 = "bfloat16"
 
 
 def word2vec(
@@ -49,6 +58,9 @@ def word2vec(
         Path | None, typer.Option(help="Analogy questions; default questions-words.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the start, the windows and the negatives.")] = 0,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Of the parameters; bfloat16 is half the memory.")
+    ] = Dtype.float32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; 1 gives the same bits each time.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
@@ -66,5 +78,5 @@ def word2vec(
         device=devices.resolve(device), save_vectors_=save, save_dim=save_dim, epochs=epochs, lr=lr, wd=wd,
         window=window, negatives=negatives.value, num_negatives=num_negatives, batch_size=batch_size,
         shared_negatives=shared_negatives, subsample=subsample, window_gradient=window_gradient.value, seed=seed,
-        threads=threads, resume=resume,
+        dtype=getattr(torch, dtype.value), threads=threads, resume=resume,
     )  # fmt: skip

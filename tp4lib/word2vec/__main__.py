@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-bytes", type=int, help="read only so much of the text")
     parser.add_argument("--questions", type=Path, help="analogy questions")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument("--dtype", choices=("float32", "float64", "bfloat16"), default="float32")
     parser.add_argument(
         "--device", default="auto", help="auto, cpu or cuda; by torchrun each rank takes its own"
     )

@@ -56,7 +56,8 @@ class CBOW:
         vocab_size: |V|.
         width: n, or ``math.inf`` (or "inf") for the limit.
         seed: for the random start of a finite width.
-        dtype: torch.float32 or torch.float64.
+        dtype: torch.float32 or torch.float64; or torch.bfloat16, which is computed with in float32 and rounded to
+            stochastically (`rounded`): half the memory, and half the bytes to move.
         device: "auto", "cpu", "cuda", "cuda:1".
         shards: the ranks that share the columns; the model holds those of this rank.
 
@@ -177,7 +178,9 @@ def torch_steps(
     Returns:
         sum of the losses of the positions, and their number.
     """
-    device, dtype = model.embeddings.device, model.embeddings.dtype
+    device, stored = model.embeddings.device, model.embeddings.dtype
+    dtype = torch.float32 if stored == torch.bfloat16 else stored
+    generator = torch.Generator(device).manual_seed(block.seed) if stored == torch.bfloat16 else None
     plan = _Plan(block, device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     for i in range(block.batches):
@@ -201,7 +204,7 @@ def torch_steps(
             W = W.index_add_(0, at, torch.full(at.shape, block.weight, dtype=dtype, device=device))
             W = W.view(size, len(m))
         W[rows, target] = 0.0  # a negative equal to the target is left out
-        E, R = model.embeddings[u], model.readout[m]
+        E, R = model.embeddings[u].to(dtype), model.readout[m].to(dtype)
         spread = C * settings.input_rate
         if settings.window_gradient == "sum":
             spread *= c_count[:, None]
@@ -223,9 +226,24 @@ def torch_steps(
             dE, dR = (spread.T @ G) @ R, (G.T @ C) @ E
         else:
             dE, dR = spread.T @ (G @ R), G.T @ (C @ E)
-        model.embeddings[u] = E.mul_(torch.exp(touches_in * shrink_in)[:, None]).add_(dE)
-        model.readout[m] = R.mul_(torch.exp(touches_out * shrink_out)[:, None]).add_(dR)
+        E.mul_(torch.exp(touches_in * shrink_in)[:, None]).add_(dE)
+        R.mul_(torch.exp(touches_out * shrink_out)[:, None]).add_(dR)
+        model.embeddings[u], model.readout[m] = (
+            (E, R) if generator is None else (rounded(E, generator), rounded(R, generator))
+        )
     return float(loss), len(block)
+
+
+def rounded(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """float32 to bfloat16, up or down at random with mean x, so that small steps add up where nearest loses them.
+
+    >>> x = torch.full((10_000,), 1 + 2**-9)  # a quarter of the way from 1 to the next bfloat16
+    >>> f"{rounded(x, torch.Generator().manual_seed(0)).float().mean().item():.4f}"
+    '1.0020'
+    """
+    # A bfloat16 is the upper half of a float32's bits: carry into it with the probability that the lower half says.
+    lower = torch.randint(0, 1 << 16, x.shape, dtype=torch.int32, device=x.device, generator=generator)
+    return ((x.view(torch.int32) + lower) & -(1 << 16)).view(torch.float32).to(torch.bfloat16)
 
 
 class _Plan:

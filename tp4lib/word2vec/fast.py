@@ -12,6 +12,7 @@ import functools
 import math
 
 import numpy as np
+import torch
 
 from tp4lib.word2vec.cbow import CBOW, StepSettings
 from tp4lib.word2vec.sampling import Block
@@ -26,8 +27,10 @@ TILE = 512  # columns worked on at a time
 
 
 def available(model: CBOW, batch_size: int, shared: bool) -> bool:
-    """Whether this engine can run: numba is here, parameters on the CPU, negatives shared or one position a batch."""
-    return numba is not None and model.embeddings.device.type == "cpu" and (shared or batch_size == 1)
+    """Whether this engine can run: numba is here, float32 or float64 parameters on the CPU, negatives shared or one
+    position a batch."""
+    fits = model.embeddings.device.type == "cpu" and model.embeddings.dtype != torch.bfloat16
+    return numba is not None and fits and (shared or batch_size == 1)
 
 
 def numba_steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[float, int]:

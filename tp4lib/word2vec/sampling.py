@@ -28,6 +28,7 @@ class Block:
         weight: what one negative counts for: 1, or (negatives a position should see) / K where they are shared.
         batch_size: positions in a batch; the last batch may be smaller.
         rates: (batches,) float64, the learning rate of each batch.
+        seed: for whatever an engine draws itself.
     """
 
     tokens: np.ndarray
@@ -38,6 +39,7 @@ class Block:
     weight: float
     batch_size: int
     rates: np.ndarray
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -118,6 +120,7 @@ class Sampler:
             first,
             last,
             negatives=self._alias.draw(rng, shape),
+            seed=int(rng.integers(1 << 62)),
             shared=self.shared is not None,
             weight=self.num_negatives / self.shared if self.shared else 1.0,
             batch_size=self.batch_size,

@@ -91,6 +91,7 @@ def train(
         subsample: threshold t of `keep_probability`.
         window_gradient: "mean" (the true gradient) or "sum" (gensim's), see `StepSettings`.
         seed: for the start, the windows and the negatives; the latter two are the same at all widths.
+        dtype: of the parameters, see `CBOW`; torch.bfloat16 takes the torch engine.
         threads: CPU threads. 1 gives the same bits each time; more train on several blocks of the text at once, without
             locks, as the original word2vec does, so that the numbers depend a little on who comes first.
         engine: "auto", "numba" or "torch"; ranks that share columns take torch.
@@ -202,7 +203,7 @@ class _Run:
     def save(self) -> None:
         if self.keeper is not None:
             started = time.monotonic()
-            arrays = {"embeddings": self.model.embeddings, "readout": self.model.readout}
+            arrays = {name: _bits(getattr(self.model, name)) for name in ("embeddings", "readout")}
             meta = {"settings": self.settings, "state": self.state}
             now = self.state
             self.keeper.save(f"{now['epoch']:04}-{now['block']:07}-{now['evaluated']:d}", arrays, meta)
@@ -212,7 +213,7 @@ class _Run:
 
     def restore(self, arrays: dict[str, Any], state: dict[str, Any]) -> None:
         for name in ("embeddings", "readout"):
-            getattr(self.model, name).copy_(torch.from_numpy(arrays[name]))
+            _bits(getattr(self.model, name)).copy_(torch.from_numpy(arrays[name]))
         self.state = state
 
     def go(self, evaluate: Callable[[torch.Tensor], Any] | None) -> None:
@@ -290,6 +291,11 @@ class _Run:
                 total=int(score.total),
             )
         self.state["evaluated"] = True
+
+
+def _bits(x: torch.Tensor) -> torch.Tensor:
+    """A view that NumPy knows: it has no bfloat16."""
+    return x.view(torch.int16) if x.dtype == torch.bfloat16 else x
 
 
 def _steps(
