@@ -60,9 +60,12 @@ def trained(kind, space, seed, meta_steps, patience=None, **settings):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="*", choices=["sweep", "seeds"], default=["sweep", "seeds"])
+    parser.add_argument("what", nargs="*", help="sweep, seeds; both by default")
     parser.add_argument("--kinds", nargs="+", default=["_".join(kind) for kind in KINDS])
     args = parser.parse_args()
+    args.what = args.what or ["sweep", "seeds"]
+    if unknown := set(args.what) - {"sweep", "seeds"}:
+        parser.error(f"unknown part {', '.join(unknown)}; expected sweep or seeds")
     result = json.loads(RESULT.read_text()) if RESULT.is_file() else {"sweep": [], "seeds": []}
 
     def save(part, row):

@@ -130,11 +130,13 @@ STUDIES = {"rank": rank_study, "rate": rate_study, "storage": storage_study}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path)
-    parser.add_argument("studies", nargs="*", choices=list(STUDIES), default=list(STUDIES))
+    parser.add_argument("studies", nargs="*", help=f"{', '.join(STUDIES)}; all by default")
     args = parser.parse_args()
+    if unknown := set(args.studies) - set(STUDIES):
+        parser.error(f"unknown study {', '.join(unknown)}; expected {', '.join(STUDIES)}")
     corpus = Corpus.load(args.corpus, **TEXT)
     asked = analogy.Questions.load(datasets.find("questions").path)
-    for study in args.studies:
+    for study in args.studies or STUDIES:
         STUDIES[study](corpus, asked)
 
 
