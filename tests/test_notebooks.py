@@ -154,6 +154,25 @@ def test_02_largest_rate_falls_in_sp_and_stays_in_mup(collection):
     assert m["slope/muP"] == pytest.approx(0, abs=0.35)
 
 
+def test_03_ordinary_networks_approach_the_program_of_width_infinity(collection):
+    report = collection[1]["03_width_to_infinity"]["metrics"]
+    m = metrics(collection, "03_width_to_infinity")
+    assert m["deviation/slope"] == pytest.approx(-0.5, abs=0.15)
+    assert m["coordinates/slope of the distance to the law"] == pytest.approx(-0.5, abs=0.15)
+    assert m["ablation/with the correction"] < 3 * m["ablation/noise of the mean"]
+    assert m["ablation/without"] > 10 * m["ablation/noise of the mean"]
+    for name, exponent in (("muP", 0), ("NTP", -0.5)):
+        assert m[f"movement/{name}/features, slope"] == pytest.approx(exponent, abs=0.15)
+    assert m["movement/muP/kernel, limit"] > 0.3
+    assert m["movement/NTP/kernel, limit"] == 0
+    assert m["closed form/NNGP, relative error"] < 0.01
+    assert m["closed form/NTK, relative error"] < 0.02
+    assert m["program/ours by hand against train_mlp"] < 1e-10
+    for key, moment in report.items():
+        if key.startswith("semicircle/"):
+            assert moment["value"] == pytest.approx(moment["published"], rel=1e-9), key
+
+
 def test_04_word2vec_converges_and_learns(collection):
     m = metrics(collection, "04_word2vec_limit")
     assert m["convergence/slope"] == pytest.approx(-0.5, abs=0.15)
