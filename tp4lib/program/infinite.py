@@ -135,9 +135,8 @@ class _Products:
         self.basis, self.noises = _Rows(world), _Rows(world)  # u_i, e_i
         self.inputs: list[Vector] = []  # stacks of vectors y
         self.hats: list[Tensor] = []  # their Zhats, each a variable that derivatives are taken by
-        self.pivots: list[
-            tuple[int, int, Tensor]
-        ] = []  # where (stack, row) u_i came from, and its row L_i (i + 1,)
+        # Where (stack, row) each u_i came from, and its row of L, (i + 1,).
+        self.pivots: list[tuple[int, int, Tensor]] = []
 
     def hat(self, x: Vector, std: float) -> Tensor:
         """Zhat of a stack x: (B, M), a new leaf of autograd's graph."""
