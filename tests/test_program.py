@@ -247,17 +247,37 @@ def test_a_stack_is_its_vectors(world):
     assert not X.sum(0).is_stack
 
 
+def entries(W):
+    ((_, part),) = W._parts.values()
+    return part.entries
+
+
+def test_gaussian_matrices_combine_linearly():
+    for world in worlds():
+        W, V, x = world.matrix(), world.matrix(), world.gaussian()
+        expected = 2 * (W @ x) - V.T @ x / 4
+        for A in (2 * W - V.T / 4, torch.tensor(2.0) * W - np.float64(0.25) * V.T, -(V / 4 - 2 * W.T).T):
+            assert torch.allclose((A @ x).values, expected.values, atol=1e-12)
+        assert torch.equal(((W - W) @ x).values, 0 * x.values)
+    world = InfiniteWidth(300)
+    A, x = (world.matrix() + world.matrix().T) / math.sqrt(2), world.gaussian()
+    assert world.mean(A.T @ (A @ x), x) == pytest.approx(1, rel=1e-10)
+    W = world.matrix(std=math.sqrt(0.5))
+    B = W + W.T
+    assert world.mean(B @ (B @ (B @ (B @ x))), x) == pytest.approx(2, rel=1e-10)
+
+
 def test_matrices_add_up_as_in_linear_algebra():
     world = FiniteWidth(50)
     W, X, Y, z = world.matrix(), world.gaussian(count=2), world.gaussian(count=2), world.gaussian()
-    dense = W._start.entries
+    dense = entries(W)
     step = outer(X, Y)
     trained = W - 0.5 * step + 2 * outer(z, z).T - step * 0.25
     dense = dense - 0.75 * X.values.T @ Y.values / 50 + 2 * torch.outer(z.values, z.values) / 50
     assert torch.allclose((trained @ z).values, dense @ z.values)
     assert torch.allclose((trained.T @ X).values, X.values @ dense)
     assert torch.allclose((trained.T.T @ X).values, X.values @ dense.T)
-    assert len((step + step)._terms) == 1
+    assert len((step + step)._parts) == 1
     assert torch.allclose((-step @ z).values, -(step @ z).values)
 
 
@@ -342,8 +362,8 @@ REFUSED = {
     "a change in place": (lambda w, x, W: x.add_(1), "in place"),
     "a function of a matrix": (lambda w, x, W: torch.tanh(W), "entries of a matrix"),
     "two matrices multiplied": (lambda w, x, W: W @ W, "W @ (V @ x)"),
-    "two matrices added": (lambda w, x, W: W + W, "W @ x + V @ x"),
-    "a matrix scaled": (lambda w, x, W: 2 * W, "world.matrix(std)"),
+    "a matrix plus a number": (lambda w, x, W: W + 1, "W + outer(u, v)"),
+    "a matrix times a tensor": (lambda w, x, W: W * torch.ones(400, 400), "one by one"),
     "a row vector": (lambda w, x, W: x @ W, "W.T @ x"),
     "a matrix on a tensor": (lambda w, x, W: W @ torch.ones(400), "vector of the program"),
     "the mean of a tensor": (lambda w, x, W: w.mean(torch.ones(400)), "vectors of the program"),

@@ -54,6 +54,11 @@ def rms(x, axes):
     return x.square().mean(axes).sqrt()
 
 
+def entries(W):
+    ((_, part),) = W._parts.values()
+    return part.entries
+
+
 # -- exact cases -----------------------------------------------------------------------------------------------------
 
 
@@ -61,7 +66,7 @@ def twin(n, p, activation, seed, std):
     """The `MLP` with the numbers that a program draws in FiniteWidth(n, seed)."""
     world, L = FiniteWidth(n, seed), p.depth
     U = world.gaussian(std[0], count=3)
-    W = [world.matrix(std[layer])._start.entries for layer in range(1, L)]
+    W = [entries(world.matrix(std[layer])) for layer in range(1, L)]
     v = world.gaussian(std[L], count=2)
     model = MLP(3, n, 2, p, activation=activation, dtype=torch.float64)
     effective = [U.values.T, *W, v.values / n]
@@ -242,7 +247,7 @@ TARGETS = torch.randn(3, 1, generator=GENERATOR, dtype=torch.float64)
 def rnn_by_autograd(n, seed, steps, lr, momentum=0.0, std=(1.0, 1.0, 1.0), activation=torch.tanh):
     """Outputs of an ordinary recurrent network in muP: U, W (entries of order n^-1/2) and readout v / n."""
     world = FiniteWidth(n, seed)
-    U, W = world.gaussian(std[0], count=2).values, world.matrix(std[1])._start.entries.clone()
+    U, W = world.gaussian(std[0], count=2).values, entries(world.matrix(std[1])).clone()
     v = world.gaussian(std[2], count=1).values
     weights = [w.requires_grad_() for w in (U, W, v)]
     # dLoss/d(U, W, v) are of order 1/n, 1/n (wanted: 1/n), 1/n; U and v have entries of order 1 and move by n x that.

@@ -201,14 +201,15 @@ class _InfiniteMatrix:
     def __init__(self, world: InfiniteWidth, std: float) -> None:
         self.std, self._sides = std, (_Products(world), _Products(world))
 
-    def product(self, x: Vector, transposed: bool) -> Vector:
+    def product(self, x: Vector, transposed: bool, scale: float) -> Vector:
         here, there = self._sides[transposed], self._sides[not transposed]
         stack = x if x.is_stack else x[None]
         x.world.require(4 * len(stack), "a product")
         result, jumps = here.hat(stack, self.std), False
         for share, vector in self._corrections(there, stack):
             result, jumps = result + share @ vector._tensor, jumps or vector.jumps
-        return Vector(x.world, result if x.is_stack else result[0], jumps)
+        result = result if x.is_stack else result[0]
+        return Vector(x.world, result if scale == 1 else scale * result, jumps)
 
     def _corrections(self, there: _Products, stack: Vector) -> list[tuple[Tensor, Vector]]:
         """Zdot of a stack as pairs of (B, B_k) coefficients and the stacks Z^{y_k} that they multiply."""

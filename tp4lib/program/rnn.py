@@ -72,7 +72,7 @@ def train_rnn(
         if step == steps:
             break
         chi, inputs = task.chi(outputs[-1], step), task.pick(xi, step)
-        dx, g_U, g_W = chi @ v, 0 * U, Matrix(world, None)
+        dx, g_U, g_W = chi @ v, 0 * U, Matrix(world)
         for k in reversed(range(times)):
             dh = dx * slope(task.pick(h[k], step))
             g_U = g_U + inputs[:, k].T @ dh

@@ -14,11 +14,11 @@ from tp4lib.errors import InputError
 from tp4lib.program.vectors import Vector, one_world
 
 
-class Start(Protocol):
-    """A Gaussian matrix as its world holds it."""
+class Part(Protocol):
+    """A Gaussian matrix as its world holds it, or an outer product."""
 
-    def product(self, x: Vector, transposed: bool) -> Vector:
-        """W @ x, or W.T @ x."""
+    def product(self, x: Vector, transposed: bool, scale: float) -> Vector:
+        """scale * W @ x, or scale * W.T @ x."""
 
 
 class World:
@@ -59,7 +59,7 @@ class World:
             InputError: a negative std, or (at finite width) no memory for n x n numbers.
         """
         _check_std(std)
-        return Matrix(self, self._matrix(std))
+        return as_matrix(self, self._matrix(std))
 
     def mean(self, x: Vector, y: Vector | None = None, se: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         r"""The average over coordinates, <x, 1> / n or <x, y> / n; in the limit E Z^x or E Z^x Z^y. A constant.
@@ -104,7 +104,7 @@ class World:
         """A new (coordinates,) standard Gaussian, independent of all before."""
         raise NotImplementedError
 
-    def _matrix(self, std: float) -> Start:
+    def _matrix(self, std: float) -> Part:
         raise NotImplementedError
 
 
@@ -114,8 +114,9 @@ class Matrix:
         W @ x,   W.T @ x,   (W + c outer(u, v)) @ x = W @ x + c u <v, x> / n
 
     Source: Yang & Hu 2021, section 7 (MatMul; how a trained matrix is written as a program). `x` may be a stack.
-    An outer product is a matrix of entries of size 1/n that adds to W; `+`, `-`, multiplication by numbers and `.T`
-    work as in linear algebra. Two Gaussian matrices, and functions of entries, do not combine: apply them to vectors.
+    An outer product is a matrix of entries of size 1/n; `+`, `-`, multiplication by numbers and `.T` work as in linear
+    algebra, for Gaussian matrices too. Products of matrices and functions of entries are not in the language: apply the
+    matrices to vectors, one after the other.
 
     >>> world = FiniteWidth(5)
     >>> W, x = world.matrix(), world.gaussian()
@@ -123,75 +124,77 @@ class Matrix:
     torch.Size([5])
     """
 
-    def __init__(
-        self,
-        world: World,
-        start: Start | None,
-        terms: dict[tuple[int, int], tuple[float, Vector, Vector]] | None = None,
-        transposed: bool = False,
-    ) -> None:
-        self.world, self._start, self._transposed = world, start, transposed
-        self._terms = terms or {}  # by the identity of u and v, so that momentum's repeated terms stay one
+    __array_ufunc__ = None  # numpy's numbers leave multiplication to __rmul__
+
+    def __init__(self, world: World, parts: dict[tuple[int, bool], tuple[float, Part]] | None = None) -> None:
+        # By the part's identity and whether it is transposed, so that momentum's repeated terms stay one.
+        self.world, self._parts = world, parts or {}
 
     @property
     def T(self) -> Matrix:
-        flipped = {(v, u): (c, right, left) for (u, v), (c, left, right) in self._terms.items()}
-        return Matrix(self.world, self._start, flipped, not self._transposed)
+        return Matrix(self.world, {(key, not flipped): term for (key, flipped), term in self._parts.items()})
 
     def __matmul__(self, x: Vector) -> Vector:
         if not isinstance(x, Vector):
             hint = "write W @ (V @ x)" if isinstance(x, Matrix) else "make it a vector of the program first"
             raise InputError(f"W @ {type(x).__name__}; a matrix of a program multiplies its vectors; {hint}")
         one_world([x, Vector(self.world, self.world.probe)])
-        result = None if self._start is None else self._start.product(x, self._transposed)
-        for c, u, v in self._terms.values():
-            term = (c * self.world.mean(x, v)) @ u
+        result = None
+        for (_, transposed), (scale, part) in self._parts.items():
+            term = part.product(x, transposed, scale)
             result = term if result is None else result + term
         return 0 * x if result is None else result
 
     def __add__(self, other: Matrix) -> Matrix:
         if not isinstance(other, Matrix) or other.world is not self.world:
             raise InputError("W + something else; expected a matrix of the same world; write W + outer(u, v)")
-        if self._start is not None and other._start is not None:
-            raise InputError(
-                "W + V of two Gaussian matrices; only outer products add up; write W @ x + V @ x"
-            )
-        terms = dict(self._terms)
-        for key, (c, u, v) in other._terms.items():
-            terms[key] = (c + terms[key][0] if key in terms else c, u, v)
-        owner = self if self._start is not None else other
-        return Matrix(self.world, owner._start, terms, owner._transposed)
+        parts = dict(self._parts)
+        for key, (scale, part) in other._parts.items():
+            parts[key] = (scale + parts[key][0] if key in parts else scale, part)
+        return Matrix(self.world, parts)
 
     def __mul__(self, number: float) -> Matrix:
-        if self._start is not None:
+        if not isinstance(number, (Real, Tensor)) or (isinstance(number, Tensor) and number.numel() != 1):
             raise InputError(
-                "a number times a Gaussian matrix; its scale is set once; write world.matrix(std)"
+                f"W * {type(number).__name__}; entries of a matrix are not touched one by one; expected a number; "
+                "try 0.1 * outer(u, v)"
             )
-        if not isinstance(number, (Real, Tensor)):
-            raise InputError(
-                f"outer(u, v) * {type(number).__name__}; expected a number; try 0.1 * outer(u, v)"
-            )
-        return Matrix(
-            self.world, None, {key: (float(number) * c, u, v) for key, (c, u, v) in self._terms.items()}
-        )
+        return Matrix(self.world, {key: (float(number) * c, part) for key, (c, part) in self._parts.items()})
 
     __rmul__ = __mul__
+
+    def __truediv__(self, number: float) -> Matrix:
+        return self * (1 / number)
 
     def __neg__(self) -> Matrix:
         return -1.0 * self
 
     def __sub__(self, other: Matrix) -> Matrix:
-        return self + (-1.0) * other
+        return self + (-1.0) * other if isinstance(other, Matrix) else self + other
 
     def __rmatmul__(self, other: object) -> None:
         raise InputError("x @ W; a matrix stands on the left of a vector here; write W.T @ x")
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", str(func)).strip("_")
+        if name in ("mul", "rmul") and isinstance(args[0], Tensor) and isinstance(args[1], Matrix):
+            return args[1] * args[0]
         raise InputError(
-            f"{getattr(func, '__name__', func)} of a matrix; entries of a matrix are not touched one by one, because "
-            "the limit knows its products with vectors only; write W @ x"
+            f"{name} of a matrix; entries of a matrix are not touched one by one, because the limit knows its products "
+            "with vectors only; write W @ x"
         )
+
+
+class _Outer:
+    """u v^T / n for stacks u and v: a part of a matrix."""
+
+    def __init__(self, u: Vector, v: Vector) -> None:
+        self.u, self.v = u, v
+
+    def product(self, x: Vector, transposed: bool, scale: float) -> Vector:
+        u, v = (self.v, self.u) if transposed else (self.u, self.v)
+        return (scale * x.world.mean(x, v)) @ u
 
 
 def outer(u: Vector, v: Vector) -> Matrix:
@@ -204,11 +207,16 @@ def outer(u: Vector, v: Vector) -> Matrix:
         raise InputError(
             "outer of something else than vectors; expected two of one program; write outer(u, v)"
         )
-    world = one_world([u, v])
+    one_world([u, v])
     u, v = (vector if vector.is_stack else vector[None] for vector in (u, v))
     if len(u) != len(v):
         raise InputError(f"outer of stacks of {len(u)} and {len(v)}; expected as many; pair them one to one")
-    return Matrix(world, None, {(id(u), id(v)): (1.0, u, v)})
+    return as_matrix(u.world, _Outer(u, v))
+
+
+def as_matrix(world: World, part: Part) -> Matrix:
+    """A matrix of one part."""
+    return Matrix(world, {(id(part), False): (1.0, part)})
 
 
 class FiniteWidth(World):
@@ -256,8 +264,9 @@ class _FiniteMatrix:
     def __init__(self, entries: Tensor) -> None:
         self.entries = entries
 
-    def product(self, x: Vector, transposed: bool) -> Vector:
-        return Vector(x.world, x._tensor.to(self.entries) @ (self.entries if transposed else self.entries.T))
+    def product(self, x: Vector, transposed: bool, scale: float) -> Vector:
+        right = self.entries if transposed else self.entries.T
+        return Vector(x.world, (x._tensor.to(right) * scale if scale != 1 else x._tensor.to(right)) @ right)
 
 
 def _pairs(a: Tensor, b: Tensor) -> Tensor:
