@@ -107,6 +107,17 @@ def test_a_combination_of_earlier_vectors_takes_no_fresh_noise():
     assert world._noises.count == drawn
 
 
+def test_the_basis_stays_orthonormal_through_nearly_dependent_vectors():
+    world = InfiniteWidth(2000)
+    W, x, Y = world.matrix(), world.gaussian(), world.gaussian(count=6)
+    ((_, part),) = W._parts.values()
+    for y, gap in zip(Y, (1e-2, 1e-4, 1e-6, 1e-7, 1e-6, 1e-3)):
+        W @ (x + gap * y)
+    rows = part._sides[0].basis.rows
+    assert len(rows) == 6
+    assert torch.allclose(rows @ rows.T / 2000, torch.eye(6, dtype=torch.float64), atol=1e-13)
+
+
 @pytest.mark.parametrize("gap", [1e-1, 1e-3, 1e-5, 1e-7, 1e-9])
 def test_nearly_dependent_vectors_keep_the_covariance(gap):
     world = InfiniteWidth(2000)
@@ -127,9 +138,9 @@ def test_the_correction_is_the_mean_derivative():
 
 
 def test_the_correction_of_a_function_that_jumps_is_steins():
-    """E[Z^x Z^{W^T sign(W x)}] = E sign(z) z = sqrt(2 / pi), where autograd's derivative of sign is 0."""
+    """E[Z^x Z^{W^T sign(W x)}] = E |std z| = std sqrt(2 / pi), where autograd's derivative of sign is 0."""
     world = InfiniteWidth(20_000)
-    W, x = world.matrix(), world.gaussian()
+    W, x = world.matrix(std=1.5), world.gaussian()
     h = W @ x
     for step in (
         torch.sign(h),
@@ -138,7 +149,7 @@ def test_the_correction_of_a_function_that_jumps_is_steins():
         2 * torch.heaviside(h, torch.zeros(1)) - 1,
     ):
         assert step.jumps
-        assert world.mean(W.T @ step, x) == pytest.approx(math.sqrt(2 / math.pi), rel=1e-3)
+        assert world.mean(W.T @ step, x) == pytest.approx(1.5 * math.sqrt(2 / math.pi), rel=1e-3)
     assert not torch.relu(h).jumps
 
 
@@ -190,6 +201,12 @@ def test_no_derivative_passes_through_averages_or_other_peoples_tensors():
         )
     assert not world.mean(h, h).requires_grad
     assert world.mean(W.T @ y, x) == pytest.approx(0, abs=1e-10)  # y has no Zhat in it
+
+
+def test_programs_run_inside_no_grad():
+    expected = nested(InfiniteWidth(1000))
+    with torch.no_grad():
+        assert torch.equal(nested(InfiniteWidth(1000)), expected)
 
 
 def g_of(world):

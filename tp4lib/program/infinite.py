@@ -201,6 +201,7 @@ class _InfiniteMatrix:
     def __init__(self, world: InfiniteWidth, std: float) -> None:
         self.std, self._sides = std, (_Products(world), _Products(world))
 
+    @torch.enable_grad()  # inside a user's no_grad too
     def product(self, x: Vector, transposed: bool, scale: float) -> Vector:
         here, there = self._sides[transposed], self._sides[not transposed]
         stack = x if x.is_stack else x[None]
