@@ -20,10 +20,12 @@ class Settings:
         lr: outer rate.
         sigma_in, sigma_out, bias_scale: as in `tp4lib.pilimit.PiMLP`.
         inner_lr: rate of the adaptation.
+
+    The defaults: best by validation of about 20 tried at rank 100 and depth 1, for 300 to 4,000 meta-steps.
     """
 
-    lr: float = 0.4
-    sigma_in: float = 1.0
+    lr: float = 1.0
+    sigma_in: float = 0.2
     sigma_out: float = 0.0
     bias_scale: float = 1.0
     inner_lr: float = 0.4
