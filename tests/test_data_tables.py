@@ -31,7 +31,7 @@ def test_published_values_of_table_2():
     assert paper.published("table2", model="GP/NTK linear") == 41.68
 
 
-@pytest.mark.parametrize("table", ["table2", "table3"])
+@pytest.mark.parametrize("table", ["table2", "table3", "pilimit"])
 def test_published_rows_are_well_formed(table):
     seen = set()
     for row in paper.rows(table):
@@ -40,13 +40,13 @@ def test_published_rows_are_well_formed(table):
         seen.add(key)
         assert row["width"] == "inf" or int(row["width"]) > 0
         assert 0 <= float(row["value"]) <= 100
-        assert row["source"].startswith("TP4 Table")
+        assert row["source"].startswith(("TP4 Table", "Yang, Santacroce & Hu 2022, Table"))
         # A value with fewer digits than its neighbours says so.
         assert ("about" in row["source"]) == (len(row["value"].partition(".")[2]) == 1)
 
 
 def test_wider_is_better_in_every_published_series():
-    for table in ("table2", "table3"):
+    for table in ("table2", "table3", "pilimit"):
         series = {}
         for row in paper.rows(table):
             if row["model"] == "muP":

@@ -192,6 +192,25 @@ def test_06_features_beat_kernels(collection):
     assert report["kernel/mean meta-gradient over dealings of labels, relative"]["value"] < 1e-9
 
 
+def test_07_pi_limits_converge_and_move_their_features(collection):
+    m = metrics(collection, "07_pi_limits")
+    assert m["by hand/difference of losses after 10 steps"] < 1e-12
+    assert m["kernel/largest difference to a million units"] < 3e-3
+    assert m["convergence/slope, depth 1"] == pytest.approx(-0.5, abs=0.2)
+    assert m["convergence/slope, depth 2"] == pytest.approx(-0.5, abs=0.25)
+    assert m["convergence/slope, depth 3"] < -0.3
+    assert m["feature change/slope, NTK"] == pytest.approx(-1, abs=0.3)
+    assert m["feature change/slope, π-network"] == pytest.approx(0, abs=0.15)
+    assert m["feature change/π-limit"] > 0.3
+    assert m["rank/100"] > m["rank/10"]
+    assert m["growth/bounded/rows"] < 0.2 * m["growth/unbounded/rows"]
+    assert m["growth/bounded/accuracy"] == pytest.approx(m["growth/unbounded/accuracy"], abs=1.5)
+    for learner in ("ReLU π-limit", "linear limit"):
+        assert m[f"omniglot/{learner}"] > 50
+    for network in ("linear", "ReLU"):
+        assert m[f"words/{network}/loss on unread text"] < m["words/no context/loss on unread text"] + 0.05
+
+
 def test_08_optimum_stays_in_mup_and_drifts_in_sp(collection):
     m = metrics(collection, "08_mu_transfer")
     for key, value in m.items():
