@@ -14,7 +14,7 @@ def _table() -> tuple[dict[str, str], ...]:
 
 
 def rows(table: str) -> list[dict[str, str]]:
-    """All published rows of ``table`` (``"table2"``, ``"table3"``, ``"pilimit"``): task, model, width, metric, value, std, source."""
+    """All rows of ``table`` ("table2", "table3", "pilimit"): task, model, width, metric, value, std, source."""
     found = [row for row in _table() if row["table"] == table]
     if not found:
         names = ", ".join(sorted({row["table"] for row in _table()}))
