@@ -8,6 +8,7 @@ same run with rows that grow for ever, with at most ``max-rows`` a layer, and wi
 """
 
 import argparse
+import multiprocessing
 import resource
 import time
 from pathlib import Path
@@ -71,12 +72,15 @@ def main() -> None:
     data = images.load("cifar10", side=args.side)
     data = data._replace(train_x=data.train_x[: args.pictures], train_y=data.train_y[: args.pictures])
     out = out_dir(args.out)
-    # Compression first: the peak of memory is that of the whole process so far.
-    runs = {
-        "bounded": run(data, args, max_rows=args.max_rows),
-        "bounded, bfloat16 rows": run(data, args, max_rows=args.max_rows, storage=torch.bfloat16),
-        "unbounded": run(data, args),
+    cases = {
+        "bounded": dict(max_rows=args.max_rows),
+        "bounded, bfloat16 rows": dict(max_rows=args.max_rows, storage=torch.bfloat16),
+        "unbounded": {},
     }
+    runs = {}
+    for name, options in cases.items():  # a process each, so that each has a peak of memory of its own
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            runs[name] = pool.apply(run, (data, args), options)
     final = {name: r["epochs"][-1]["test_accuracy"] for name, r in runs.items()}
     settings = {k: v for k, v in vars(args).items() if k != "out"}
     write_json(
