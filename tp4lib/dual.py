@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tp4lib.errors import InputError
+from tp4lib.kernels import arc_cosine
 
 
 class Split(NamedTuple):
@@ -97,54 +98,6 @@ def _norm(v: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(some, norm, 0), torch.where(some, 1 / norm, 1)
 
 
-class _Step(torch.autograd.Function):
-    """kappa'(c) = 1 - arccos(c) / pi of ReLU. Its own slope 1 / (pi sqrt(1 - c^2)) is put to 0 at |c| = 1.
-
-    There it multiplies d c, which is 0 at the maximum of a cosine: K is twice differentiable where vectors meet.
-    Rounding may put c beyond 1; gradients pass as if it were 1, or the two parts of K's would no longer cancel.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(c: Tensor) -> Tensor:
-        return 1 - torch.acos(c.clamp(-1, 1)) / math.pi
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        (c,) = ctx.saved_tensors
-        square = (1 - c) * (1 + c)
-        inside = square > 0
-        return grad * torch.where(inside, torch.where(inside, square, 1).rsqrt() / math.pi, 0)
-
-
-class _ArcCosine(torch.autograd.Function):
-    """kappa of ReLU for c in [-1, 1]; the slope is worked out on the way, because autograd's has inf - inf at 1."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(c: Tensor) -> tuple[Tensor, Tensor]:
-        c = c.clamp(-1, 1)
-        slope = torch.acos(c).div_(-math.pi).add_(1)
-        root = ((1 - c) * (1 + c)).sqrt_()
-        return torch.addcmul(root.div_(math.pi), c, slope), slope
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(inputs[0], output[1])
-
-    @staticmethod
-    def backward(ctx, grad: Tensor, _: Tensor | None) -> Tensor:
-        c, slope = ctx.saved_tensors
-        return grad * (_Step.apply(c) if torch.is_grad_enabled() else slope)
-
-
 class _Closed(Dual):
     """A dual of one term, in closed form."""
 
@@ -161,7 +114,7 @@ class _ReLU(_Closed):
         return Split(v * scale[..., None], scale, norm[..., None] / math.sqrt(2))
 
     def kappa(self, c: Tensor) -> Tensor:
-        return _ArcCosine.apply(c)[0]
+        return arc_cosine(c)
 
 
 class _Erf(_Closed):

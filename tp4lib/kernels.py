@@ -13,18 +13,18 @@ from tp4lib.errors import InputError
 BLOCK = 1 << 22
 
 
-class _ArcCosine(torch.autograd.Function):
-    """k1(c) = (sqrt(1 - c^2) + (pi - arccos c) c) / pi, the arc-cosine kernel of order 1, for c in [-1, 1].
+class _Step(torch.autograd.Function):
+    """k0(c) = k1'(c) = 1 - arccos(c) / pi. Its own slope 1 / (pi sqrt(1 - c^2)) is put to 0 at |c| = 1.
 
-    Its derivative is k0(c) = 1 - arccos(c) / pi. Autograd of the formula gives inf - inf at c = 1, just where the
-    diagonal of a kernel lies, though the true derivative there is 1: so the derivative is written out.
+    There it multiplies d c, which is 0 at the maximum of a cosine: K is twice differentiable where vectors meet.
+    Rounding may put c beyond 1; gradients pass as if it were 1, or the two parts of K's would no longer cancel.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(c: Tensor) -> Tensor:
-        return ((1 - c * c).clamp(min=0).sqrt() + (math.pi - torch.acos(c)) * c) / math.pi
+        return 1 - torch.acos(c.clamp(-1, 1)) / math.pi
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -33,7 +33,40 @@ class _ArcCosine(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
         (c,) = ctx.saved_tensors
-        return grad * (1 - torch.acos(c) / math.pi)
+        square = (1 - c) * (1 + c)
+        inside = square > 0
+        return grad * torch.where(inside, torch.where(inside, square, 1).rsqrt() / math.pi, 0)
+
+
+class _ArcCosine(torch.autograd.Function):
+    """k1(c) for c in [-1, 1], and its slope; the slope is worked out on the way, because autograd's has inf - inf at 1."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(c: Tensor) -> tuple[Tensor, Tensor]:
+        c = c.clamp(-1, 1)
+        slope = torch.acos(c).div_(-math.pi).add_(1)
+        root = ((1 - c) * (1 + c)).sqrt_()
+        return torch.addcmul(root.div_(math.pi), c, slope), slope
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(inputs[0], output[1])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, _: Tensor | None) -> Tensor:
+        c, slope = ctx.saved_tensors
+        return grad * (_Step.apply(c) if torch.is_grad_enabled() else slope)
+
+
+def arc_cosine(c: Tensor) -> Tensor:
+    """k1(c) = (sqrt(1 - c^2) + (pi - arccos c) c) / pi, the arc-cosine kernel of order 1, for c in [-1, 1].
+
+    Twice differentiable at c = 1 too, just where the diagonal of a kernel lies. Source: Cho & Saul 2009.
+    """
+    return _ArcCosine.apply(c)[0]
 
 
 def _cosine(s12: Tensor, s11: Tensor, s22: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +79,7 @@ def _cosine(s12: Tensor, s11: Tensor, s22: Tensor) -> tuple[Tensor, Tensor]:
 
 def _relu(s12: Tensor, s11: Tensor, s22: Tensor) -> Tensor:
     norm, c = _cosine(s12, s11, s22)
-    return norm * _ArcCosine.apply(c) / 2
+    return norm * arc_cosine(c) / 2
 
 
 def _relu_derivative(s12: Tensor, s11: Tensor, s22: Tensor) -> Tensor:

@@ -170,27 +170,19 @@ class PiMLP(nn.Module):
         Raises:
             InputError: the loss is no finite number: the rate is too large.
         """
-        loss = loss or default_loss(y)
-        with torch.enable_grad():
-            g = self.preactivations(x)
-            value = loss(g[-1], y)
-            parameters = [self.U, *self.biases]
-            found = torch.autograd.grad(value, [*parameters, *g[1:]])
+        value, gradients, A, B = self._gradients(x, y, loss)
         if not torch.isfinite(value):
             raise InputError(
                 f"the loss is {value.item()}; expected a finite number; try a smaller lr than {lr}"
             )
         with torch.no_grad():
-            gradients = found[: len(parameters)]
-            B = [part.detach() for part in g[:-1]]
-            A = [alpha * part for alpha, part in zip(self.multipliers[1:], found[len(parameters) :])]
             step = -lr
             if clip is not None:
-                norm = self._norm(gradients, A, B)
+                norm = self.norm(gradients, A, B)
                 step = step * (clip / (norm + 1e-12)).clamp(max=1.0)
             if weight_decay:
                 self.U.mul_(1 - lr * weight_decay)
-            for parameter, gradient in zip(parameters, gradients):
+            for parameter, gradient in zip([self.U, *self.biases], gradients):
                 parameter.add_(step * gradient)
             for layer, rows_A, rows_B in zip(self.layers, A, B):
                 if weight_decay:
@@ -198,20 +190,29 @@ class PiMLP(nn.Module):
                 layer.append(rows_B, step * rows_A)
         return value.detach()
 
-    def _norm(self, gradients: Sequence[Tensor], A: Sequence[Tensor], B: Sequence[Tensor]) -> Tensor:
+    def _gradients(
+        self, x: Tensor, y: Tensor, loss: Loss | None
+    ) -> tuple[Tensor, Sequence[Tensor], list[Tensor], list[Tensor]]:
+        """The loss, its gradients by U and the biases, and the rows A, B of its gradients by the layers."""
+        loss = loss or default_loss(y)
+        with torch.enable_grad():
+            g = self.preactivations(x)
+            value = loss(g[-1], y)
+            parameters = [self.U, *self.biases]
+            found = torch.autograd.grad(value, [*parameters, *g[1:]])
+        A = [alpha * part for alpha, part in zip(self.multipliers[1:], found[len(parameters) :])]
+        return value, found[: len(parameters)], A, [part.detach() for part in g[:-1]]
+
+    @torch.no_grad()
+    def norm(self, gradients: Sequence[Tensor], A: Sequence[Tensor], B: Sequence[Tensor]) -> Tensor:
+        """Of a gradient of the infinitely wide network: by U and biases, and rows of layers; see `loss_step`."""
         squares = [part.square().sum() for part in gradients]
         squares += [(a * (self.kernel(b, b) @ a)).sum().clamp(min=0) for a, b in zip(A, B)]
         return torch.stack(squares).sum().sqrt()
 
     def gradient_norm(self, x: Tensor, y: Tensor, loss: Loss | None = None) -> Tensor:
         """The norm that ``clip`` compares with, at this minibatch."""
-        loss = loss or default_loss(y)
-        g = self.preactivations(x)
-        parameters = [self.U, *self.biases]
-        found = torch.autograd.grad(loss(g[-1], y), [*parameters, *g[1:]])
-        A = [alpha * part for alpha, part in zip(self.multipliers[1:], found[len(parameters) :])]
-        with torch.no_grad():
-            return self._norm(found[: len(parameters)], A, [part.detach() for part in g[:-1]])
+        return self.norm(*self._gradients(x, y, loss)[1:])
 
     def compress(self, budget: int) -> list[Compression]:
         """Refit every layer to at most ``budget`` rows; says what that cost, see `tp4lib.compression`."""

@@ -131,9 +131,7 @@ class PiFOMAML:
             last = net.depth if self.learn_readout else net.depth - 1
             db = [net.bias_scale * part.sum(0) for part in found[: min(last + 1, len(net.biases))]]
             B, A = g[:last], [alpha * part for alpha, part in zip(net.multipliers[1:], found[1 : last + 1])]
-            squares = [part.square().sum() for part in (dU, *db)]
-            squares += [(a * (net.kernel(b, b) @ a)).sum().clamp(min=0) for a, b in zip(A, B)]
-            step = -self.lr * clip_scale(torch.stack(squares).sum().sqrt(), self.clip)
+            step = -self.lr * clip_scale(net.norm((dU, *db), A, B), self.clip)
             net.U.add_(step * dU)
             for parameter, gradient in zip(net.biases, db):
                 parameter.add_(step * gradient)

@@ -251,7 +251,7 @@ class _Plan:
 
     def __init__(self, block: Block, device: torch.device) -> None:
         size, batch = len(block), block.batch_size
-        position, words = _context_pairs(block, 0, size)
+        position, words = context_pairs(block, 0, size)
         in_batch = position // batch
         bounds = np.searchsorted(in_batch, np.arange(block.batches + 1))
         self._in, self._in_bounds, local = _unique_rows(words, in_batch, block.batches)
@@ -297,7 +297,7 @@ class _Plan:
         )
 
 
-def _context_pairs(block: Block, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
+def context_pairs(block: Block, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
     """Every (position, context word) of positions low..high, as two int64 arrays."""
     first = block.first[low:high].astype(np.int64)
     count = block.last[low:high] - first - 1
@@ -329,7 +329,7 @@ def _context_matrix(
     block: Block, low: int, high: int, like: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, U) means over the contexts of positions low..high, and the U words."""
-    position, words = _context_pairs(block, low, high)
+    position, words = context_pairs(block, low, high)
     u, column = np.unique(words, return_inverse=True)
     count = (block.last - block.first - 1)[position]
     C = np.zeros((high - low, len(u)))

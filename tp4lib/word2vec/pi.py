@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tp4lib.dual import Dual
 from tp4lib.pilimit import PiMLP
+from tp4lib.word2vec.cbow import context_pairs
 from tp4lib.word2vec.corpus import Vocabulary
 from tp4lib.word2vec.sampling import Block, Sampler
 
@@ -106,14 +107,10 @@ class PiCBOW:
 
 def contexts(block: Block, low: int, high: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Positions low..high: means over their contexts ``(P, |V|)``, |V| being columns of ``like``; targets ``(P,)``."""
-    first, last = block.first[low:high].astype(np.int64), block.last[low:high].astype(np.int64)
-    position = np.repeat(np.arange(high - low), last - first)
-    start = np.cumsum(last - first) - (last - first)
-    place = np.arange(len(position)) - np.repeat(start - first, last - first)
-    other = place != position + low
-    count = (last - first - 1)[position[other]]
+    position, words = context_pairs(block, low, high)
+    count = (block.last - block.first - 1)[position]
     matrix = torch.zeros(high - low, like.shape[1], dtype=like.dtype, device=like.device)
-    index = (torch.from_numpy(position[other]), torch.from_numpy(block.tokens[place[other]].astype(np.int64)))
+    index = (torch.from_numpy(position - low), torch.from_numpy(words))
     values = torch.from_numpy(1.0 / count).to(like)
     matrix.index_put_(tuple(part.to(like.device) for part in index), values, accumulate=True)
     return matrix, torch.from_numpy(block.tokens[low:high].astype(np.int64)).to(like.device)
