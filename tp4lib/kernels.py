@@ -39,7 +39,7 @@ class _Step(torch.autograd.Function):
 
 
 class _ArcCosine(torch.autograd.Function):
-    """k1(c) for c in [-1, 1], and its slope; the slope is worked out on the way, because autograd's has inf - inf at 1."""
+    """k1(c) for c in [-1, 1], and its slope, worked out on the way, because autograd's has inf - inf at 1."""
 
     generate_vmap_rule = True
 
