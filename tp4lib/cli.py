@@ -6,7 +6,7 @@ from importlib import import_module
 
 import typer
 
-from tp4lib.errors import InputError
+from tp4lib.errors import InputError, fail
 
 app = typer.Typer(
     help="Infinite-width feature learning you can run: the figures and tables of Tensor Programs IV.",
@@ -26,18 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = app(args=arguments or ["--help"], prog_name="tp4", standalone_mode=False)
     except InputError as error:
-        _fail(str(error))
+        fail(str(error))
     except _UsageError as error:
         context = getattr(error, "ctx", None)
-        _fail(f"{error.format_message()} See `{context.command_path if context else 'tp4'} --help`.")
+        fail(f"{error.format_message()} See `{context.command_path if context else 'tp4'} --help`.")
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; nothing half-written is left")
+        fail("interrupted; nothing half-written is left")
     sys.exit(code or 0)
-
-
-def _fail(line: str) -> None:
-    print(f"tp4: {' '.join(line.split())}", file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

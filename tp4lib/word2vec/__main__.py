@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from tp4lib import device as devices
-from tp4lib.errors import InputError
+from tp4lib.errors import InputError, fail
 from tp4lib.word2vec.cbow import GRADIENTS
 from tp4lib.word2vec.run import run
 from tp4lib.word2vec.sampling import NEGATIVES
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     except InputError as error:
         if shards.rank == 0:
-            print(f"tp4: {' '.join(str(error).split())}", file=sys.stderr)
+            fail(str(error))
         sys.exit(2)
     finally:
         shards.leave()
