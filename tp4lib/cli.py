@@ -1,6 +1,10 @@
 """The ``tp4`` command."""
 
+import os
+import shlex
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -23,6 +27,10 @@ _UsageError = typer.BadParameter.__mro__[1]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input ends in one line on stderr and exit code 2, without a traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    os.environ["TP4_COMMAND"] = shlex.join(["tp4", *arguments])  # told in every metrics.json
+    if threading.current_thread() is threading.main_thread():
+        # Being ended politely (a batch system, a container) is Ctrl-C: a run keeps its checkpoint and says so.
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         code = app(args=arguments or ["--help"], prog_name="tp4", standalone_mode=False)
     except InputError as error:

@@ -8,6 +8,7 @@ import torch
 import typer
 
 from tp4lib import device as devices
+from tp4lib.files import alone_in
 from tp4lib.word2vec.run import run
 
 
@@ -73,10 +74,12 @@ def word2vec(
 
     On several GPUs: torchrun --nproc-per-node=N -m tp4lib.word2vec, with the same options.
     """
-    run(
-        corpus, out, width=width, min_count=min_count, max_vocab=max_vocab, max_bytes=max_bytes, questions=questions,
-        device=devices.resolve(device), save_vectors_=save, save_dim=save_dim, epochs=epochs, lr=lr, wd=wd,
-        window=window, negatives=negatives.value, num_negatives=num_negatives, batch_size=batch_size,
-        shared_negatives=shared_negatives, subsample=subsample, window_gradient=window_gradient.value, seed=seed,
-        dtype=getattr(torch, dtype.value), threads=threads, resume=resume,
-    )  # fmt: skip
+    with alone_in(out):
+        run(
+            corpus, out, width=width, min_count=min_count, max_vocab=max_vocab, max_bytes=max_bytes,
+            questions=questions, device=devices.resolve(device), save_vectors_=save, save_dim=save_dim,
+            epochs=epochs, lr=lr, wd=wd, window=window, negatives=negatives.value, num_negatives=num_negatives,
+            batch_size=batch_size, shared_negatives=shared_negatives, subsample=subsample,
+            window_gradient=window_gradient.value,
+            seed=seed, dtype=getattr(torch, dtype.value), threads=threads, resume=resume,
+        )  # fmt: skip
