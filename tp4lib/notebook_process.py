@@ -2,12 +2,12 @@
 
 import json
 import os
-import resource
 import sys
 from pathlib import Path
 from typing import Any
 
 from tp4lib.lifeline import PARENT, end_with_parent
+from tp4lib.memory import children_peak, own_peak
 
 LAST_LINE = "tp4 notebook process: "
 """What the last line of stdout starts with; a JSON object with ``peak_memory_bytes`` follows."""
@@ -44,22 +44,8 @@ def main(request: dict[str, Any]) -> int:
     return 0
 
 
-def peak_memory() -> int:
-    """Bytes: the most that this process and the largest of its children, now ended, have held (resident)."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    try:
-        # Linux counts in ru_maxrss what the parent held when it forked us; this is our own.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                own = int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return own + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
-
-
 if __name__ == "__main__":
     end_with_parent()
     code = main(json.loads(sys.argv[1]))
-    print(LAST_LINE + json.dumps({"peak_memory_bytes": peak_memory()}), flush=True)
+    print(LAST_LINE + json.dumps({"peak_memory_bytes": own_peak() + children_peak()}), flush=True)
     sys.exit(code)

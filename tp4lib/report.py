@@ -89,7 +89,7 @@ class Report:
         return Table(self._metrics)
 
     def save(self) -> Path:
-        """Write ``metrics.json`` (metrics, figures, data, versions, seed, preset, commit) and return its path."""
+        """Write ``metrics.json`` (metrics, figures, and `tp4lib.provenance.record`) and return its path."""
         path = self.folder / "metrics.json"
         write_json(
             path,

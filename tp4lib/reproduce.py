@@ -14,6 +14,7 @@ from tp4lib.datasets import EMBEDDED
 from tp4lib.errors import InputError
 from tp4lib.execution import Executor, Outcome, clock
 from tp4lib.files import alone_in, atomic_path, write_json
+from tp4lib.memory import own_peak
 from tp4lib.notebook_source import source_digest, store_outputs
 from tp4lib.report import PRESETS
 
@@ -98,8 +99,8 @@ def run(
         **({"TP4_DATA": data} if data is not None else {}),
     }
     environment.setdefault("TP4_COMMAND", f"tp4 reproduce --preset {preset}")
-    same = {"preset": preset, "seed": seed, "device": device, "threads": threads, **provenance.commit()}
-    same["data"] = environment.get("TP4_DATA")
+    asked = {"seed": seed, "preset": preset, "device": device, "threads": threads}
+    same = {**asked, **provenance.commit(), "data": environment.get("TP4_DATA")}
     identities = {
         source: same | {"source": source_digest(json.loads(source.read_text("utf-8")))} for source in selected
     }
@@ -118,9 +119,9 @@ def run(
                 say(f"{heads[source]}  kept from the run before")
             else:
                 _clear(out, source.stem)
-        gather(out, seed=seed, preset=preset, device=device, threads=threads)
+        gather(out, workers, **asked)
         todo = [source for source in selected if source not in outcomes]
-        parameters = {"preset": preset, "seed": seed, "device": device}
+        parameters = {key: asked[key] for key in ("preset", "seed", "device")}
         with contextlib.closing(executor.each(todo, out, parameters, workers, tick)) as coming:
             for source, outcome in coming:
                 outcomes[source] = outcome
@@ -128,7 +129,7 @@ def run(
                 if in_place and outcome.error is None:
                     store_outputs(out / source.name, source, preset)
                 write_json(out / source.stem / "run.json", identities[source] | _told(outcome, disk))
-                gather(out, seed=seed, preset=preset, device=device, threads=threads)
+                gather(out, workers, **asked)
                 _status("")
                 memory = f"  {outcome.peak_memory / 2**20:,.0f} MiB" if outcome.peak_memory else ""
                 say(
@@ -140,13 +141,14 @@ def run(
     return [outcomes[source] for source in selected]
 
 
-def gather(out: Path, **run: Any) -> dict[str, Any]:
+def gather(out: Path, workers: int, **asked: Any) -> dict[str, Any]:
     """Merge the notebooks' ``metrics.json`` under ``out`` into one, draw ``index.html`` from it, return the merge.
 
     A notebook counts once its ``run.json`` is there: that is written when all else is.
 
     Args:
-        run: for `tp4lib.provenance.record`.
+        workers: how many ran at once, noted beside this process's own peak of memory.
+        asked: for `tp4lib.provenance.record`.
     """
     reports, runs, failed = {}, {}, {}
     for path in sorted(out.glob("*/run.json")):
@@ -157,7 +159,13 @@ def gather(out: Path, **run: Any) -> dict[str, Any]:
         if (report := path.parent / "metrics.json").is_file():
             reports[name] = json.loads(report.read_text("utf-8"))
     data = {json.dumps(each, sort_keys=True): each for report in reports.values() for each in report["data"]}
-    merged = {**provenance.record(**run), "data": list(data.values()), "notebooks": reports, "runs": runs}
+    merged = {
+        **provenance.record(**asked),
+        "data": list(data.values()),
+        "notebooks": reports,
+        "runs": runs,
+        "runner": {"workers": workers, "peak_memory_bytes": own_peak()},
+    }
     write_json(out / "metrics.json", merged)
     with atomic_path(out / "index.html") as part:
         part.write_text(gallery.index_page(reports, runs, failed), encoding="utf-8")

@@ -60,7 +60,12 @@ def maml(
         int | None, typer.Option(min=1, help="Stop after so many epochs without a better.")
     ] = None,
 ) -> None:
-    """Meta-train on Omniglot (5-way 1-shot), keep the best epoch by validation, test after 1 and 20 steps."""
+    """Meta-train on Omniglot at one width or in a limit.
+
+    5-way 1-shot, by first-order MAML. Keeps the best epoch by validation and tests it after 1 and 20 inner steps.
+
+    Example: tp4 maml --limit mup --meta-steps 10000 --out runs/maml
+    """
     n = _width(limit, width, activation)
     overrides = {
         key: value

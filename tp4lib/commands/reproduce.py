@@ -35,7 +35,13 @@ def reproduce(
         bool, typer.Option("--in-place", help="Also store the outputs in the notebooks themselves.")
     ] = False,
 ) -> None:
-    """Run notebooks through papermill; leave figures, metrics.json and index.html in the output folder."""
+    """Run notebooks; leave their figures and numbers in a folder.
+
+    Papermill runs each notebook in a process of its own. The folder gets the executed notebooks, figures (SVG and PNG),
+    metrics.json and index.html. A notebook that fails is reported with its cell, and the others still run.
+
+    Example: tp4 reproduce 04 05 --preset laptop --data-dir DIR
+    """
     selected = runner.notebooks(notebook or ())
     out = out or (paths.checkout() or Path.cwd()) / "runs" / preset
     outcomes = runner.run(

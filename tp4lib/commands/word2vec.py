@@ -70,9 +70,12 @@ def word2vec(
         int | None, typer.Option(min=1, help="Save the vectors in so many principal coordinates.")
     ] = None,
 ) -> None:
-    """Train Word2Vec and score its embeddings on word analogies after each epoch.
+    """Train Word2Vec at one width or at width infinity.
 
-    On several GPUs: torchrun --nproc-per-node=N -m tp4lib.word2vec, with the same options.
+    Its embeddings are scored on word analogies after each epoch. On several GPUs: torchrun --nproc-per-node=N -m
+    tp4lib.word2vec, with the same options.
+
+    Example: tp4 word2vec --corpus text8 --width inf --max-vocab 5000 --out runs/w2v
     """
     with alone_in(out):
         run(
