@@ -18,6 +18,7 @@ COMMANDS = ("reproduce", "word2vec", "maml", "data", "doctor")
 
 # typer's own error for a wrong option or argument; its home has moved between releases of typer, its child has not.
 _UsageError = typer.BadParameter.__mro__[1]
+_INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 
 
 def build() -> typer.Typer:
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["TP4_COMMAND"] = shlex.join(["tp4", *arguments])  # told in every metrics.json
     with guarded():
         code = build()(args=arguments or ["--help"], prog_name="tp4", standalone_mode=False)
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt
     sys.exit(code or 0)
 
 

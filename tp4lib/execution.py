@@ -34,6 +34,20 @@ class Outcome:
     error: str | None = None
     peak_memory: int | None = None
 
+    def __str__(self) -> str:
+        memory = f"  {self.peak_memory / 2**20:,.0f} MiB" if self.peak_memory else ""
+        error = f"\n{self.error}" if self.error else ""
+        return f"{'FAILED' if self.error else 'ok'}  {clock(self.seconds)}{memory}{error}"
+
+    def told(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "ok": self.error is None,
+            "error": self.error,
+            "seconds": round(self.seconds, 1),
+            "peak_memory_bytes": self.peak_memory,
+        }
+
 
 class Executor:
     """Starts notebooks, and can end all that run.

@@ -29,7 +29,7 @@ def main(request: dict[str, Any]) -> int:
     try:
         papermill.execute_notebook(
             source, part, request["parameters"], cwd=target.parent, kernel_name="python3", language="python",
-            progress_bar=False,
+            progress_bar=False, start_timeout=600,
         )  # fmt: skip
     except OSError as error:
         print(f"cannot write {target}: {error.strerror or error}; free some space or choose another --out")

@@ -5,10 +5,11 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tp4lib import device as devices
 from tp4lib import gallery, paths, provenance
 from tp4lib.datasets import EMBEDDED
 from tp4lib.errors import InputError
@@ -81,25 +82,9 @@ def run(
     Raises:
         InputError: unknown preset, a folder that does not exist or cannot be written, or in which another run works.
     """
-    if preset not in PRESETS:
-        raise InputError(f"unknown preset {preset!r}; expected one of {', '.join(PRESETS)}; try --preset ci")
-    if data_dir is not None and not data_dir.is_dir():
-        raise InputError(
-            f"no data folder {data_dir}; expected a folder; choose another --data-dir, or leave it out"
-        )
-    if workers < 1 or threads < 1:
-        raise InputError(f"workers {workers}, threads {threads}; expected at least 1; try --workers 2")
-    data = str(data_dir.resolve()) if data_dir is not None else EMBEDDED if preset == "ci" else None
-    environment = os.environ | {
-        "TP4_OUT": str(out.resolve()),
-        "TP4_DEVICE": device,
-        "MPLBACKEND": "agg",
-        "PYTHONWARNINGS": "ignore",
-        **dict.fromkeys(_THREADS, str(threads)),
-        **({"TP4_DATA": data} if data is not None else {}),
-    }
-    environment.setdefault("TP4_COMMAND", f"tp4 reproduce --preset {preset}")
-    asked = {"seed": seed, "preset": preset, "device": device, "threads": threads}
+    where = _checked(preset, data_dir, device, workers, threads)
+    environment = _environment(preset, out, data_dir, where, threads)
+    asked = {"seed": seed, "preset": preset, "device": where, "threads": threads}
     same = {**asked, **provenance.commit(), "data": environment.get("TP4_DATA")}
     identities = {
         source: same | {"source": source_digest(json.loads(source.read_text("utf-8")))} for source in selected
@@ -121,24 +106,50 @@ def run(
                 _clear(out, source.stem)
         gather(out, workers, **asked)
         todo = [source for source in selected if source not in outcomes]
-        parameters = {key: asked[key] for key in ("preset", "seed", "device")}
-        with contextlib.closing(executor.each(todo, out, parameters, workers, tick)) as coming:
+        parameters = {"preset": preset, "seed": seed, "device": device}
+        with (
+            _removed(out, ".*.part.ipynb"),
+            contextlib.closing(executor.each(todo, out, parameters, workers, tick)) as coming,
+        ):
             for source, outcome in coming:
                 outcomes[source] = outcome
                 disk = _tidy(out, source.stem, done=outcome.error is None)
                 if in_place and outcome.error is None:
                     store_outputs(out / source.name, source, preset)
-                write_json(out / source.stem / "run.json", identities[source] | _told(outcome, disk))
+                ended = {**outcome.told(), "disk_bytes": disk}
+                write_json(out / source.stem / "run.json", identities[source] | ended)
                 gather(out, workers, **asked)
                 _status("")
-                memory = f"  {outcome.peak_memory / 2**20:,.0f} MiB" if outcome.peak_memory else ""
-                say(
-                    f"{heads[source]}  {'FAILED' if outcome.error else 'ok'}  {clock(outcome.seconds)}{memory}"
-                )
-                if outcome.error:
-                    say(outcome.error)
+                say(f"{heads[source]}  {outcome}")
         _status("")
     return [outcomes[source] for source in selected]
+
+
+def _checked(preset: str, data_dir: Path | None, device: str, workers: int, threads: int) -> str:
+    """The device that ``device`` means here; refuses what cannot run before anything is written."""
+    if preset not in PRESETS:
+        raise InputError(f"unknown preset {preset!r}; expected one of {', '.join(PRESETS)}; try --preset ci")
+    if data_dir is not None and not data_dir.is_dir():
+        raise InputError(
+            f"no data folder {data_dir}; expected a folder; choose another --data-dir, or leave it out"
+        )
+    if workers < 1 or threads < 1:
+        raise InputError(f"workers {workers}, threads {threads}; expected at least 1; try --workers 2")
+    return str(devices.resolve(device))
+
+
+def _environment(preset: str, out: Path, data_dir: Path | None, device: str, threads: int) -> dict[str, str]:
+    data = str(data_dir.resolve()) if data_dir is not None else EMBEDDED if preset == "ci" else None
+    return {
+        "TP4_COMMAND": f"tp4 reproduce --preset {preset}",  # unless the command line has told more
+        **os.environ,
+        "TP4_OUT": str(out.resolve()),
+        "TP4_DEVICE": device,
+        "MPLBACKEND": "agg",
+        "PYTHONWARNINGS": "ignore",
+        **dict.fromkeys(_THREADS, str(threads)),
+        **({"TP4_DATA": data} if data is not None else {}),
+    }
 
 
 def gather(out: Path, workers: int, **asked: Any) -> dict[str, Any]:
@@ -172,6 +183,16 @@ def gather(out: Path, workers: int, **asked: Any) -> dict[str, Any]:
     return merged
 
 
+@contextlib.contextmanager
+def _removed(folder: Path, pattern: str) -> Iterator[None]:
+    """Remove at the end, however it comes, what notebooks that were ended had begun to write."""
+    try:
+        yield
+    finally:
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
 def _status(line: str) -> None:
     """On a terminal, one line that is written over; nothing elsewhere."""
     if sys.stdout.isatty():
@@ -197,16 +218,6 @@ def _tidy(out: Path, name: str, done: bool) -> int:
         for checkpoints in filter(Path.is_dir, report.glob("*")):
             shutil.rmtree(checkpoints)
     return size
-
-
-def _told(outcome: Outcome, disk: int) -> dict[str, Any]:
-    return {
-        "ok": outcome.error is None,
-        "error": outcome.error,
-        "seconds": round(outcome.seconds, 1),
-        "peak_memory_bytes": outcome.peak_memory,
-        "disk_bytes": disk,
-    }
 
 
 def _finished(report: Path, identity: dict[str, Any]) -> Outcome | None:
