@@ -126,13 +126,15 @@ def thrice(text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("thrice")
     first = run_all(commands, folder / "1", PYTHONHASHSEED="1", OMP_NUM_THREADS="1", **environment)
     again = run_all(commands, folder / "2", PYTHONHASHSEED="2", OMP_NUM_THREADS="1", **environment)
-    two = run_all(commands, folder / "3", OMP_NUM_THREADS="2", **environment)
-    return list(commands), first, again, two
+    # Threads that spin while they wait for each other are very slow on a busy machine.
+    few = commands if HEAVY else {name: commands[name] for name in ("64", "inf", "mup")}
+    two = run_all(few, folder / "3", OMP_NUM_THREADS="2", OMP_WAIT_POLICY="passive", **environment)
+    return list(commands), first, again, two, list(few)
 
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits(thrice):
-    names, first, again, _ = thrice
+    names, first, again, *_ = thrice
     for name in names:
         assert metrics(first / name) == metrics(again / name), name
         for binary in ("vectors.bin", "checkpoint.npz"):
@@ -143,7 +145,7 @@ def test_the_same_seed_gives_the_same_bits(thrice):
 @pytest.mark.slow
 def test_another_number_of_threads_changes_rounding_alone(thrice):
     """Sums in another order: relative differences of a float32's last digits, grown by training."""
-    names, first, _, two = thrice
+    _, first, _, two, names = thrice
     worst = {}
     for name in names:
         a, b = metrics(first / name), metrics(two / name)
@@ -533,4 +535,11 @@ def test_the_collection_with_1_2_and_4_workers_and_twice(tmp_path):
         assert not [outcome for outcome in outcomes if outcome.error]
         found.append(numbers(json.loads((tmp_path / name / "metrics.json").read_text())["notebooks"]))
     for other in found[1:]:
-        assert other == found[0]
+        assert {key for key in other if other[key] != found[0].get(key)} <= {
+            key for key in other if timed(key)
+        }
+
+
+def timed(key: str) -> bool:
+    """Whether a metric of a notebook is a measurement of time."""
+    return "/metrics/speed/" in key or "/metrics/cost/exponent in the steps" in key
