@@ -79,6 +79,8 @@ def start(*commands: list[str], **environment: str) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # As a script's `tp4 ... &` is started: deaf to Ctrl-C, and still to be ended politely.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
 
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 import typer
 
@@ -50,7 +51,7 @@ def guarded() -> Iterator[None]:
     """Whatever a user may meet inside ends in one line on stderr and exit code 2."""
     if threading.current_thread() is threading.main_thread():
         # Being ended politely (by a batch system, a container) is Ctrl-C: a run keeps its checkpoint and says so.
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     except InputError as error:
@@ -69,6 +70,12 @@ def guarded() -> Iterator[None]:
         if not isinstance(error, MemoryError) and "memory" not in str(error):
             raise
         fail("memory ran out; expected a run that fits; try a smaller size, and see `tp4 doctor`")
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """Do what Ctrl-C does now; a shell that started us in the background has had us ignore Ctrl-C itself."""
+    handler = signal.getsignal(signal.SIGINT)
+    (handler if callable(handler) else signal.default_int_handler)(number, frame)
 
 
 if __name__ == "__main__":
