@@ -1,19 +1,30 @@
 # Two commands on a fresh machine with Python >= 3.11, make and a C compiler:
 #   make figures   every notebook at preset ci -> runs/ci/index.html
 #   make test      ruff and pytest, the notebooks included
+# make install LOCK=1 takes exactly the versions of requirements.lock.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP ?= $(BIN)/python -m pip
 READY := $(VENV)/.ready
 
-.PHONY: figures test install learn2learn lint format laptop clean
+LOWEST ?= build/lowest
+
+.PHONY: figures test test-lowest install learn2learn lint format laptop clean
 
 figures: $(READY)
 	$(BIN)/tp4 reproduce --preset ci --out runs/ci
 
 test: lint
 	$(BIN)/python -m pytest
+
+# The same tests with every direct dependency at its lower bound, in an environment of its own.
+test-lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) tools/supply.py lowest > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install -q -e '.[notebooks,test]' -c $(LOWEST)/constraints.txt
+	$(MAKE) learn2learn PIP='$(LOWEST)/bin/python -m pip'
+	$(LOWEST)/bin/python -m pytest
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -33,7 +44,7 @@ $(READY): pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "tp4 needs Python >= 3.11, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -e '.[notebooks,test]'
+	$(BIN)/python -m pip install -q -e '.[notebooks,test]' $(if $(LOCK),-c requirements.lock)
 	$(MAKE) learn2learn
 	touch $@
 

@@ -18,7 +18,7 @@ import torch
 from tp4lib import images
 from tp4lib.files import out_dir, write_json
 from tp4lib.pilimit import PiMLP
-from tp4lib.report import environment
+from tp4lib.provenance import environment
 
 HERE = Path(__file__).resolve().parent
 

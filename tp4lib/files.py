@@ -1,10 +1,10 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and folders in which one run works at a time."""
 
 import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,71 @@ def out_dir(path: str | Path) -> Path:
             "expected a folder that can be created and written; choose another with --out DIR"
         ) from None
     return path
+
+
+@contextmanager
+def alone_in(path: str | Path) -> Iterator[Path]:
+    """`out_dir`, held for one run: a second one is refused as long as this process lives and is inside.
+
+    The operating system frees the lock when the process ends, however it ends. What a killed run left half-written is
+    removed at the start, and a folder made for a run that wrote nothing goes again at the end.
+
+    Raises:
+        InputError: the folder cannot be written, or another run works in it.
+    """
+    path = Path(path)
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        with _locked(out_dir(path) / ".tp4.lock"):
+            for part in path.glob(".*.part"):
+                part.unlink(missing_ok=True)
+            yield path
+    finally:
+        with suppress(OSError):  # the first that is not empty ends it
+            for folder in made:
+                folder.rmdir()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system: no such lock
+        yield
+        return
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise InputError(
+                f"cannot write in {path.parent}: {error.strerror}; expected a writable folder; choose another --out"
+            ) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise InputError(
+                f"another run works in {path.parent}; expected a folder that no other run writes to; wait until it "
+                "ends, or choose another --out"
+            ) from None
+        except OSError:  # a file system without locks: go on as before there were any
+            pass
+        # The run before may have removed this very file between our opening and locking it: then take the new one.
+        if _is_file_at(handle, path):
+            break
+        os.close(handle)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _is_file_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _umask() -> int:

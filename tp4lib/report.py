@@ -4,15 +4,10 @@ import base64
 import html
 import io
 import math
-import os
-import platform
-import subprocess
-import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tp4lib import paths
+from tp4lib import paths, provenance
 from tp4lib.datasets import Found
 from tp4lib.errors import InputError
 from tp4lib.files import atomic_path, write_json
@@ -86,15 +81,7 @@ class Report:
 
     def data(self, found: Found) -> str:
         """Record the data set that was used; returns the line that says what it is."""
-        self._data.append(
-            {
-                "name": found.name,
-                "title": found.title,
-                "source": found.source,
-                "synthetic": found.synthetic,
-                "sha256": found.sha256(),
-            }
-        )
+        self._data.append(provenance.source(found))
         return found.describe()
 
     def table(self) -> "Table":
@@ -102,18 +89,16 @@ class Report:
         return Table(self._metrics)
 
     def save(self) -> Path:
-        """Write ``metrics.json`` (metrics, figures, data, versions, seed, preset, commit) and return its path."""
+        """Write ``metrics.json`` (metrics, figures, and `tp4lib.provenance.record`) and return its path."""
         path = self.folder / "metrics.json"
         write_json(
             path,
             {
+                **provenance.record(seed=self.seed, preset=self.preset),
                 "notebook": self.notebook,
-                "preset": self.preset,
-                "seed": self.seed,
                 "metrics": self._metrics,
                 "figures": self._figures,
                 "data": self._data,
-                "environment": environment(),
             },
         )
         return path
@@ -158,44 +143,6 @@ class Table:
             f"{key}: {_number(m['value'])} {m.get('unit', '')} (published {_number(m.get('published'))})"
             for key, m in self.metrics.items()
         )
-
-
-def environment() -> dict[str, Any]:
-    """What a number depends on besides its input: versions, device, threads, commit of the code."""
-    versions = {}
-    for name in ("tp4lib", "torch", "numpy", "gensim", "learn2learn", "numba", "matplotlib", "papermill"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    import torch
-
-    return {
-        "python": platform.python_version(),
-        "versions": versions,
-        "machine": platform.machine(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "threads": torch.get_num_threads(),
-        "commit": _commit(),
-        "command": os.environ.get("TP4_COMMAND") or Path(sys.argv[0]).name,
-    }
-
-
-def _commit() -> str | None:
-    root = paths.checkout()
-    if root is None:
-        return None
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 def _number(value: float | None) -> str:

@@ -16,7 +16,10 @@ def data(
         str | None, typer.Option(help="Folder with real data, in place of $TP4_DATA.")
     ] = None,
 ) -> None:
-    """Show where each data set is and whether it is the official one; fetch those that are named."""
+    """Show where each data set is; fetch those that are named.
+
+    Says of each whether it is the official one, by its digest. Example: tp4 data omniglot
+    """
     for each in name or list(datasets.DATASETS):
         if each not in datasets.DATASETS:
             raise InputError(

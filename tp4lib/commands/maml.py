@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from tp4lib import datasets, provenance
 from tp4lib import device as devices
 from tp4lib.errors import InputError
-from tp4lib.files import out_dir, write_json
+from tp4lib.files import alone_in, write_json
 from tp4lib.maml import models, omniglot, train
 from tp4lib.maml.fomaml import LinearFOMAML
 
@@ -59,7 +60,12 @@ def maml(
         int | None, typer.Option(min=1, help="Stop after so many epochs without a better.")
     ] = None,
 ) -> None:
-    """Meta-train on Omniglot (5-way 1-shot), keep the best epoch by validation, test after 1 and 20 steps."""
+    """Meta-train on Omniglot at one width or in a limit.
+
+    5-way 1-shot, by first-order MAML. Keeps the best epoch by validation and tests it after 1 and 20 inner steps.
+
+    Example: tp4 maml --limit mup --meta-steps 10000 --out runs/maml
+    """
     n = _width(limit, width, activation)
     overrides = {
         key: value
@@ -74,71 +80,80 @@ def maml(
         )
     where = devices.resolve(device)
     characters = omniglot.load(data_dir)
-    out = out_dir(out)
-    tasks, validation, test = train.deal(characters, seed, device=where)
+    with alone_in(out):
+        tasks, validation, test = train.deal(characters, seed, device=where)
 
-    if limit in (Limit.ntk, Limit.gp):
-        from tp4lib.maml import kernel_fomaml
+        if limit in (Limit.ntk, Limit.gp):
+            from tp4lib.maml import kernel_fomaml
 
-        model = kernel_fomaml.build(limit.value, activation.value, tasks, **overrides)
-        chosen = model.settings
-    elif limit is Limit.pi:
-        from tp4lib.maml import pi
+            model = kernel_fomaml.build(limit.value, activation.value, tasks, **overrides)
+            chosen = model.settings
+        elif limit is Limit.pi:
+            from tp4lib.maml import pi
 
-        settings = replace(pi.Settings(), **overrides)
-        model = pi.build(rank, depth, activation.value, tasks.ways, seed, settings, where)
-        chosen = asdict(settings) | {"rank": rank, "depth": depth}
-    else:
-        settings = replace(models.settings(n), **overrides)
-        network = models.linear_network(n, tasks.ways, seed, settings).to(where)
-        model = LinearFOMAML(network, lr=settings.lr, inner_lr=settings.inner_lr)
-        chosen = asdict(settings)
+            settings = replace(pi.Settings(), **overrides)
+            model = pi.build(rank, depth, activation.value, tasks.ways, seed, settings, where)
+            chosen = asdict(settings) | {"rank": rank, "depth": depth}
+        else:
+            settings = replace(models.settings(n), **overrides)
+            network = models.linear_network(n, tasks.ways, seed, settings).to(where)
+            model = LinearFOMAML(network, lr=settings.lr, inner_lr=settings.inner_lr)
+            chosen = asdict(settings)
 
-    run: dict[str, Any] = {
-        "limit": limit.value, "width": "inf" if n == math.inf else int(n), "activation": activation.value,
-        "seed": seed, "dataset": characters.title, **chosen,
-    }  # fmt: skip
-    history = train.fit(
-        model,
-        tasks,
-        train.batches(validation, VALIDATION_TASKS),
-        meta_steps=meta_steps,
-        patience=patience,
-        save_to=out / "checkpoint.npz",
-        resume=resume,
-        settings=run,
-    )
-    begun = time.perf_counter()
-    asked = train.batches(test, TEST_TASKS)
-    one, twenty = (train.accuracy(model, asked, inner_steps) for inner_steps in (1, 20))
-    metrics = {
-        **run,
-        "synthetic": characters.synthetic,
-        "accuracy_unit": "percent",
-        "test_accuracy_1_step": one.mean,
-        "test_accuracy_1_step_se": one.se,
-        "test_accuracy_20_steps": twenty.mean,
-        "test_accuracy_20_steps_se": twenty.se,
-        "test_tasks": twenty.tasks,
-        "val_accuracy": history.best["val_accuracy"],
-        "val_accuracy_se": history.best["val_se"],
-        "val_tasks": VALIDATION_TASKS,
-        "best_epoch": history.best_epoch,
-        "epochs": history.epochs,
-        "meta_steps": history.meta_steps,
-        "meta_steps_asked": meta_steps,
-        "stopped_early": history.stopped_early,
-        "stopped_because": history.stopped,
-        "meta_steps_per_second": history.meta_steps / history.train_seconds,
-        "seconds": history.seconds + time.perf_counter() - begun,
-        "device": str(where),
-    }
-    write_json(out / "metrics.json", metrics)
-    print(
-        f"{characters.title}: test accuracy {twenty.mean:.2f} +- {twenty.se:.2f} % after 20 steps, "
-        f"{one.mean:.2f} % after 1 (best of {len(history.epochs)} epochs: {history.best_epoch}); "
-        f"{out / 'metrics.json'}"
-    )
+        run: dict[str, Any] = {
+            "limit": limit.value, "width": "inf" if n == math.inf else int(n), "activation": activation.value,
+            "seed": seed, "dataset": characters.title, **chosen,
+        }  # fmt: skip
+        checkpoint = out / "checkpoint.npz"
+        try:
+            history = train.fit(
+                model,
+                tasks,
+                train.batches(validation, VALIDATION_TASKS),
+                meta_steps=meta_steps,
+                patience=patience,
+                save_to=checkpoint,
+                resume=resume,
+                settings=run,
+            )
+        except KeyboardInterrupt:
+            if not checkpoint.exists():
+                raise
+            raise InputError(
+                f"interrupted; {checkpoint} is kept; go on with the same command and --resume"
+            ) from None
+        begun = time.perf_counter()
+        asked = train.batches(test, TEST_TASKS)
+        one, twenty = (train.accuracy(model, asked, inner_steps) for inner_steps in (1, 20))
+        metrics = {
+            **run,
+            **provenance.record(seed=seed, data=[datasets.find_local("omniglot", data_dir)], device=where),
+            "synthetic": characters.synthetic,
+            "accuracy_unit": "percent",
+            "test_accuracy_1_step": one.mean,
+            "test_accuracy_1_step_se": one.se,
+            "test_accuracy_20_steps": twenty.mean,
+            "test_accuracy_20_steps_se": twenty.se,
+            "test_tasks": twenty.tasks,
+            "val_accuracy": history.best["val_accuracy"],
+            "val_accuracy_se": history.best["val_se"],
+            "val_tasks": VALIDATION_TASKS,
+            "best_epoch": history.best_epoch,
+            "epochs": history.epochs,
+            "meta_steps": history.meta_steps,
+            "meta_steps_asked": meta_steps,
+            "stopped_early": history.stopped_early,
+            "stopped_because": history.stopped,
+            "meta_steps_per_second": history.meta_steps / history.train_seconds,
+            "seconds": history.seconds + time.perf_counter() - begun,
+            "device": str(where),
+        }
+        write_json(out / "metrics.json", metrics)
+        print(
+            f"{characters.title}: test accuracy {twenty.mean:.2f} +- {twenty.se:.2f} % after 20 steps, "
+            f"{one.mean:.2f} % after 1 (best of {len(history.epochs)} epochs: {history.best_epoch}); "
+            f"{out / 'metrics.json'}"
+        )
 
 
 def _width(limit: Limit, width: str, activation: Activation) -> float:

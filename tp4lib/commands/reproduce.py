@@ -22,17 +22,31 @@ def reproduce(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of every notebook.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Notebooks at once; the numbers stay the same.")] = 1,
+    threads: Annotated[
+        int,
+        typer.Option(min=1, envvar="OMP_NUM_THREADS", help="CPU threads a notebook; 1 gives the same bits."),
+    ] = 1,
     timeout: Annotated[float | None, typer.Option(help="Seconds that one notebook may take.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what an earlier run finished in the folder.")
+    ] = False,
     in_place: Annotated[
         bool, typer.Option("--in-place", help="Also store the outputs in the notebooks themselves.")
     ] = False,
 ) -> None:
-    """Run notebooks through papermill; leave figures, metrics.json and index.html in the output folder."""
+    """Run notebooks; leave their figures and numbers in a folder.
+
+    Papermill runs each notebook in a process of its own. The folder gets the executed notebooks, figures (SVG and PNG),
+    metrics.json and index.html. A notebook that fails is reported with its cell, and the others still run.
+
+    Example: tp4 reproduce 04 05 --preset laptop --data-dir DIR
+    """
     selected = runner.notebooks(notebook or ())
     out = out or (paths.checkout() or Path.cwd()) / "runs" / preset
     outcomes = runner.run(
-        selected, preset, out, data_dir=data_dir, device=device, seed=seed, timeout=timeout, in_place=in_place,
-        say=lambda line: print(line, flush=True),
+        selected, preset, out, data_dir=data_dir, device=device, seed=seed, workers=workers, threads=threads,
+        timeout=timeout, in_place=in_place, resume=resume, say=lambda line: print(line, flush=True),
     )  # fmt: skip
     failed = [outcome.notebook for outcome in outcomes if outcome.error]
     print(f"figures and numbers: {out / 'index.html'}")

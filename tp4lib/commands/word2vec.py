@@ -8,6 +8,7 @@ import torch
 import typer
 
 from tp4lib import device as devices
+from tp4lib.files import alone_in
 from tp4lib.word2vec.run import run
 
 
@@ -69,14 +70,19 @@ def word2vec(
         int | None, typer.Option(min=1, help="Save the vectors in so many principal coordinates.")
     ] = None,
 ) -> None:
-    """Train Word2Vec and score its embeddings on word analogies after each epoch.
+    """Train Word2Vec at one width or at width infinity.
 
-    On several GPUs: torchrun --nproc-per-node=N -m tp4lib.word2vec, with the same options.
+    Its embeddings are scored on word analogies after each epoch. On several GPUs: torchrun --nproc-per-node=N -m
+    tp4lib.word2vec, with the same options.
+
+    Example: tp4 word2vec --corpus text8 --width inf --max-vocab 5000 --out runs/w2v
     """
-    run(
-        corpus, out, width=width, min_count=min_count, max_vocab=max_vocab, max_bytes=max_bytes, questions=questions,
-        device=devices.resolve(device), save_vectors_=save, save_dim=save_dim, epochs=epochs, lr=lr, wd=wd,
-        window=window, negatives=negatives.value, num_negatives=num_negatives, batch_size=batch_size,
-        shared_negatives=shared_negatives, subsample=subsample, window_gradient=window_gradient.value, seed=seed,
-        dtype=getattr(torch, dtype.value), threads=threads, resume=resume,
-    )  # fmt: skip
+    with alone_in(out):
+        run(
+            corpus, out, width=width, min_count=min_count, max_vocab=max_vocab, max_bytes=max_bytes,
+            questions=questions, device=devices.resolve(device), save_vectors_=save, save_dim=save_dim,
+            epochs=epochs, lr=lr, wd=wd, window=window, negatives=negatives.value, num_negatives=num_negatives,
+            batch_size=batch_size, shared_negatives=shared_negatives, subsample=subsample,
+            window_gradient=window_gradient.value,
+            seed=seed, dtype=getattr(torch, dtype.value), threads=threads, resume=resume,
+        )  # fmt: skip

@@ -8,12 +8,14 @@ Every rank holds some of the columns (see `tp4lib.word2vec.shards`). Needs torch
 import argparse
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
 from tp4lib import device as devices
 from tp4lib.errors import InputError, fail
+from tp4lib.files import alone_in
 from tp4lib.word2vec.cbow import GRADIENTS
 from tp4lib.word2vec.run import run
 from tp4lib.word2vec.sampling import NEGATIVES
@@ -32,13 +34,14 @@ def main(arguments: list[str] | None = None) -> None:
         shards = Shards.join(device)
         if shards.rank > 0:
             os.environ["TP4_PROGRESS"] = "0"
-        run(
-            save_vectors_=not options.pop("no_save_vectors"),
-            dtype=getattr(torch, options.pop("dtype")),
-            device=device,
-            shards=shards,
-            **options,
-        )
+        with alone_in(options["out"]) if shards.rank == 0 else nullcontext():
+            run(
+                save_vectors_=not options.pop("no_save_vectors"),
+                dtype=getattr(torch, options.pop("dtype")),
+                device=device,
+                shards=shards,
+                **options,
+            )
     except InputError as error:
         if shards.rank == 0:
             fail(str(error))

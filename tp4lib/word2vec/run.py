@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tp4lib import datasets, files
+from tp4lib import datasets, files, provenance
 from tp4lib.errors import InputError
 from tp4lib.word2vec import analogy
 from tp4lib.word2vec.cbow import columns_of, parse_width
@@ -47,7 +47,8 @@ def run(
         InputError: whatever is wrong with files, settings or memory; also after Ctrl-C, saying how to go on.
     """
     n = parse_width(width)
-    asked = analogy.Questions.load(questions or datasets.find("questions").path)
+    asked_in = questions or datasets.find("questions")
+    asked = analogy.Questions.load(questions or asked_in.path)
     with open_text(
         corpus
     ):  # a wrong name is told before a folder is made for it, a bad folder before long work
@@ -92,6 +93,12 @@ def run(
         "history": done.history,
         "settings": done.settings,
         "corpus": corpus.name,
+        **provenance.record(
+            seed=done.settings["seed"],
+            data=[corpus, asked_in],
+            device=device,
+            threads=options.get("threads", 1),
+        ),
     }
     embeddings, saved = done.model.embeddings, columns
     if save_dim is not None:

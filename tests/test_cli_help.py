@@ -1,0 +1,116 @@
+"""What ``tp4 --help``, every command's help and ``tp4 doctor`` look like in a terminal of 80 columns."""
+
+import json
+
+import pytest
+import typer
+
+from tp4lib import cli, needs
+from tp4lib.commands import doctor
+from tp4lib.errors import InputError
+from tp4lib.report import PRESETS
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    monkeypatch.setenv("TP4_PROGRESS", "0")
+
+
+def printed(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [None, *cli.COMMANDS])
+def test_help_fits_80_columns_and_names_every_option_in_full(capsys, command):
+    text = printed(capsys, *filter(None, [command]), "--help")
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert "..." not in text.replace("...]", "").replace("... <", "").replace("ARGS]...", "").replace(
+        "]...", ""
+    )
+    if command is not None:
+        for option in typer.main.get_command(cli.build()).commands[command].params:
+            assert option.help, (command, option.name)
+            for name in option.opts if option.opts[0].startswith("-") else ():
+                assert name in text, (command, name)
+
+
+def test_each_command_says_in_one_line_what_it_does(capsys):
+    text = printed(capsys, "--help")
+    for name in cli.COMMANDS:
+        (line,) = [line for line in text.splitlines() if line.startswith(f"  {name} ")]
+        assert line.endswith("."), line
+
+
+def test_doctor_tells_what_is_here_and_what_presets_need(capsys, monkeypatch):
+    monkeypatch.setenv("TP4_DATA", "embedded")
+    text = printed(capsys, "doctor")
+    assert max(map(len, text.splitlines())) <= 80
+    for word in (
+        "torch 2",
+        "cores",
+        "GPU",
+        "text8",
+        "omniglot",
+        "compiler",
+        *(f"{preset}: " for preset in PRESETS),
+    ):
+        assert word in text, word
+    assert "not found out" not in text
+
+
+def test_doctor_goes_on_where_something_is_broken(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("TP4_DATA", "/nowhere")
+    (tmp_path / "needs.json").write_text("{")
+    monkeypatch.setattr(needs, "TABLE", tmp_path / "needs.json")
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: 1 / 0)
+    text = printed(capsys, "doctor")
+    assert text.count("not found out") == 3
+    assert "TP4_DATA=/nowhere is not a folder" in " ".join(text.split())
+    assert "torch 2" in text
+
+
+def merged(workers: int = 1, **changes) -> dict:
+    runs = {f"{i:02}_x": {"seconds": 60.0, "ok": True, "peak_memory_bytes": (i + 1) << 20, "disk_bytes": 100}
+            for i in range(9)}  # fmt: skip
+    runs["08_x"] |= changes
+    return {
+        "runs": runs,
+        "preset": "laptop",
+        "runner": {"workers": workers, "peak_memory_bytes": 1 << 20},
+        "environment": {"threads": 1, "python": "3.11", "versions": {"torch": "2.6"}},
+    }
+
+
+def test_needs_are_those_of_a_whole_run(tmp_path):
+    folder, table = tmp_path / "run", tmp_path / "needs.json"
+    folder.mkdir()
+    (folder / "metrics.json").write_text(json.dumps(merged()))
+    assert needs.main(folder, table) == "laptop"
+    written = json.loads(table.read_text())
+    found = needs.needs("laptop", table=written)
+    assert (found.seconds, found.memory, found.disk) == (540, 10 << 20, 900)
+    assert needs.needs("laptop", workers=2, table=written).memory == 18 << 20
+    assert needs.needs("paper", table=written) is None
+
+
+@pytest.mark.parametrize(
+    "run", [merged(workers=2), merged(ok=False), merged(peak_memory_bytes=None), {}, {"runs": {}}]
+)
+def test_needs_of_part_of_a_run_are_refused(run):
+    with pytest.raises(InputError, match="expected the"):
+        needs.measured(run, 2)
+
+
+def test_the_table_that_ships_covers_the_collection():
+    table = json.loads(needs.TABLE.read_text())
+    assert "ci" in table
+    for preset, entry in table.items():
+        assert len(entry["notebooks"]) >= 9
+        found = needs.needs(preset)
+        assert 2**28 < found.memory < 2**36

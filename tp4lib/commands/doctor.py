@@ -1,0 +1,134 @@
+"""``tp4 doctor``: what is here, and what each preset would need."""
+
+import os
+import platform
+import shutil
+import textwrap
+from collections.abc import Callable, Iterator
+from importlib import metadata
+
+import torch
+
+from tp4lib import __version__, datasets, device, paths, provenance
+from tp4lib.needs import needs
+from tp4lib.report import PRESETS
+
+_CORE = ("torch", "numpy", "tqdm")
+_NOTEBOOKS = ("jupyter", "papermill", "matplotlib", "seaborn", "pandas", "scipy", "scikit-learn", "gensim", "numba",
+              "torchvision", "learn2learn")  # fmt: skip
+_TOOLS = {
+    "compiler": ("cc", "gcc", "clang"),
+    "browser": ("chromium", "chromium-browser", "google-chrome", "firefox"),
+    "make": ("make",),
+    "git": ("git",),
+}
+FULL_VOCABULARY = 67_897
+"""Words of wiki8 that occur at least five times: the vocabulary of Word2Vec at preset paper."""
+
+
+def doctor() -> None:
+    """Show what is here and what each preset needs.
+
+    Versions, device, memory, disk, data sets (and whether they are the official ones), packages and tools, then time,
+    memory and disk of each preset, as measured, and whether it fits here. What cannot be found out is said, too.
+    """
+    for title, lines in (
+        ("tp4", _program),
+        ("packages", _packages),
+        ("machine", _machine),
+        ("tools", _tools),
+        ("data", _data),
+        ("presets", _presets),
+    ):
+        _section(title, lines)
+
+
+def _section(title: str, lines: Callable[[], Iterator[str]]) -> None:
+    head = title
+    try:
+        for line in lines():
+            print(textwrap.fill(line, 80, initial_indent=f"{head:<10}", subsequent_indent=" " * 12))
+            head = ""
+    except Exception as error:  # a doctor does not fall ill: the other sections are still of use
+        line = f"not found out ({type(error).__name__}: {error})"
+        print(textwrap.fill(line, 80, initial_indent=f"{head:<10}", subsequent_indent=" " * 12))
+
+
+def _program() -> Iterator[str]:
+    here = provenance.commit()
+    where = f", commit {here['commit'][:9]}{' with changes' if here['dirty'] else ''}" if here else ""
+    yield f"{__version__}{where}; Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+
+
+def _packages() -> Iterator[str]:
+    for label, names in (("core", _CORE), ("notebooks", _NOTEBOOKS)):
+        found, missing = [], []
+        for name in names:
+            try:
+                found.append(f"{name} {metadata.version(name)}")
+            except metadata.PackageNotFoundError:
+                missing.append(name)
+        lacking = f"; missing: {', '.join(missing)}; run `make install`" if missing else ""
+        yield f"{label}: {', '.join(found)}{lacking}"
+
+
+def _machine() -> Iterator[str]:
+    chosen = device.resolve("auto")
+    yield (
+        f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores, "
+        f"{_bytes(device.available_memory(torch.device('cpu')))} of memory available"
+    )
+    gpu = (
+        f"{torch.cuda.get_device_name(chosen)}, {_bytes(device.available_memory(chosen))} free"
+        if chosen.type == "cuda"
+        else "none"
+    )
+    yield f"GPU: {gpu}; --device auto is {chosen.type}"
+    yield f"disk: {_bytes(_disk_free())} free where results go ({paths.runs_dir('')})"
+
+
+def _tools() -> Iterator[str]:
+    found = {tool: next(filter(shutil.which, names), None) for tool, names in _TOOLS.items()}
+    yield ", ".join(f"{tool}: {name or 'none found'}" for tool, name in found.items())
+
+
+def _data() -> Iterator[str]:
+    for name in datasets.DATASETS:
+        found = datasets.find_local(name)
+        yield f"{found.describe()}; official digest: {datasets.verify(found)}"
+
+
+def _presets() -> Iterator[str]:
+    memory, disk = device.available_memory(torch.device("cpu")), _disk_free()
+    for preset in PRESETS:
+        need = needs(preset)
+        if need is None:
+            continue
+        asked = {"memory": (need.memory, memory), "disk": (need.disk, disk)}
+        lacks = [what for what, (needed, there) in asked.items() if needed > there]
+        yield (
+            f"{preset}: {_minutes(need.seconds)}, {_bytes(need.memory)} of memory, {_bytes(need.disk)} of disk "
+            f"(measured: {need.measured}); {'too little ' + ' and '.join(lacks) if lacks else 'fits'} here"
+        )
+    if needs("paper") is None:
+        chosen = device.resolve("auto")
+        single, half = (2 * FULL_VOCABULARY**2 * size for size in (4, 2))
+        there = device.available_memory(chosen)
+        verdict = "fits" if single < there else "fits in bfloat16" if half < there else "does not fit"
+        yield (
+            f"paper: not measured; Word2Vec at width infinity alone holds two matrices of {FULL_VOCABULARY:,} rows and "
+            f"columns, {_bytes(single)} ({_bytes(half)} in bfloat16); {verdict} on {chosen.type} here"
+        )
+
+
+def _disk_free() -> int:
+    folder = paths.runs_dir("")
+    return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.0f} MiB"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
