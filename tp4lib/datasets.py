@@ -270,6 +270,9 @@ def download(url: str, target: Path, expected: str) -> None:
         InputError: unreachable, stalled, cut short, an HTTP error, or other bytes than expected.
     """
     hint = f"try again, or put {target.name} in a folder named by TP4_DATA"
+    for part in target.parent.glob(f".{target.name}.*.part"):  # left by a download that was killed
+        if time.time() - part.stat().st_mtime > 3600:
+            part.unlink(missing_ok=True)
     for attempt in range(1, _TRIES + 1):
         desc = f"download {target.name}" + (f" (try {attempt} of {_TRIES})" if attempt > 1 else "")
         try:
@@ -306,6 +309,7 @@ def _transfer(url: str, part: Path, desc: str) -> None:
                 _copy(response, file, _MOST if size is None else size, progress.update)
             received = file.tell()
     except urllib.error.HTTPError as error:
+        error.close()
         raise _Broken(f"{error.code} {error.reason}", error.code >= 500 or error.code in (408, 429)) from None
     except urllib.error.URLError as error:  # no connection was made: not the moment to insist
         raise _Broken(error.reason, False) from None
