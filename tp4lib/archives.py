@@ -217,7 +217,8 @@ class Zip:
 def tar_gz(path: Path, wanted: Collection[str], most: int) -> Iterator[tuple[str, bytes]]:
     """The regular files of a .tar.gz whose last part of the name is ``wanted``, each of at most ``most`` bytes.
 
-    The archive is read once from front to back, so that no header can send the reader in circles.
+    The archive is read once from front to back, so that no header can send the reader in circles; that all is well is
+    known at the end.
     """
     found: set[str] = set()
     with _reasons(), gzip.open(path) as raw:
@@ -236,6 +237,8 @@ def tar_gz(path: Path, wanted: Collection[str], most: int) -> Iterator[tuple[str
                     raise Damaged(f"its {name!r} has {member.size:,} bytes; at most {most:,} are expected")
                 found.add(name)
                 yield name, archive.extractfile(member).read()
+        while stream.read(_CHUNK):  # to its end, where the checksum is
+            pass
 
 
 def npz(path: Path) -> dict[str, np.ndarray]:

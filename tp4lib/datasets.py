@@ -5,6 +5,7 @@ temporary file, checked, then renamed) unless ``TP4_OFFLINE=1``; then it takes t
 which one it is, so that no figure can pass off a stand-in as the real thing.
 """
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -271,8 +272,9 @@ def download(url: str, target: Path, expected: str) -> None:
     """
     hint = f"try again, or put {target.name} in a folder named by TP4_DATA"
     for part in target.parent.glob(f".{target.name}.*.part"):  # left by a download that was killed
-        if time.time() - part.stat().st_mtime > 3600:
-            part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime > 3600:
+                part.unlink()
     for attempt in range(1, _TRIES + 1):
         desc = f"download {target.name}" + (f" (try {attempt} of {_TRIES})" if attempt > 1 else "")
         try:
