@@ -191,7 +191,7 @@ class Zip:
                 raise Damaged(f"it holds {name[:80]!r} twice")
             files[name] = info
         total = sum(info.file_size for info in files.values())
-        if total > min(MOST, max(FREE, RATIO * packed)):
+        if total > max(packed, min(MOST, max(FREE, RATIO * packed))):
             raise Damaged(f"its {packed:,} bytes unpack to {total:,}, as archives made to do harm do")
         return files
 

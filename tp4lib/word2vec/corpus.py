@@ -152,7 +152,7 @@ def keep_probability(counts: np.ndarray, total: float, t: float) -> np.ndarray:
     [1.0, 0.75]
     """
     counts = np.asarray(counts, dtype=np.float64)
-    if t < 0:
+    if not t >= 0:
         raise InputError(f"subsampling threshold {t}; expected 0 (off) or more; try --subsample 1e-4")
     if t == 0:
         return np.ones_like(counts)
