@@ -5,13 +5,18 @@ temporary file, checked, then renamed) unless ``TP4_OFFLINE=1``; then it takes t
 which one it is, so that no figure can pass off a stand-in as the real thing.
 """
 
+import contextlib
 import hashlib
+import http.client
 import os
 import sys
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from tp4lib import paths
 from tp4lib.errors import InputError
@@ -21,8 +26,11 @@ from tp4lib.progress import bar
 EMBEDDED = "embedded"
 """As ``data_dir`` or ``$TP4_DATA``: take the embedded default, whatever else is there."""
 
-_TIMEOUT = 20.0  # seconds without a byte before a download is given up
-_CHUNK = 1 << 20
+_TIMEOUT = 20.0  # seconds without a byte before a try is given up
+_PATIENCE, _SLOWEST = 60.0, 60_000  # so many bytes have to come in so many seconds
+_TRIES, _PAUSE = 3, 1.0  # tries where the server or the line failed; seconds between them, doubled each time
+_MOST = 1 << 30  # bytes; the largest official file has a third of that
+_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -256,26 +264,93 @@ def fetch(name: str) -> Found:
 def download(url: str, target: Path, expected: str) -> None:
     """Download ``url`` to ``target`` atomically; keep it only if its digest is ``expected`` (``"sha256:..."``).
 
+    What another try may cure (a stall, a broken line, an error of the server's own) is tried three times. Only http and
+    https are spoken, also where a server redirects to; proxies are taken from the environment.
+
     Raises:
         InputError: unreachable, stalled, cut short, an HTTP error, or other bytes than expected.
     """
-    retry = f"try again, or put {target.name} in a folder named by TP4_DATA"
-    with atomic_path(target) as part:
+    hint = f"try again, or put {target.name} in a folder named by TP4_DATA"
+    for part in target.parent.glob(f".{target.name}.*.part"):  # left by a download that was killed
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime > 3600:
+                part.unlink()
+    for attempt in range(1, _TRIES + 1):
+        desc = f"download {target.name}" + (f" (try {attempt} of {_TRIES})" if attempt > 1 else "")
         try:
-            with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, open(part, "wb") as file:
-                size = int(response.headers.get("Content-Length") or 0)
-                with bar(total=size or None, desc=f"download {target.name}", unit="B") as progress:
-                    while chunk := response.read(_CHUNK):
-                        file.write(chunk)
-                        progress.update(len(chunk))
-                received = file.tell()
-        except (urllib.error.URLError, OSError, ValueError) as error:
-            reason = getattr(error, "reason", None) or error
-            raise InputError(f"cannot download {url}: {reason}; {retry}") from None
-        if size and received != size:
-            raise InputError(f"download of {url} was cut short at {received} of {size} bytes; {retry}")
-        if not matches(part, expected):
-            raise InputError(f"{url} does not have the expected {expected.split(':')[0]} digest; {retry}")
+            with atomic_path(target) as part:
+                _transfer(url, part, desc)
+                if not matches(part, expected):
+                    raise InputError(
+                        f"{url} does not have the expected {expected.split(':')[0]} digest; {hint}"
+                    )
+            return
+        except _Broken as broken:
+            if attempt == _TRIES or not broken.may_pass:
+                tries = f" in {attempt} tries" if attempt > 1 else ""
+                raise InputError(f"cannot download {url}{tries}: {broken}; {hint}") from None
+        time.sleep(_PAUSE * 2 ** (attempt - 1))
+
+
+class _Broken(Exception):
+    """A transfer that failed, and whether another try may go better."""
+
+    def __init__(self, reason: object, may_pass: bool) -> None:
+        super().__init__(" ".join(str(reason).split())[:300] or type(reason).__name__)
+        self.may_pass = may_pass
+
+
+def _transfer(url: str, part: Path, desc: str) -> None:
+    try:
+        with _opener().open(url, timeout=_TIMEOUT) as response, open(part, "wb") as file:
+            told = response.headers.get("Content-Length", "")
+            size = int(told) if told.isascii() and told.isdigit() else None
+            if (size or 0) > _MOST:
+                raise _Broken(f"{size:,} bytes; at most {_MOST:,} are expected", False)
+            with bar(total=size, desc=desc, unit="B") as progress:
+                _copy(response, file, _MOST if size is None else size, progress.update)
+            received = file.tell()
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise _Broken(f"{error.code} {error.reason}", error.code >= 500 or error.code in (408, 429)) from None
+    except urllib.error.URLError as error:  # no connection was made: not the moment to insist
+        raise _Broken(error.reason, False) from None
+    except (OSError, http.client.HTTPException) as error:
+        raise _Broken(error, not isinstance(error, http.client.InvalidURL)) from None
+    except ValueError as error:  # not an address
+        raise _Broken(error, False) from None
+    if size is not None and received != size:
+        raise _Broken(f"cut short at {received} of {size} bytes", True)
+
+
+def _copy(
+    response: http.client.HTTPResponse, file: BinaryIO, most: int, report: Callable[[int], object]
+) -> None:
+    since, recent, left = time.monotonic(), 0, most
+    while left and (chunk := response.read1(min(_CHUNK, left))):
+        file.write(chunk)
+        report(len(chunk))
+        left, recent = left - len(chunk), recent + len(chunk)
+        if (passed := time.monotonic() - since) > _PATIENCE:
+            if recent < _SLOWEST:
+                raise _Broken(f"stalled: {recent:,} bytes in {passed:.0f} seconds", True)
+            since, recent = time.monotonic(), 0
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """urllib's own, without the handlers of file:, ftp: and data: addresses."""
+    request, opener = urllib.request, urllib.request.OpenerDirector()
+    for handler in (
+        request.ProxyHandler,
+        request.UnknownHandler,
+        request.HTTPHandler,
+        request.HTTPSHandler,
+        request.HTTPDefaultErrorHandler,
+        request.HTTPRedirectHandler,
+        request.HTTPErrorProcessor,
+    ):
+        opener.add_handler(handler())
+    return opener
 
 
 def verify(found: Found) -> str:

@@ -7,21 +7,19 @@ whatever `tp4lib.datasets.find` comes upon.
 
 import io
 import pickle
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tp4lib import archives
 from tp4lib.datasets import Found, find
 from tp4lib.errors import InputError
 
 CLASSES = 10
+_MOST = 1 << 26  # bytes of a batch of the official archive; each has 31 million
 _DIGITS_TEST = 297  # of 1,797
 _BATCHES = [f"data_batch_{i}" for i in range(1, 6)]
 
@@ -170,29 +168,27 @@ def _digits(seed: int):
 def _cifar10(path: Path):
     try:
         if path.is_dir():
-            raw = _from_batches({batch: (path / batch).read_bytes() for batch in [*_BATCHES, "test_batch"]})
+            raw = _from_batches({batch: _bytes(path / batch) for batch in [*_BATCHES, "test_batch"]})
         elif path.suffix == ".npz":
-            raw = _from_npz(path)
+            arrays = archives.npz(path)
+            raw = [(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test")]
         else:
-            raw = _from_batches(dict(_members(path)))
+            raw = _from_batches(dict(archives.tar_gz(path, [*_BATCHES, "test_batch"], _MOST)))
         return tuple(_checked(x, y) for x, y in raw)
-    except (
-        OSError,
-        EOFError,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        ImportError,
-    ) as error:
-        problem = error
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError) as error:
-        problem = error
+    except KeyError as missing:
+        problem = f"it holds no {missing}"
+    except (OSError, ValueError) as error:  # archives.Damaged among them
+        problem = " ".join(str(error).split())
     raise InputError(
-        f"cannot read {path.name} as CIFAR-10: {' '.join(str(problem).split())}; expected the official "
+        f"cannot read {path.name} as CIFAR-10: {problem}; expected the official "
         "cifar-10-python.tar.gz, its folder cifar-10-batches-py, or cifar10_6k.npz; fetch it again with `tp4 data`"
-    ) from problem
+    )
+
+
+def _bytes(path: Path) -> bytes:
+    if path.stat().st_size > _MOST:
+        raise ValueError(f"{path.name} has more than {_MOST:,} bytes")
+    return path.read_bytes()
 
 
 def _checked(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -213,43 +209,90 @@ def _checked(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def _from_npz(path: Path):
-    with np.load(path, allow_pickle=False) as file:
-        return [(file[f"{part}_images"], file[f"{part}_labels"]) for part in ("train", "test")]
-
-
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    with tarfile.open(path, "r:gz") as archive:
-        for member in archive:
-            name = Path(member.name).name
-            if name in [*_BATCHES, "test_batch"] and (file := archive.extractfile(member)) is not None:
-                yield name, file.read()
-
-
 def _from_batches(files: dict[str, bytes]):
     def read(batch: str) -> tuple[np.ndarray, list[int]]:
-        content = _Unpickler(io.BytesIO(files[batch])).load()
+        content = _unpickled(files[batch])
+        if not (isinstance(content, dict) and isinstance(rows := content[b"data"], _Array)):
+            raise ValueError(f"{batch} holds no array of pictures")
+        labels = content[b"labels"]
+        if not (isinstance(labels, list) and all(type(label) is int for label in labels)):
+            raise ValueError(f"the labels of {batch} are no list of numbers")
         # A row is the red plane, then the green, then the blue one.
-        return content[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), content[b"labels"]
+        return rows.pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
 
     x, y = zip(*map(read, _BATCHES), strict=True)
-    return [(np.concatenate(x), np.concatenate(y)), read("test_batch")]
+    return [(np.concatenate(x), [label for labels in y for label in labels]), read("test_batch")]
 
 
-class _Unpickler(pickle.Unpickler):
-    """Reads the archive's pickles: arrays, lists and strings, and nothing that could run a command."""
+# -- the archive's pickles, read without running anything that they name ------------------------------------------
 
-    def __init__(self, file: IO[bytes]) -> None:
-        super().__init__(file, encoding="bytes")  # they were written by Python 2
+
+def _unpickled(data: bytes) -> Any:
+    try:
+        return _Unpickler(io.BytesIO(data), encoding="bytes").load()  # they were written by Python 2
+    except Exception as error:  # a broken pickle can fail anywhere in the reader
+        raise ValueError(f"a damaged pickle: {error or type(error).__name__}"[:200]) from None
+
+
+class _Unpickler(pickle._Unpickler):
+    """Arrays of bytes, lists, dicts, numbers and strings; every name in a pickle stands for something of this module.
+
+    It is the reader in Python: the one in C sets aside as much memory as a few bytes of a pickle ask for.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return np.ndarray.__reduce__(np.empty(0, np.uint8))[0]
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
+            return _Named(lambda *_: _Array())
+        if module == "numpy" and name == "ndarray":
+            return _Named(None)
+        if module == "numpy" and name == "dtype":
+            return _Named(_Byte)
         if (module, name) == ("_codecs", "encode"):  # how newer pickles of the same protocol write bytes
-            return _latin1
+            return _Named(_latin1)
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which CIFAR-10 has no need of")
+
+    def get_extension(self, code: int) -> Any:
+        raise pickle.UnpicklingError("it asks for an extension, which CIFAR-10 has no need of")
+
+
+class _Named:
+    """What a pickle may call, without attributes that it could set."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Any) -> None:
+        object.__setattr__(self, "_call", call)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._call(*arguments)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise pickle.UnpicklingError(f"it sets {name}, which CIFAR-10 has no need of")
+
+
+class _Byte:
+    """The type of the arrays' entries."""
+
+    __slots__ = ()
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        if code not in ("u1", b"u1"):
+            raise pickle.UnpicklingError(f"an array of {code!r}, not of bytes"[:100])
+
+    def __setstate__(self, state: Any) -> None:
+        """Byte order and the like; a byte has none."""
+
+
+class _Array:
+    """An array as a pickle describes it: no more numbers than there are bytes for."""
+
+    __slots__ = ("pixels",)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, by_columns, raw = state
+        if not (isinstance(kind, _Byte) and isinstance(raw, bytes)):
+            raise pickle.UnpicklingError("an array of something else than bytes")
+        self.pixels = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if by_columns else "C")
 
 
 def _latin1(text: str, encoding: str) -> bytes:

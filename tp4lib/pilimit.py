@@ -168,26 +168,31 @@ class PiMLP(nn.Module):
             weight_decay: all weights (not biases) are multiplied by ``1 - lr * weight_decay`` first.
 
         Raises:
-            InputError: the loss is no finite number: the rate is too large.
+            InputError: the loss, or something that the step would change, is not finite: the rate is too large. The
+                network is then as it was before the step.
         """
         value, gradients, A, B = self._gradients(x, y, loss)
-        if not torch.isfinite(value):
-            raise InputError(
-                f"the loss is {value.item()}; expected a finite number; try a smaller lr than {lr}"
-            )
+        _require_finite("the loss", value.detach(), lr)
         with torch.no_grad():
             step = -lr
             if clip is not None:
                 norm = self.norm(gradients, A, B)
                 step = step * (clip / (norm + 1e-12)).clamp(max=1.0)
-            if weight_decay:
-                self.U.mul_(1 - lr * weight_decay)
-            for parameter, gradient in zip([self.U, *self.biases], gradients):
-                parameter.add_(step * gradient)
+            decay = 1 - lr * weight_decay
+            U = self.U * decay + step * gradients[0]
+            biases = [bias + step * gradient for bias, gradient in zip(self.biases, gradients[1:])]
+            A = [step * rows for rows in A]
+            # All before any: a step that overflows is not made.
+            _require_finite("U", U, lr)
+            for index, rows in enumerate([*biases, *A, *B]):
+                _require_finite("a bias" if index < len(biases) else "a new row", rows, lr)
+            self.U.copy_(U)
+            for bias, moved in zip(self.biases, biases):
+                bias.copy_(moved)
             for layer, rows_A, rows_B in zip(self.layers, A, B):
                 if weight_decay:
-                    layer.decay(1 - lr * weight_decay)
-                layer.append(rows_B, step * rows_A)
+                    layer.decay(decay)
+                layer.append(rows_B, rows_A)
         return value.detach()
 
     def _gradients(
@@ -235,6 +240,12 @@ class PiMLP(nn.Module):
 
     def extra_repr(self) -> str:
         return f"d_in={self.d_in}, d_out={self.d_out}, rank={self.rank}, depth={self.depth}"
+
+
+def _require_finite(what: str, found: Tensor, lr: float) -> None:
+    if not found.isfinite().all():
+        words = f"{what} is {found.item()}" if found.dim() == 0 else f"{what} is no longer finite"
+        raise InputError(f"{words}; expected a finite number; try a smaller lr than {lr}")
 
 
 def default_loss(y: Tensor) -> Loss:

@@ -336,6 +336,10 @@ def _check(x, y, test, steps, batch_size, evaluate_every, blowup, optimizer, los
                 f"{what} have shapes {tuple(inputs.shape)} and {tuple(targets.shape)} {targets.dtype}; for "
                 f"{loss} expected (N, d_in) inputs with {expected}; see tp4lib.images.one_hot"
             )
+        if not (inputs.isfinite().all() and targets.isfinite().all()):
+            raise InputError(
+                f"{what} hold numbers that are not finite; expected finite ones; look at how the data were made"
+            )
 
 
 def _check_model(model: nn.Module, x: Tensor, y: Tensor, loss: str) -> None:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
+from tp4lib.errors import InputError
 from tp4lib.linear_limit import LinearLimit
 from tp4lib.maml.omniglot import Batch
 
@@ -25,7 +26,16 @@ def clip_scale(norm: torch.Tensor, clip: float | None) -> torch.Tensor | float:
 
 
 def query_accuracy(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Share of a task's queries that ``logits`` ``(T, Q, o)`` get right: ``(T,)`` in [0, 1]."""
+    """Share of a task's queries that ``logits`` ``(T, Q, o)`` get right: ``(T,)`` in [0, 1].
+
+    Raises:
+        InputError: adaptation made logits that are not finite.
+    """
+    if not logits.isfinite().all():
+        raise InputError(
+            "the logits of a task are not finite after its adaptation; expected finite numbers; "
+            "try a smaller --lr, --sigma-in or --sigma-out"
+        )
     return (logits.argmax(-1) == batch.y[:, batch.supports :]).float().mean(1)
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tp4lib.maml.fomaml import clip_scale
+from tp4lib.maml.fomaml import clip_scale, query_accuracy
 from tp4lib.maml.kernel_spaces import FeatureSpace, GramSpace, limit_kernel
 from tp4lib.maml.omniglot import SIZE, Batch, Tasks
 
@@ -162,7 +162,7 @@ class KernelFOMAML:
     @torch.no_grad()
     def evaluate(self, batch: Batch, inner_steps: int = 1) -> Tensor:
         """Query accuracy of each task after ``inner_steps`` steps of adaptation: ``(T,)`` in [0, 1]."""
-        return (self.predict(batch, inner_steps).argmax(-1) == batch.y[:, batch.supports :]).float().mean(1)
+        return query_accuracy(self.predict(batch, inner_steps), batch)
 
     @torch.no_grad()
     def predict(self, batch: Batch, inner_steps: int = 1) -> Tensor:

@@ -2,7 +2,6 @@
 
 import hashlib
 import struct
-import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tp4lib import datasets, paths, progress
+from tp4lib import archives, datasets, paths, progress
 from tp4lib.errors import InputError
 from tp4lib.files import atomic_path
 from tp4lib.maml import synthetic
@@ -23,6 +22,7 @@ SIZE = 28
 PARTS = ("images_background", "images_evaluation")
 VINYALS = (1028, 172, 423)
 _VINYALS_VALIDATION = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
+_MOST = 1 << 16  # bytes of a drawing's file; the largest of Omniglot's has 522
 _EXPECTED = "expected images_background and images_evaluation, each a folder or a .zip of <alphabet>/<character>/*.png"
 
 
@@ -94,10 +94,12 @@ def read(folder: str | Path, cache: str | Path | None = None) -> tuple[np.ndarra
     path = Path(cache) / f"omniglot28_{digest[:16]}.npz" if cache is not None else None
     if path is not None and path.is_file():
         try:
-            with open(path, "rb") as raw, np.load(raw) as file:
-                return file["images"], names
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-            path.unlink()  # a damaged cache is made again
+            images = archives.npz(path)["images"]
+            if (images.shape, images.dtype) == ((len(names), drawers, SIZE, SIZE), np.uint8):
+                return images, names
+        except (archives.Damaged, KeyError):
+            pass
+        path.unlink()  # a damaged cache is made again
 
     images = np.empty((len(characters), drawers, SIZE, SIZE), dtype=np.uint8)
     for c, drawings in enumerate(
@@ -119,44 +121,50 @@ class _Source:
     part: str
     label: str
     folder: Path | None
-    archive: zipfile.ZipFile | None
+    archive: archives.Zip | None
     checksums: dict[str, int]
 
     @classmethod
     def open(cls, root: Path, part: str) -> "_Source":
         if (root / part).is_dir():
             files = {p.relative_to(root).as_posix(): p for p in (root / part).glob("*/*/*.png")}
-            return cls(
-                part, part, root, None, {name: zlib.crc32(p.read_bytes()) for name, p in files.items()}
-            )
+            return cls(part, part, root, None, {name: zlib.crc32(_bytes(p)) for name, p in files.items()})
         path = root / f"{part}.zip"
         if not path.is_file():
             raise InputError(
                 f"no Omniglot in {root}: {part} is missing; {_EXPECTED}; fetch them with: tp4 data omniglot"
             )
         try:
-            archive = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
+            archive = archives.Zip(path)
+        except archives.Damaged as error:
             raise InputError(
-                f"{path} is truncated or not a zip ({error}); expected the whole archive; remove it and fetch it again "
-                "with: tp4 data omniglot"
+                f"{path} is truncated or not a zip of Omniglot ({error}); expected the whole archive; remove it and "
+                "fetch it again with: tp4 data omniglot"
             ) from None
         inside = {
-            info.filename: info.CRC
-            for info in archive.infolist()
-            if info.filename.endswith(".png")
-            and info.filename.count("/") >= 2
-            and "__MACOSX" not in info.filename
+            name: info.CRC
+            for name, info in archive.files.items()
+            if name.endswith(".png") and name.count("/") >= 2 and "__MACOSX" not in name
         }
         return cls(part, path.name, None, archive, inside)
 
     def bytes(self, name: str) -> bytes:
         if self.folder is not None:
-            return (self.folder / name).read_bytes()
+            return _bytes(self.folder / name)
         try:
-            return self.archive.read(name)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            return self.archive.read(name, _MOST)
+        except archives.Damaged as error:
             raise _corrupt(f"{self.label}:{name}", error) from None
+
+
+def _bytes(path: Path) -> bytes:
+    """A drawing from a folder; what is no file, or larger than any drawing, is not read."""
+    try:
+        if not path.is_file() or path.stat().st_size > _MOST:
+            raise _corrupt(path.name, f"no file of at most {_MOST:,} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise _corrupt(path.name, error.strerror or error) from None
 
 
 def _corrupt(name: str, why: object) -> InputError:
@@ -185,7 +193,8 @@ def _ink(data: bytes, name: str) -> np.ndarray:
             at += 12 + length
         if header != struct.pack(">IIBBBBB", 105, 105, 1, 0, 0, 0, 0):
             raise ValueError("not 105 x 105 pixels of one bit")
-        rows = np.frombuffer(zlib.decompress(packed), dtype=np.uint8).reshape(105, 15)
+        inflated = zlib.decompressobj().decompress(packed, 105 * 15 + 1)  # no more, whatever is packed there
+        rows = np.frombuffer(inflated, dtype=np.uint8).reshape(105, 15)
         if rows[:, 0].any():
             raise ValueError("filtered rows")
     except (ValueError, struct.error, zlib.error) as error:

@@ -153,16 +153,15 @@ def fit(
         while history.meta_steps < meta_steps and not history.stopped_early:
             epoch_begun = time.perf_counter()
             steps = min(epoch_steps, meta_steps - history.meta_steps)
-            total = torch.zeros(())
+            losses = []
             for _ in range(steps):
-                total = total.to(loss := model.outer_step(tasks.batch(meta_batch))) + loss
+                losses.append(model.outer_step(tasks.batch(meta_batch)))
                 bar.update()
-            loss = float(total) / steps
-            if not math.isfinite(loss):
-                raise InputError(
-                    f"training diverged in epoch {len(history.epochs) + 1}: the query loss is {loss}; expected a "
-                    "number; try a smaller --lr, --sigma-in or --sigma-out"
-                )
+                if losses[-1].device.type == "cpu" and not math.isfinite(losses[-1]):
+                    break  # on a GPU, to look at every loss would be to wait for every step
+            losses = torch.stack(losses).double().cpu()
+            _require_finite(model, losses, history)
+            loss = float(losses.sum()) / steps
             history.train_seconds += time.perf_counter() - epoch_begun
             score = accuracy(model, validation, inner_steps=1)
             done = history.meta_steps + steps
@@ -188,6 +187,23 @@ def fit(
     return history
 
 
+def _require_finite(model: MetaModel, losses: torch.Tensor, history: History) -> None:
+    """Name the first meta-step whose loss is no number, or a parameter that overflowed without a trace in it."""
+    bad = losses.isfinite().logical_not().nonzero()
+    if len(bad):
+        first = int(bad[0])
+        problem = f"the query loss is {losses[first]:g} at meta-step {history.meta_steps + first + 1}"
+    else:
+        names = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
+        if not names:
+            return
+        problem = f"{names[0]} is no longer finite at meta-step {history.meta_steps + len(losses)}"
+    raise InputError(
+        f"training diverged in epoch {len(history.epochs) + 1}: {problem}; expected finite numbers; "
+        "try a smaller --lr, --sigma-in or --sigma-out"
+    )
+
+
 def _copy(model: MetaModel) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -210,12 +226,23 @@ def _restore(
     model: MetaModel, tasks: Tasks, path: Path, settings: Mapping[str, Any]
 ) -> tuple[History, dict[str, torch.Tensor]]:
     arrays, meta = checkpoint.load(path)
-    checkpoint.require_same(meta["settings"], settings, f"the run in {path.parent}")
-    now = model.state_dict()
+    with checkpoint.restoring(path):
+        checkpoint.require_same(meta["settings"], settings, f"the run in {path.parent}")
+        now = model.state_dict()
 
-    def part(prefix: str) -> dict[str, torch.Tensor]:
-        return {name: torch.from_numpy(arrays[f"{prefix}.{name}"]).to(value) for name, value in now.items()}
+        def part(prefix: str) -> dict[str, torch.Tensor]:
+            found = {}
+            for name, value in now.items():
+                found[name] = torch.from_numpy(arrays[f"{prefix}.{name}"]).to(value)
+                # A pi-limit has as many rows as it has learned; all else keeps its shape.
+                if found[name].shape[1:] != value.shape[1:] or not found[name].isfinite().all():
+                    raise ValueError(f"{prefix}.{name} has another shape, or is not finite")
+            return found
 
-    model.load_state_dict(part("model"))
-    tasks.restore(torch.from_numpy(arrays["tasks"]))
-    return History(**meta["history"]), part("best")
+        history, best = History(**meta["history"]), part("best")
+        if not (1 <= history.best_epoch <= len(history.epochs) and history.meta_steps > 0):
+            raise ValueError("a history that no run has")
+        model.load_state_dict(best)  # both have to fit
+        model.load_state_dict(part("model"))
+        tasks.restore(torch.from_numpy(arrays["tasks"]))
+        return history, best

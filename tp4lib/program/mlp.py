@@ -62,7 +62,8 @@ def train_mlp(
         f0: (P, d_out), in place of the draw of f at the start in the kernel regime.
 
     Raises:
-        InputError: an unstable parametrization, wrong shapes, names or numbers, or too little memory.
+        InputError: an unstable parametrization, wrong shapes, names or numbers, too little memory, or a training that
+            diverges.
 
     >>> from tp4lib.parametrization import mup
     >>> from tp4lib.program import InfiniteWidth
@@ -115,7 +116,7 @@ def _train_features(world: World, task: Task, s: float, u: float, r_layers: list
             h.append(W_l @ phi(h[-1]))
         x = [phi(h_l) for h_l in h]
         v = [part for part, power in ((start, s), (change, u)) if power < 1 + _CLOSE]
-        outputs.append(world.mean(x[-1], sum(v) if v else 0 * start))
+        outputs.append(task.output(world.mean(x[-1], sum(v) if v else 0 * start), step))
         hs.append(h)
         if step == task.steps:
             break
@@ -173,7 +174,7 @@ def _train_kernel(
     for step in range(task.steps):
         buffer = task.buffer(buffer, task.pick(kernel, step).T @ task.chi(f, step))
         f = f - task.lr * buffer
-        outputs.append(f)
+        outputs.append(task.output(f, step + 1))
     return task.finish(outputs, [h] * (task.steps + 1), kernel)
 
 

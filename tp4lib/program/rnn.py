@@ -38,7 +38,7 @@ def train_rnn(
         `Training`, with the times 1 .. K in the place of layers.
 
     Raises:
-        InputError: wrong shapes, names or numbers, or too little memory.
+        InputError: wrong shapes, names or numbers, too little memory, or a training that diverges.
 
     >>> import torch
     >>> from tp4lib.program import InfiniteWidth
@@ -67,7 +67,7 @@ def train_rnn(
         for k in range(1, times):
             h.append(W @ phi(h[-1]) + xi[:, k] @ U)
         x = [phi(h_k) for h_k in h]
-        outputs.append(world.mean(x[-1], v))
+        outputs.append(task.output(world.mean(x[-1], v), step))
         hs.append(h)
         if step == steps:
             break

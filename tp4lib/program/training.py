@@ -80,6 +80,19 @@ class Task:
         """torch.optim.SGD's momentum buffer."""
         return gradient if old is None or self.momentum == 0 else self.momentum * old + gradient
 
+    def output(self, f: Tensor, step: int) -> Tensor:
+        """f after so many steps.
+
+        Raises:
+            InputError: it is not finite.
+        """
+        if not f.isfinite().all():
+            raise InputError(
+                f"training diverged: f is no longer finite after step {step} of {self.steps}; expected finite numbers; "
+                f"try a smaller lr than {self.lr}"
+            )
+        return f
+
     def finish(self, outputs: list[Tensor], h: list[list[Vector]], kernel: Tensor | None = None) -> Training:
         phi, kernels = ACTIVATIONS[self.activation], []
         for t, layers in enumerate(h):

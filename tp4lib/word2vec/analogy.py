@@ -12,6 +12,7 @@ questions and for any number of columns, the |V| columns of width infinity inclu
 Source: the task is that of Table 3 (section 8.1 of the paper); its questions and rule are those of Mikolov et al. 2013.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from tp4lib.errors import InputError
 from tp4lib.word2vec.corpus import Vocabulary
 from tp4lib.word2vec.shards import ALONE, Shards
 
+_LARGEST = 1 << 26  # bytes of a file of questions; the usual one has 600,000
 _COPY_BYTES = 1 << 28  # of the unit rows of a block of the vocabulary
 # Words of the vocabulary and questions handled at a time: scores that stay in a CPU's cache, or fill a GPU.
 _TILE = {"cpu": (4096, 128), "cuda": (32768, 2048)}
@@ -52,12 +54,14 @@ class Questions:
             InputError: the file is missing, not text or without questions; a line is malformed (it is named).
         """
         try:
-            text = Path(path).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            if os.path.isfile(path) and os.path.getsize(path) > _LARGEST:
+                raise ValueError(f"it has more than {_LARGEST:,} bytes")
+            lines = Path(path).read_text("utf-8-sig").splitlines()
+        except (OSError, ValueError) as error:
             raise InputError(
                 f"cannot read questions {path}: {error}; expected text such as questions-words.txt; check the path"
             ) from None
-        return cls.parse(text.splitlines(), str(path))
+        return cls.parse(lines, str(path))
 
     @classmethod
     def parse(cls, lines: Iterable[str], name: str = "questions") -> "Questions":

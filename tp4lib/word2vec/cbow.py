@@ -49,6 +49,10 @@ def columns_of(vocab_size: int, width: int | float | str) -> int:
     return vocab_size if width == math.inf else int(width)
 
 
+class Diverged(ArithmeticError):
+    """Training in which a number is no longer finite; the text says which, and at which step of a block."""
+
+
 class CBOW:
     """The parameters of Word2Vec at one width.
 
@@ -177,12 +181,15 @@ def torch_steps(
 
     Returns:
         sum of the losses of the positions, and their number.
+
+    Raises:
+        Diverged: the loss of a step is not finite.
     """
     device, stored = model.embeddings.device, model.embeddings.dtype
     dtype = torch.float32 if stored == torch.bfloat16 else stored
     generator = torch.Generator(device).manual_seed(block.seed) if stored == torch.bfloat16 else None
     plan = _Plan(block, device)
-    loss = torch.zeros((), dtype=torch.float64, device=device)
+    losses = torch.zeros(block.batches, dtype=torch.float64, device=device)
     for i in range(block.batches):
         rate = float(block.rates[i])
         low, high = i * block.batch_size, min((i + 1) * block.batch_size, len(block))
@@ -211,8 +218,8 @@ def torch_steps(
         through_rows = len(m) < model.columns  # the cheaper order of the same products
         S = shards.sum(C @ (E @ R.T) if through_rows else (C @ E) @ R.T)
         p = torch.sigmoid(S)
-        loss += (W * torch.nn.functional.softplus(S)).sum(dtype=torch.float64)
-        loss += torch.nn.functional.softplus(-S[rows, target]).sum(dtype=torch.float64)
+        losses[i] += (W * torch.nn.functional.softplus(S)).sum(dtype=torch.float64)
+        losses[i] += torch.nn.functional.softplus(-S[rows, target]).sum(dtype=torch.float64)
         G = W.mul(p).neg_()
         G[rows, target] = 1.0 - p[rows, target]
         G *= rate
@@ -231,7 +238,28 @@ def torch_steps(
         model.embeddings[u], model.readout[m] = (
             (E, R) if generator is None else (rounded(E, generator), rounded(R, generator))
         )
-    return float(loss), len(block)
+    loss = float(losses.sum())
+    if not math.isfinite(loss):
+        first = int(torch.isfinite(losses).logical_not().nonzero()[0])
+        raise Diverged(f"the loss of step {first + 1} of {block.batches} is {losses[first]:g}")
+    return loss, len(block)
+
+
+def require_finite(model: CBOW, block: Block, shards: Shards = ALONE) -> None:
+    """Look at the rows that training on a block has changed: scores may hide what has overflowed.
+
+    Raises:
+        Diverged: one of them is not finite, on some rank.
+    """
+    touched = np.zeros((2, model.vocab_size), dtype=bool)
+    touched[:, block.tokens] = True
+    touched[1, block.negatives.ravel()] = True
+    for name, words in zip(("embeddings", "readout"), touched):
+        matrix = getattr(model, name)
+        rows = torch.from_numpy(np.flatnonzero(words)).to(matrix.device)
+        finite = all(torch.isfinite(matrix[part]).all() for part in rows.split(256))
+        if shards.any(not finite):
+            raise Diverged(f"the {name} are no longer finite")
 
 
 def rounded(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -4,19 +4,15 @@ A corpus is plain text with words between white space (text8 format, say), packe
 megabytes and split, hashed and counted by array operations; no Python object is ever made per word of the text.
 """
 
-import bz2
-import gzip
-import lzma
-import zipfile
-import zlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
+from tp4lib import archives
 from tp4lib.errors import InputError
 from tp4lib.progress import bar
 from tp4lib.word2vec.wikipedia import clean_wikipedia
@@ -156,7 +152,7 @@ def keep_probability(counts: np.ndarray, total: float, t: float) -> np.ndarray:
     [1.0, 0.75]
     """
     counts = np.asarray(counts, dtype=np.float64)
-    if t < 0:
+    if not t >= 0:
         raise InputError(f"subsampling threshold {t}; expected 0 (off) or more; try --subsample 1e-4")
     if t == 0:
         return np.ones_like(counts)
@@ -165,35 +161,26 @@ def keep_probability(counts: np.ndarray, total: float, t: float) -> np.ndarray:
 
 
 @contextmanager
-def open_text(path: str | Path) -> Iterator[BinaryIO]:
+def open_text(path: str | Path) -> Iterator[archives.Stream]:
     """Open a file for reading bytes, unpacking .xz, .gz, .bz2 and .zip (its one member) on the way.
 
     Raises:
         InputError: no such file, a folder, unreadable, or an archive that is damaged (also while it is read).
     """
     path = Path(path)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+    if not os.path.isfile(path):  # as Path.is_file, but names that no file could have are no error to it
+        what = "is a folder" if os.path.isdir(path) else "does not exist"
         raise InputError(f"{path} {what}; expected a text file (plain, .xz, .gz, .bz2, .zip); check --corpus")
     try:
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                members = [m for m in archive.infolist() if not m.is_dir()]
-                if len(members) != 1:
-                    raise InputError(f"{path} holds {len(members)} files; expected one text; unpack it first")
-                with archive.open(members[0]) as file:
-                    yield file
-        else:
-            opener = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}.get(path.suffix, open)
-            with opener(path, "rb") as file:
-                yield file
-    except (lzma.LZMAError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        with archives.text(path) as file:
+            yield file
+    except archives.Damaged as error:
         raise InputError(
             f"cannot read {path}: {error}; expected a readable {path.suffix or 'text'} file; check --corpus"
         ) from None
 
 
-def _pieces(file: BinaryIO, path: Path, max_bytes: int | None) -> Iterator[np.ndarray]:
+def _pieces(file: archives.Stream, path: Path, max_bytes: int | None) -> Iterator[np.ndarray]:
     """Yield the text as uint8 arrays that end between two words, each with a space at its end."""
     left = max_bytes if max_bytes is not None else float("inf")
     rest = b""

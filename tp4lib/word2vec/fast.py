@@ -14,7 +14,7 @@ import math
 import numpy as np
 import torch
 
-from tp4lib.word2vec.cbow import CBOW, StepSettings
+from tp4lib.word2vec.cbow import CBOW, Diverged, StepSettings
 from tp4lib.word2vec.sampling import Block
 
 try:
@@ -38,6 +38,9 @@ def numba_steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[floa
 
     Returns:
         sum of the losses of the positions, and their number.
+
+    Raises:
+        Diverged: the loss of a step is not finite.
     """
     E, R = model.embeddings.numpy(), model.readout.numpy()
     n, K, B = model.columns, block.negatives.shape[1], min(block.batch_size, max(len(block), 1))
@@ -50,10 +53,12 @@ def numba_steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[floa
     S, s = np.empty((tiles, B, K), E.dtype), np.empty((tiles, B), E.dtype)
     room = np.empty((2 * K + B + most) * tile, E.dtype), np.empty(most, np.int32)
     with single_blas():
-        loss = _all_batches(
+        loss, steps = _all_batches(
             E, R, block.tokens, block.first, block.last, block.negatives, block.weight, block.batch_size, block.rates,
             settings.wd, settings.window_gradient == "sum", settings.input_rate, rows, H, S, s, tile, room,
         )  # fmt: skip
+    if not math.isfinite(loss):
+        raise Diverged(f"the loss of step {steps} of {block.batches} is {loss:g}")
     return float(loss), len(block)
 
 
@@ -272,7 +277,7 @@ def _all_batches(
     E, R, tokens, first, last, negatives, weight, batch_size, rates, wd, whole, input_rate, rows, H, S, s,
     tile, buffers
 ):  # fmt: skip
-    """Train on a block; return the sum of the losses."""
+    """Train on a block; return the sum of the losses and the steps made: the last one's loss may be not finite."""
     total = 0.0
     for i in range(len(rates)):
         at = _batch(i, batch_size, tokens, first, last, negatives, rows)
@@ -284,4 +289,6 @@ def _all_batches(
         )  # fmt: skip
         _forget(at, rows)
         total += loss
-    return total
+        if not math.isfinite(total):
+            return total, i + 1
+    return total, len(rates)

@@ -21,7 +21,7 @@ from tp4lib.errors import InputError
 from tp4lib.files import out_dir
 from tp4lib.progress import bar
 from tp4lib.word2vec import fast
-from tp4lib.word2vec.cbow import CBOW, StepSettings, parse_width, torch_steps
+from tp4lib.word2vec.cbow import CBOW, Diverged, StepSettings, parse_width, require_finite, torch_steps
 from tp4lib.word2vec.checkpoints import Keeper
 from tp4lib.word2vec.corpus import Corpus
 from tp4lib.word2vec.sampling import NEGATIVES, Sampler
@@ -168,6 +168,10 @@ def train(
         raise InputError(
             f"the start has {model.vocab_size} rows, the vocabulary {len(corpus.vocab)} words; expected as many"
         )
+    if start is not None and not all(torch.isfinite(x).all() for x in (start.embeddings, start.readout)):
+        raise InputError(
+            "the start holds numbers that are not finite; expected finite ones; give another start"
+        )
     run = _Run(
         model,
         sampler,
@@ -179,7 +183,8 @@ def train(
         shards,
     )
     if saved is not None:
-        run.restore(*saved)
+        with checkpoint.restoring(keeper.folder):
+            run.restore(*saved)
     run.go(evaluate)
     return Trained(model, run.state["history"], settings)
 
@@ -213,7 +218,18 @@ class _Run:
 
     def restore(self, arrays: dict[str, Any], state: dict[str, Any]) -> None:
         for name in ("embeddings", "readout"):
-            _bits(getattr(self.model, name)).copy_(torch.from_numpy(arrays[name]))
+            checkpoint.put_back(_bits(getattr(self.model, name)), arrays[name], name)
+        blocks, epochs = self.sampler.blocks, self.settings["epochs"]
+        whole = all(type(state.get(key)) is type(value) for key, value in self.state.items())
+        if not (
+            whole
+            and 0 <= state["epoch"] <= epochs
+            and 0 <= state["block"] < blocks
+            and len(state["history"]) == state["epoch"]
+            and all(isinstance(row, dict) and math.isfinite(row["loss"]) for row in state["history"])
+            and (state["evaluated"] or state["history"])
+        ):
+            raise ValueError("a state that no run has")
         self.state = state
 
     def go(self, evaluate: Callable[[torch.Tensor], Any] | None) -> None:
@@ -248,19 +264,24 @@ class _Run:
         numbers = range(state["block"], min(state["block"] + self.at_once, self.sampler.blocks))
 
         def work(number: int) -> tuple[float, int]:
-            return self.steps(self.model, self.sampler.block(state["epoch"], number), self.step)
+            block = self.sampler.block(state["epoch"], number)
+            result = self.steps(self.model, block, self.step)
+            require_finite(self.model, block, self.shards)
+            return result
 
-        if len(numbers) == 1:
-            results = [work(numbers[0])]
-        else:
-            with ThreadPoolExecutor(len(numbers)) as pool:
-                results = list(pool.map(work, numbers))
-        loss, positions = (sum(column) for column in zip(*results))
-        if not math.isfinite(loss):
+        try:
+            if len(numbers) == 1:
+                results = [work(numbers[0])]
+            else:
+                with ThreadPoolExecutor(len(numbers)) as pool:
+                    results = list(pool.map(work, numbers))
+        except Diverged as problem:
             raise InputError(
-                f"training diverged in epoch {state['epoch'] + 1}: the loss is not finite (lr {self.settings['lr']}, "
-                f"wd {self.settings['wd']}); expected a stable rate; try a smaller --lr"
-            )
+                f"training diverged in epoch {state['epoch'] + 1}, in block {state['block'] + 1} of "
+                f"{self.sampler.blocks}: {problem} (lr {self.settings['lr']}, wd {self.settings['wd']}); expected a "
+                "stable rate; try a smaller --lr"
+            ) from None
+        loss, positions = (sum(column) for column in zip(*results))
         state["loss"] += loss
         state["positions"] += positions
         state["block"] += len(numbers)
@@ -317,8 +338,9 @@ def _steps(
 
 def _load(keeper: Keeper, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     arrays, meta = keeper.load()
-    checkpoint.require_same(meta["settings"], settings, "the run")
-    return arrays, meta["state"]
+    with checkpoint.restoring(keeper.folder):
+        checkpoint.require_same(meta["settings"], settings, "the run")
+        return arrays, meta["state"]
 
 
 @contextmanager

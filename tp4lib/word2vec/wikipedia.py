@@ -9,6 +9,7 @@ from tp4lib.files import atomic_path
 from tp4lib.progress import bar
 
 _PIECE = 1 << 20
+_LONGEST = 1 << 25  # bytes without a ">": no article is as long
 
 # In this order; every pattern works on one record, the text up to and including the next ">".
 _RULES: tuple[tuple[re.Pattern[bytes], bytes], ...] = tuple(
@@ -25,7 +26,7 @@ _RULES: tuple[tuple[re.Pattern[bytes], bytes], ...] = tuple(
         (rb"\|right", b"", True),
         (rb"\|\d+px", b"", True),
         (rb"\[\[image:[^\[\]]*\|", b"", True),
-        (rb"\[\[category:([^|\]]*)[^]]*\]\]", rb"[[\1]]", True),  # categories keep their name
+        (rb"\[\[category:([^|\]]*+)[^]]*+\]\]", rb"[[\1]]", True),  # categories keep their name
         (rb"\[\[[a-z\-]*:[^\]]*\]\]", b"", False),  # links to other languages
         (rb"\[\[[^|\]]*\|", b"[[", False),  # links keep their visible text
         (rb"\{\{[^}]*\}\}", b"", False),  # templates, icons
@@ -97,5 +98,9 @@ def _records(file, progress) -> Iterator[bytes]:
         *records, rest = (rest + data).split(b">")
         for record in records:
             yield record + b">"
+        if len(rest) > _LONGEST:
+            raise InputError(
+                f"{_LONGEST:,} bytes without a tag; expected a MediaWiki XML dump (.xml, .bz2); check the file"
+            )
     if rest:
         yield rest

@@ -1,0 +1,275 @@
+"""Files from outside, read within limits: packed text, zips, tars, npz. Nothing is unpacked onto the disk or executed.
+
+Every reader here raises `Damaged`, with the reason in a few words, for whatever is wrong with a file; the caller knows
+what it should have been, and says so in an `InputError`.
+"""
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import math
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import numpy as np
+
+RATIO = 200
+"""Times its own size that an archive may unpack to; text packs 3 to 5 times, pictures hardly."""
+FREE = 64 << 20
+"""Bytes that may come out of an archive whatever the ratio: short repetitive texts pack better."""
+MOST = 10**11
+"""Bytes that may come out of any archive: five times the English Wikipedia."""
+
+_CHUNK = 1 << 16
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,  # also of text that is no UTF-8
+    TypeError,
+    KeyError,
+    IndexError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,  # also RecursionError and NotImplementedError
+    struct.error,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+)
+
+
+class Damaged(ValueError):
+    """A file that cannot be what it should be; the text says why, on one line."""
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Whatever a reader stumbles on, as `Damaged`."""
+    try:
+        yield
+    except Damaged:
+        raise
+    except _ERRORS as error:
+        words = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise Damaged(words[:200] or type(error).__name__) from None
+
+
+def _opened(path: Path) -> BinaryIO:
+    with _reasons():
+        return open(path, "rb")
+
+
+class Stream:
+    """Bytes of a packed file of ``packed`` bytes, no more of them than `RATIO`, `FREE` and `MOST` allow."""
+
+    def __init__(self, file: BinaryIO | io.RawIOBase, packed: int, most: int = MOST) -> None:
+        self._file, self._left = file, min(most, max(FREE, RATIO * packed))
+        self._limit, self._ahead = self._left, b""
+
+    def skip(self, mark: bytes) -> "Stream":
+        """Leave out ``mark`` where the bytes begin with it."""
+        while len(self._ahead) < len(mark) and (data := self._fresh(len(mark) - len(self._ahead))):
+            self._ahead += data
+        self._ahead = b"" if self._ahead == mark else self._ahead
+        return self
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to ``size`` bytes; an empty result is the end."""
+        if self._ahead and size != 0:
+            data, self._ahead = self._ahead, b""
+            if 0 < size < len(data):
+                data, self._ahead = data[:size], data[size:]
+            return data
+        return self._fresh(size)
+
+    def _fresh(self, size: int) -> bytes:
+        with _reasons():
+            data = self._file.read(self._left + 1 if size < 0 else min(size, self._left + 1))
+        self._left -= len(data)
+        if self._left < 0:
+            raise Damaged(f"it unpacks to more than {self._limit:,} bytes, as archives made to do harm do")
+        return data
+
+
+class _Streams(io.RawIOBase):
+    """The bytes of all streams of a .xz or .bz2 file.
+
+    Python's own readers stop in silence where something else follows a whole stream, and so take a file whose second
+    stream is damaged for one that ends there.
+    """
+
+    def __init__(self, file: BinaryIO, start: type) -> None:
+        self._file, self._start, self._stream = file, start, start()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        data = b""
+        while not data:
+            packed = b""
+            if self._stream.eof:
+                packed = self._stream.unused_data.lstrip(b"\0")  # padding between streams
+                while not packed:
+                    if not (packed := self._file.read(_CHUNK)):
+                        return 0
+                    packed = packed.lstrip(b"\0")
+                self._stream = self._start()
+            elif self._stream.needs_input and not (packed := self._file.read(_CHUNK)):
+                raise EOFError("it ends before its text does")
+            data = self._stream.decompress(packed, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@contextmanager
+def text(path: Path) -> Iterator[Stream]:
+    """Open a text, unpacking .xz, .gz, .bz2 and .zip (its one member) on the way, without its byte order mark."""
+    with _opened(path) as raw:
+        packed = path.stat().st_size
+        if path.suffix == ".zip":
+            with Zip(path) as archive:
+                if len(archive.files) != 1:
+                    raise Damaged(f"it holds {len(archive.files)} files instead of one text")
+                with archive.open(*archive.files) as file:
+                    yield Stream(file, packed).skip(codecs.BOM_UTF8)
+            return
+        with _reasons():
+            file = _UNPACKED.get(path.suffix, lambda plain: plain)(raw)
+        yield Stream(file, packed).skip(codecs.BOM_UTF8)
+
+
+_UNPACKED = {
+    ".gz": lambda raw: gzip.GzipFile(fileobj=raw),
+    ".xz": lambda raw: _Streams(raw, lzma.LZMADecompressor),
+    ".bz2": lambda raw: _Streams(raw, bz2.BZ2Decompressor),
+}
+
+
+class Zip:
+    """A zip file in which names lead nowhere, nothing is a link, encrypted or there twice, and sizes are believable.
+
+    Attributes:
+        files: the regular files by name, in the order of the archive.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with _reasons():
+            self._zip = zipfile.ZipFile(path)
+        try:
+            with _reasons():
+                self.files = self._checked(path.stat().st_size)
+        except Damaged:
+            self._zip.close()
+            raise
+
+    def _checked(self, packed: int) -> dict[str, zipfile.ZipInfo]:
+        files: dict[str, zipfile.ZipInfo] = {}
+        for info in self._zip.infolist():
+            name, kind = info.filename, stat.S_IFMT(info.external_attr >> 16)
+            if info.is_dir():
+                continue
+            require_inside(name)
+            if kind not in (0, stat.S_IFREG):
+                raise Damaged(f"its {name[:80]!r} is a link, or no file")
+            if info.flag_bits & 1:
+                raise Damaged(f"its {name[:80]!r} is encrypted")
+            if info.compress_type not in _METHODS:
+                raise Damaged(f"its {name[:80]!r} is packed by an unknown method, {info.compress_type}")
+            if name in files:
+                raise Damaged(f"it holds {name[:80]!r} twice")
+            files[name] = info
+        total = sum(info.file_size for info in files.values())
+        if total > max(packed, min(MOST, max(FREE, RATIO * packed))):
+            raise Damaged(f"its {packed:,} bytes unpack to {total:,}, as archives made to do harm do")
+        return files
+
+    def open(self, name: str) -> BinaryIO:
+        """A file of the archive; no more comes out of it than ``files[name].file_size`` says."""
+        with _reasons():
+            return self._zip.open(self.files[name])
+
+    def read(self, name: str, most: int) -> bytes:
+        """A whole file of at most ``most`` bytes."""
+        if self.files[name].file_size > most:
+            raise Damaged(f"{self.files[name].file_size:,} bytes where at most {most:,} are expected")
+        with _reasons():
+            return self._zip.read(self.files[name])
+
+    def __enter__(self) -> "Zip":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._zip.close()
+
+
+def tar_gz(path: Path, wanted: Collection[str], most: int) -> Iterator[tuple[str, bytes]]:
+    """The regular files of a .tar.gz whose last part of the name is ``wanted``, each of at most ``most`` bytes.
+
+    The archive is read once from front to back, so that no header can send the reader in circles; that all is well is
+    known at the end.
+    """
+    found: set[str] = set()
+    with _reasons(), gzip.open(path) as raw:
+        stream = Stream(raw, path.stat().st_size, most=(len(wanted) + 1) * most)
+        with tarfile.open(fileobj=stream, mode="r|") as archive:
+            for member in archive:
+                require_inside(member.name)
+                name = PurePosixPath(member.name).name
+                if name not in wanted:
+                    continue
+                if not member.isreg():
+                    raise Damaged(f"its {member.name[:80]!r} is a link, or no file")
+                if name in found:
+                    raise Damaged(f"it holds {name!r} twice")
+                if member.size > most:
+                    raise Damaged(f"its {name!r} has {member.size:,} bytes; at most {most:,} are expected")
+                found.add(name)
+                yield name, archive.extractfile(member).read()
+        while stream.read(_CHUNK):  # to its end, where the checksum is
+            pass
+
+
+def npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an npz file; none of them may hold objects, and each must be as long as its header says."""
+    arrays = {}
+    with Zip(path) as archive:
+        for name, info in archive.files.items():
+            with archive.open(name) as member:
+                _check_header(member, info.file_size)
+            with archive.open(name) as member, _reasons():
+                arrays[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
+    return arrays
+
+
+def _check_header(member: BinaryIO, size: int) -> None:
+    """Before anything is allocated: NumPy believes a header, and reads (and so checksums) no more than it says."""
+    with _reasons():
+        version = np.lib.format.read_magic(member)
+        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in header:
+            raise Damaged(f"an array of unknown format {version}")
+        shape, _, dtype = header[version](member)
+        if dtype.hasobject:
+            raise Damaged("an array of objects, which only a pickle could hold")
+        told = dtype.itemsize * math.prod(shape)
+        if min(shape, default=0) < 0 or member.tell() + told != size:
+            raise Damaged(f"an array of {told:,} bytes by its header, in a file of {size:,}")
+
+
+def require_inside(name: str) -> None:
+    """Refuse names that lead out of the archive: absolute ones, and those that go up."""
+    parts = PurePosixPath(name.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts or "\0" in name or ":" in name[:2]:
+        raise Damaged(f"it holds a path that leads outside, {name[:80]!r}")
