@@ -13,7 +13,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _name in ("reproduce", "word2vec", "maml", "data"):
+for _name in ("reproduce", "word2vec", "maml", "data", "teach"):
     app.command(_name)(getattr(import_module(f"tp4lib.commands.{_name}"), _name))
 
 # typer's own error for a wrong option or argument; its home has moved between releases of typer, its child has not.
