@@ -1,6 +1,7 @@
 """Sliders: each position draws one figure, and none of it happens in a run without a reader."""
 
 import matplotlib.pyplot as plt
+import nbformat
 import pytest
 
 from tp4lib import widgets
@@ -64,3 +65,21 @@ def test_live_means_a_kernel_that_no_runner_started(monkeypatch):
     assert widgets.live()
     monkeypatch.setenv("TP4_OUT", "runs/ci")
     assert not widgets.live()
+
+
+def test_in_a_kernel_the_sliders_come_and_under_the_runner_they_do_not(monkeypatch, tmp_path):
+    nbclient = pytest.importorskip("nbclient")
+    code = "from tp4lib import widgets\nwidgets.explore(lambda width: print('drawn', width), width=[64, 512])"
+    monkeypatch.delenv("TP4_OUT", raising=False)
+    for out, mime, words in (
+        (None, "application/vnd.jupyter.widget-view+json", "drawn 64"),
+        (str(tmp_path), None, "In a live session"),
+    ):
+        if out:
+            monkeypatch.setenv("TP4_OUT", out)
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+        done = nbclient.NotebookClient(book, kernel_name="python3", timeout=120).execute()
+        outputs = done.cells[0].outputs
+        assert any(mime in output.get("data", {}) for output in outputs) == bool(mime)
+        # What the sliders draw is part of the widget's state; what is printed without them is plain output.
+        assert words in str(done.metadata.get("widgets", "")) + str(outputs)

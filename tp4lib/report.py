@@ -58,12 +58,12 @@ class Report:
                 fig.savefig(part, format=suffix, **extra)
         full, small = io.BytesIO(), io.BytesIO()
         fig.savefig(full, format="png", dpi=INLINE_DPI)
-        # 128 colours are enough for lines and bands, and keep a notebook's pictures at a quarter of their bytes.
-        # Maximum coverage, because the default (median cut) gives thin lines and small words a neighbour's colour.
-        image = Image.open(full).convert("RGB")
-        image.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
-            small, "PNG", optimize=True
-        )
+        # 128 colours are enough for lines and bands, 256 for heat maps, and keep a notebook's pictures at a quarter of
+        # their bytes. Maximum coverage, because the default (median cut) gives thin lines and small words a neighbour's
+        # colour.
+        image, colours = Image.open(full).convert("RGB"), 256 if any(ax.images for ax in fig.axes) else 128
+        palette = image.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        palette.save(small, format="PNG", optimize=True)
         plt.close(fig)
         entry = {"name": name, "caption": caption, "alt": alt}
         self._figures = [figure for figure in self._figures if figure["name"] != name] + [entry]
