@@ -141,7 +141,7 @@ def test_no_nan_reaches_a_plot(blown_up):
         words = " ".join(text.get_text() for text in figure.axes[1].texts)
         assert ("diverged" in words) == marks
     labels = " ".join(text.get_text() for text in calm.plot().axes[1].texts)
-    assert "(+0.00)" in labels  # the predicted exponent stands beside the measured one
+    assert "(0.00)" in labels  # the predicted exponent stands beside the measured one
 
 
 def test_zero_readout_starts_at_zero_and_is_not_fitted():

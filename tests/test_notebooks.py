@@ -3,6 +3,9 @@
 import ast
 import json
 import re
+import subprocess
+import sys
+import types
 
 import pytest
 
@@ -68,6 +71,25 @@ def test_form(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_first_cell_installs_in_colab_and_nowhere_else(name, monkeypatch):
+    first = code_cells(name)[0]
+    assert first["metadata"]["tags"] == ["colab"]
+    ran = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: ran.append(command))
+    exec(source(first), {})
+    assert not ran
+    colab = types.ModuleType("google.colab")
+    colab.files = types.SimpleNamespace(upload=lambda: {"tp4-main.zip": b"PK"})
+    monkeypatch.setitem(sys.modules, "google", types.ModuleType("google"))
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    exec(source(first), {})
+    pip = [sys.executable, "-m", "pip", "install", "-q"]
+    assert ran[0] == [*pip, "./tp4-main.zip[notebooks]"]
+    assert [command[:5] for command in ran[1:]] == [pip] * (2 if name.startswith("06") else 0)
+    assert "Colab" in source(load(name)["cells"][0])
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_plumbing_stays_in_the_library(name):
     code = "\n".join(source(cell) for cell in code_cells(name))
     assert "sys.path" not in code
@@ -128,6 +150,22 @@ def test_the_collection_runs_and_leaves_its_figures(collection):
 
 def metrics(collection, name):
     return {key: metric["value"] for key, metric in collection[1][name]["metrics"].items()}
+
+
+def said(collection, name):
+    book = json.loads((collection[0] / f"{name}.ipynb").read_text("utf-8"))
+    return json.dumps([cell.get("outputs") for cell in book["cells"]], ensure_ascii=False)
+
+
+@pytest.mark.parametrize(("name", "exercise"), [("00_start_here", 4), ("01_abc_parametrizations", 5)])
+def test_the_solutions_pass_their_checks(collection, name, exercise):
+    assert f"exercise {exercise}: right" in said(collection, name)
+
+
+@pytest.mark.parametrize("name", ["01_abc_parametrizations", "03_width_to_infinity"])
+def test_sliders_say_where_they_are_in_a_run_without_a_reader(collection, name):
+    assert "In a live session (jupyter lab), sliders for" in said(collection, name)
+    assert "application/vnd.jupyter.widget-view+json" not in said(collection, name)
 
 
 def test_00_width_n_approaches_the_limit(collection):

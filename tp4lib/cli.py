@@ -14,7 +14,7 @@ import typer
 
 from tp4lib.errors import InputError, fail
 
-COMMANDS = ("reproduce", "word2vec", "maml", "data", "doctor")
+COMMANDS = ("reproduce", "word2vec", "maml", "data", "teach", "doctor")
 
 
 # typer's own error for a wrong option or argument; its home has moved between releases of typer, its child has not.

@@ -152,19 +152,19 @@ class CoordCheck:
         step = self.steps if step is None else step
         fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.0))
         fig.suptitle(
-            f"{self.parametrization.name}: measured power of width (predicted, dashed)", x=0.01, ha="left"
+            f"{self.parametrization.name}: measured power of the width (predicted: in brackets, dashed)",
+            x=0.01,
+            ha="left",
         )
         self._draw(axes[0], 0, "size at the start, |h$_0$|")
-        title = f"change after {step} step{'s' * (step > 1)}, |h$_{{{step}}}$ - h$_0$|"
+        title = f"change after {step} step{'s' * (step > 1)}, |h$_{{{step}}}$ − h$_0$|"
         self._draw(axes[1], step, title)
         for ax in axes:  # last: labels are placed where the finished layout has put the lines
             label_lines(ax)
         return fig
 
     def _draw(self, ax: Axes, step: int, title: str) -> None:
-        from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
-
-        from tp4lib.plotting import style_for
+        from tp4lib.plotting import log_axis, number, style_for
 
         sizes, widths, predicted = self._sizes(step), np.array(self.widths), self.predicted(step)
         kept = np.isfinite(sizes).all((1, 2))
@@ -175,9 +175,14 @@ class CoordCheck:
                 y.size == 0 or (y <= 0).any()
             ):  # nothing to draw on a logarithmic axis: an output that starts at 0
                 continue
-            label = "-" if measured is None else f"{measured:+.2f}"
+            label = "–" if measured is None else number(measured, sign=True)
             middle, logs = np.sqrt((y**2).mean(1)), np.log(y)
-            ax.plot(widths[kept], middle, label=f"{name}: {label} ({predicted[layer]:+.2f})", **style)
+            ax.plot(
+                widths[kept],
+                middle,
+                label=f"{name}: {label} ({number(predicted[layer], sign=True)})",
+                **style,
+            )
             low, high = np.exp(logs.mean(1) - logs.std(1)), np.exp(logs.mean(1) + logs.std(1))
             ax.fill_between(widths[kept], low, high, color=style["color"], alpha=0.18, linewidth=0)
             guide = (widths / np.exp(np.log(widths[kept]).mean())) ** predicted[layer]
@@ -190,16 +195,13 @@ class CoordCheck:
                 alpha=0.7,
             )
         ax.set(xscale="log", yscale="log", xlabel="width n", title=title)
-        ax.xaxis.set_major_locator(FixedLocator(self.widths))
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xticks(widths, [str(width) for width in widths])
-        ax.yaxis.set_minor_formatter(NullFormatter())
         for width, steps in zip(widths[~kept], self.diverged_at[~kept], strict=True):
             first = steps[steps >= 0].min()
             ax.plot(width, 0.9, "x", color="black", transform=ax.get_xaxis_transform(), clip_on=False)
             ax.annotate(f"diverged\nat step {first}", (width, 0.86), xycoords=ax.get_xaxis_transform(),
                         ha="center", va="top", fontsize="x-small")  # fmt: skip
         ax.set_xlim(widths[0] / 1.3, widths[-1] * 1.3)  # room for the words beside the outermost widths
+        log_axis(ax, "x", at=self.widths)
         if not kept.any():
             ax.set_yticks([])
             return
@@ -207,6 +209,7 @@ class CoordCheck:
         if high < 10 * low:  # less than a decade would magnify seed noise into a slope
             centre = math.sqrt(low * high)
             ax.set_ylim(centre / 10**0.75, centre * 10**0.75)
+        log_axis(ax)
 
     def _sizes(self, step: int | None) -> np.ndarray:
         step = self.steps if step is None else step

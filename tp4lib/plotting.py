@@ -1,6 +1,6 @@
 """One look for every figure: colour-blind-safe, told apart without colour too, labelled where the line ends."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -8,7 +8,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.transforms import offset_copy
 
 # Okabe & Ito (2008): told apart with any colour vision; black last, for the reference (width infinity).
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#000000")
@@ -63,17 +67,72 @@ def style_for(keys: Iterable[Hashable]) -> dict[Hashable, dict[str, Any]]:
     return styles
 
 
-def published_line(ax: Axes, value: float, label: str, axis: str = "y") -> Line2D:
-    """Draw a published value as a thin dashed line, labelled at its end inside the axes."""
+def ink(colour: Any) -> str:
+    """The colour darkened until words in it can be read on white (WCAG contrast of 4.5 or more).
+
+    >>> ink("#000000"), ink("#E69F00")
+    ('#000000', '#9d6c00')
+    """
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    brightness = float(linear @ (0.2126, 0.7152, 0.0722))
+    darker = linear * min(1.0, (1.05 / 4.6 - 0.05) / max(brightness, 1e-9))
+    return to_hex(np.where(darker <= 0.0031308, 12.92 * darker, 1.055 * darker ** (1 / 2.4) - 0.055))
+
+
+def number(value: float, digits: int = 2, sign: bool = False) -> str:
+    """A number as a label shows it: rounded, with a true minus, and never "-0".
+
+    >>> number(-0.506), number(0.004, sign=True), number(-0.001)
+    ('−0.51', '0.00', '0.00')
+    """
+    rounded = round(float(value), digits) + 0.0
+    return f"{rounded:{'+' if sign and rounded else ''}.{digits}f}".replace("-", "−")
+
+
+def log_axis(ax: Axes, axis: str = "y", at: Sequence[float] | None = None) -> None:
+    """Make an axis logarithmic, with plain numerals: at the values ``at``, or at 1, 2, 5 (1 alone over many decades).
+
+    Call it after the data are drawn and the limits set: how dense the ticks are depends on both.
+    """
+    ax.set(**{f"{axis}scale": "log"})
+    low, high = sorted(ax.get_ylim() if axis == "y" else ax.get_xlim())
+    span = np.log10(high / low)
+    ticks = ax.yaxis if axis == "y" else ax.xaxis
+    if at is not None:
+        ticks.set_major_locator(FixedLocator(list(at)))
+    else:
+        subs = (1,) if span > 3 else (1, 2, 5) if span > 0.8 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
+        ticks.set_major_locator(LogLocator(subs=subs, numticks=20))
+    ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ticks.set_minor_locator(NullLocator())
+
+
+def published_line(
+    ax: Axes, value: float, label: str, axis: str = "y", end: str = "right", side: str = "above"
+) -> Line2D:
+    """Draw a published value as a thin dashed line, labelled at its end inside the axes.
+
+    Args:
+        end: for a level line, the end that the label stands at, "right" or "left": where no data are.
+        side: for a level line, whether the label stands "above" or "below" it.
+    """
+    words = dict(fontsize="x-small", color=PUBLISHED["color"], path_effects=[halo()], zorder=5)
     if axis == "y":
-        line = ax.axhline(value, **PUBLISHED)
-        ax.annotate(label, (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 2), textcoords="offset points",
-                    ha="right", va="bottom", fontsize="x-small", color=PUBLISHED["color"])  # fmt: skip
+        line, right, above = ax.axhline(value, **PUBLISHED), end == "right", side == "above"
+        ax.annotate(label, (int(right), value), xycoords=("axes fraction", "data"),
+                    xytext=(-2 if right else 4, 2 if above else -2), textcoords="offset points",
+                    ha="right" if right else "left", va="bottom" if above else "top", **words)  # fmt: skip
     else:
         line = ax.axvline(value, **PUBLISHED)
         ax.annotate(label, (value, 1), xycoords=("data", "axes fraction"), xytext=(2, -2), textcoords="offset points",
-                    ha="left", va="top", rotation=90, fontsize="x-small", color=PUBLISHED["color"])  # fmt: skip
+                    ha="left", va="top", rotation=90, **words)  # fmt: skip
     return line
+
+
+def halo(width: float = 2.5) -> withStroke:
+    """A white rim for words that cross lines; an entry of ``path_effects``."""
+    return withStroke(linewidth=width, foreground="white")
 
 
 def band(ax: Axes, x: Any, ys: Any, axis: int = 0, label: str | None = None, **style: Any) -> Line2D:
@@ -87,7 +146,10 @@ def band(ax: Axes, x: Any, ys: Any, axis: int = 0, label: str | None = None, **s
 
 
 def label_lines(ax: Axes, gap: float = 11.0) -> None:
-    """Write each labelled line's label right of the axes at the height of its end, ``gap`` points apart; no legend."""
+    """Write each labelled line's label right of the axes at the height of its end, ``gap`` points apart; no legend.
+
+    A label that had to move away from its line's end is tied to it by a thin rule.
+    """
     ax.figure.canvas.draw()  # fixes the transforms that the placement needs
     box, points = ax.get_window_extent(), 72 / ax.figure.dpi
     ends = []
@@ -99,11 +161,12 @@ def label_lines(ax: Axes, gap: float = 11.0) -> None:
         )
         shown = np.isfinite(xs) & np.isfinite(ys)
         if label and not label.startswith("_") and shown.any():
-            pixel = ax.transData.transform((xs[shown][-1], ys[shown][-1]))
-            ends.append(((pixel[1] - box.y0) * points, line))
+            end = (xs[shown][-1], ys[shown][-1])
+            pixel = line.get_transform().transform(end)
+            ends.append(((pixel[1] - box.y0) * points, (box.x1 - pixel[0]) * points, line))
     ends.sort(key=lambda end: end[0])
     lowest, highest = 5.0, box.height * points
-    heights = [min(max(height, lowest), highest) for height, _ in ends]
+    heights = [min(max(height, lowest), highest) for height, *_ in ends]
     for index in range(1, len(heights)):
         heights[index] = max(heights[index], heights[index - 1] + gap)
     if (
@@ -112,11 +175,56 @@ def label_lines(ax: Axes, gap: float = 11.0) -> None:
         heights[-1] = highest
         for index in range(len(heights) - 2, -1, -1):
             heights[index] = min(heights[index], heights[index + 1] - gap)
-    for height, (_, line) in zip(heights, ends, strict=True):
+    moved = [abs(height - end) > 0.45 * gap or left > 30 for height, (end, left, _) in zip(heights, ends)]
+    indent = 16 if any(moved) else 6  # the rules need room
+    for height, (end, left, line), far in zip(heights, ends, moved, strict=True):
+        place = offset_copy(ax.transAxes, ax.figure, x=indent, y=height, units="points")
         ax.annotate(
-            line.get_label(), (1, 0), xycoords="axes fraction", xytext=(6, height), textcoords="offset points",
-            va="center", fontsize="small", color=line.get_color(), annotation_clip=False,
+            line.get_label(), (1, 0), xytext=(1, 0), textcoords=place, va="center", fontsize="small",
+            color=ink(line.get_color()), annotation_clip=False,
         )  # fmt: skip
+        if far:
+            start = offset_copy(ax.transAxes, ax.figure, x=4 - left, y=end, units="points")
+            stop = offset_copy(ax.transAxes, ax.figure, x=indent - 2, y=height, units="points")
+            ax.annotate("", (1, 0), (1, 0), xycoords=start, textcoords=stop, annotation_clip=False,
+                        arrowprops=dict(arrowstyle="-", color=line.get_color(), alpha=0.6, linewidth=0.8,
+                                        shrinkA=0, shrinkB=0))  # fmt: skip
+
+
+def label_points(
+    ax: Axes, points: Any, labels: Sequence[str], colours: Sequence[Any], others: Any = ()
+) -> None:
+    """Write a label beside each point, at the side where it covers fewest points and labels.
+
+    Args:
+        points: (k, 2), in data coordinates, to be labelled.
+        others: (m, 2), more points that labels should not cover.
+    """
+    ax.figure.canvas.draw()
+    scale = 72 / ax.figure.dpi
+    spots = ax.transData.transform(np.asarray(points, float)) * scale
+    crowd = [*spots, *(ax.transData.transform(np.asarray(others, float)) * scale if len(others) else ())]
+    box, taken = ax.get_window_extent(), []
+    for (x, y), label, colour in zip(spots, labels, colours, strict=True):
+        width, height = 5.2 * len(label), 9.0  # of x-small words, about
+        best = None
+        for dx, dy in ((5, 0), (-5 - width, 0), (-width / 2, 8), (-width / 2, -8), (4, 7), (4, -7),
+                       (-4 - width, 7), (-4 - width, -7)):  # fmt: skip
+            left, low = x + dx, y + dy - height / 2
+            right, high = left + width, low + height
+            covers = sum(left - 3 < p < right + 3 and low - 3 < q < high + 3 for p, q in crowd)
+            clash = sum(
+                left < room[2] and right > room[0] and low < room[3] and high > room[1] for room in taken
+            )
+            outside = left < box.x0 * scale or right > box.x1 * scale
+            cost = (covers + 3 * clash + 2 * outside, abs(dy))
+            if best is None or cost < best[0]:
+                best = (cost, dx, dy, (left, low, right, high))
+        _, dx, dy, room = best
+        taken.append(room)
+        ax.annotate(label, ax.transData.inverted().transform((x / scale, y / scale)), (dx, dy),
+                    textcoords="offset points", va="center", fontsize="x-small", color=ink(colour),
+                    path_effects=[halo(2)], zorder=6)  # fmt: skip
 
 
 def close(fig: plt.Figure) -> None:

@@ -13,6 +13,8 @@ from tp4lib.errors import InputError
 from tp4lib.files import atomic_path, write_json
 
 PRESETS = ("ci", "laptop", "paper")
+# Pictures inside a notebook: pixels an inch, and how many of them a page shows to the inch (sharp on dense screens).
+INLINE_DPI, CSS_DPI = 120, 80
 
 
 class Report:
@@ -50,14 +52,17 @@ class Report:
             with atomic_path(self.folder / f"{name}.{suffix}") as part:
                 fig.savefig(part, format=suffix, **extra)
         full, small = io.BytesIO(), io.BytesIO()
-        fig.savefig(full, format="png", dpi=80)
-        # 128 colours are enough for lines and bands, and keep a notebook's pictures at a third of their bytes.
-        palette = Image.open(full).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        fig.savefig(full, format="png", dpi=INLINE_DPI)
+        # 128 colours are enough for lines and bands, 256 for heat maps, and keep a notebook's pictures at a quarter of
+        # their bytes. Maximum coverage, because the default (median cut) gives thin lines and small words a neighbour's
+        # colour.
+        image, colours = Image.open(full).convert("RGB"), 256 if any(ax.images for ax in fig.axes) else 128
+        palette = image.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         palette.save(small, format="PNG", optimize=True)
         plt.close(fig)
         entry = {"name": name, "caption": caption, "alt": alt}
         self._figures = [figure for figure in self._figures if figure["name"] != name] + [entry]
-        return Picture(small.getvalue(), caption, alt)
+        return Picture(small.getvalue(), caption, alt, width=image.width * CSS_DPI // INLINE_DPI)
 
     def metric(
         self, key: str, value: float, published: float | None = None, unit: str = "", note: str = ""
@@ -107,13 +112,14 @@ class Report:
 class Picture:
     """A figure as Jupyter shows it: the image with its alt text, and the caption below."""
 
-    def __init__(self, png: bytes, caption: str, alt: str) -> None:
-        self.png, self.caption, self.alt = png, caption, alt
+    def __init__(self, png: bytes, caption: str, alt: str, width: int) -> None:
+        self.png, self.caption, self.alt, self.width = png, caption, alt, width
 
     def _repr_html_(self) -> str:
         data = base64.b64encode(self.png).decode()
         return (
-            f'<figure><img alt="{html.escape(self.alt)}" src="data:image/png;base64,{data}" style="max-width:100%">'
+            f'<figure><img alt="{html.escape(self.alt)}" src="data:image/png;base64,{data}" width="{self.width}" '
+            'style="max-width:100%;height:auto">'
             f"<figcaption><em>{html.escape(self.caption)}</em></figcaption></figure>"
         )
 
