@@ -1,10 +1,11 @@
 """Build the gallery: `python docs/build.py [--run runs/ci] [--out docs/_build/html]`.
 
-Gathers the pages in `docs/_build/source` (those of `docs/`, the executed notebooks, and what `wall.py` and `api.py`
-write from them) and calls Sphinx. No notebook is executed and nothing is fetched.
+Gathers the pages in `docs/_build/source` (those of `docs/`, with their `<!-- parts -->` filled in by `wall.py`; the
+executed notebooks; the library's pages of `api.py`) and calls Sphinx. No notebook is executed and nothing is fetched.
 """
 
 import argparse
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -18,17 +19,35 @@ import wall
 from sphinx.cmd.build import build_main
 
 
+def launch_note() -> str:
+    """What the page "Run it yourself" says of Colab and Binder."""
+    if collection.repository():
+        return "Without installing: the rocket at the top of every notebook opens it in Colab or Binder."
+    return (
+        "Launch buttons for Colab and Binder appear at the top of every notebook once `pyproject.toml` says where the "
+        'repository is: `Repository = "https://..."` under `[project.urls]`. Until then, download a notebook with '
+        "the arrow at its top."
+    )
+
+
+def citation() -> str:
+    """The BibTeX entry of the README, in a box."""
+    entry = re.search(r"```bibtex\n.*?\n```", (collection.ROOT / "README.md").read_text("utf-8"), re.DOTALL)[0]
+    return f":::{{admonition}} Cite the paper; this software has a `CITATION.cff`\n:class: tip\n\n{entry}\n:::"
+
+
 def stage(source: Path, run: Path | None) -> list[collection.Notebook]:
     """Fill ``source`` with every page of the site."""
     shutil.rmtree(source, ignore_errors=True)
     (source / "notebooks").mkdir(parents=True)
     notebooks = collection.load(run)
+    parts = wall.write(source, notebooks) | {"launch": launch_note(), "cite": citation()}
     for page in DOCS.glob("*.md"):
-        shutil.copy(page, source)
+        filled = re.sub(r"<!-- (\w+) -->", lambda place: parts[place[1]], page.read_text("utf-8"))
+        (source / page.name).write_text(filled, "utf-8")
     shutil.copytree(DOCS / "_static", source / "_static")
     for notebook in notebooks:
         shutil.copy(notebook.path, source / "notebooks")
-    wall.write(source, notebooks)
     api.write(source)
     return notebooks
 

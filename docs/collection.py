@@ -8,6 +8,7 @@ import ast
 import base64
 import json
 import re
+import tomllib
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -65,6 +66,16 @@ class Notebook:
         column = next((i for i, head in enumerate(rows[0]) if head.startswith("run time")), None) if rows else None
         row = next((row for row in rows if row[0] == f"`{self.preset}`"), None)
         return row[column] if row and column is not None else ""
+
+
+def project() -> dict[str, Any]:
+    """The ``[project]`` table of pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def repository() -> str:
+    """The one place that says where the repository is: ``[project.urls] Repository``; empty if unset."""
+    return project().get("urls", {}).get("Repository", "")
 
 
 def text(cell: dict[str, Any]) -> str:

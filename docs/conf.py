@@ -1,15 +1,14 @@
 """Sphinx's configuration; `docs/build.py` puts the pages together and calls Sphinx with it."""
 
 import sys
-import tomllib
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import collection
 import markup
 
-settings = tomllib.loads((collection.ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-repository = settings.get("urls", {}).get("Repository", "")
+settings = collection.project()
+repository = collection.repository()
 
 project = "tp4"
 author = settings["authors"][0]["name"]
@@ -37,7 +36,7 @@ nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json
 nb_render_markdown_format = "myst"
 nb_merge_streams = True
 
-myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "attrs_inline", "substitution"]
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "attrs_inline"]
 myst_heading_anchors = 3
 
 default_role = "py:obj"  # a name in single backticks is a link where such an object exists
@@ -46,6 +45,7 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 python_maximum_signature_line_length = 88
 add_module_names = False
 
@@ -56,8 +56,6 @@ html_css_files = ["gallery.css"]
 html_copy_source = True  # "download notebook" is this copy, byte for byte the executed file
 html_sourcelink_suffix = ""
 html_last_updated_fmt = None  # the same notebooks make the same pages
-myst_substitutions = {"launch": markup.launch_note(repository)}
-
 html_theme_options = {
     "path_to_docs": "",
     "home_page_in_toc": True,

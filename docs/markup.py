@@ -32,29 +32,26 @@ def typeset(page: str) -> str:
 
 
 def plain_mathematics(app, what, name, obj, options, lines):
-    """An indented block of a docstring is an equation in plain text: keep it as it stands, in a literal block.
+    """An indented block of a docstring is an equation in plain text: keep it, and tables, in a literal block.
 
     Outside of such blocks, doctests and code in backticks, characters that reStructuredText would take for markup
-    (the bars of ``|V|``, the star of ``**2``, a trailing underscore) are escaped.
+    (the bars of ``|V|``, the stars of ``**2``, a trailing underscore) are escaped.
     """
-    out, section, literal, table = [], False, False, False
-    for place, line in enumerate(lines):
+    out, block, section, last = [], "", False, ""
+    for line in lines:
         blank, indent = not line.strip(), len(line) - len(line.lstrip())
-        if not blank and indent == 0 and not table:
-            section, literal = line.strip() in _SECTIONS, False
-        before = lines[place - 1].strip() if place else ""
-        if not blank and indent >= 4 and not section and not literal and not before:
-            out += ["::", ""]
-            literal = True
-        if line.startswith("====") and not before:  # a table: its columns would not survive the escapes
-            out += ["::", ""]
-            literal, table = True, True
-        if blank and table:
-            literal, table = False, False
-        if table:
-            line = "    " + line
-        code = literal or line.lstrip().startswith((">>>", "..."))
-        out.append(line if code else _escape(line))
+        if block == "table" and blank or block == "equation" and not blank and indent == 0:
+            block = ""
+        if not blank and indent == 0 and not block:
+            section = line.strip() in _SECTIONS
+        starts = not block and not blank and not (out and out[-1].strip())
+        if starts and (line.startswith("====") or indent >= 4 and not section):
+            block = "table" if indent == 0 else "equation"
+            if not last.endswith("::"):
+                out += ["::", ""]
+        verbatim = block or line.lstrip().startswith((">>>", "..."))
+        out.append("    " * (block == "table") + line if verbatim else _escape(line))
+        last = line.rstrip() or last
     lines[:] = out
 
 
@@ -64,13 +61,3 @@ def _escape(line: str) -> str:
         parts[place] = re.sub(r"(\||\*\*|(?<=\w)_(?!\w))", lambda m: "".join("\\" + c for c in m[0]), parts[place])
     return "".join(parts)
 
-
-def launch_note(repository: str) -> str:
-    """What the page "Run it yourself" says of Colab and Binder."""
-    if repository:
-        return "Without installing: the rocket at the top of every notebook opens it in Colab or Binder."
-    return (
-        "Launch buttons for Colab and Binder appear at the top of every notebook once `pyproject.toml` says where the "
-        "repository is: `Repository = \"https://...\"` under `[project.urls]`. Until then, download a notebook with "
-        "the arrow at its top."
-    )

@@ -14,18 +14,19 @@ from collection import ROOT, Metric, Notebook
 WORDS = tomllib.loads((Path(__file__).parent / "wall.toml").read_text("utf-8"))
 
 
-def write(source: Path, notebooks: list[Notebook]) -> None:
-    """Write ``wall.md`` (included by the landing page), ``reproduces.md``'s tables, and the pictures."""
-    generated = source / "generated"
+def write(source: Path, notebooks: list[Notebook]) -> dict[str, str]:
+    """Write the pictures under ``source/figures``; return the generated parts of pages, by name."""
     for notebook in notebooks:
-        folder = generated / notebook.name
+        folder = source / "figures" / notebook.name
         folder.mkdir(parents=True)
         for figure in notebook.figures:
             (folder / f"{figure.name}.{figure.suffix}").write_bytes(figure.image)
-    (generated / "wall.md").write_text("\n".join(map(_section, notebooks)), "utf-8")
-    (generated / "presets.md").write_text(_presets(notebooks), "utf-8")
-    (generated / "notebooks.md").write_text(_overview(notebooks), "utf-8")
-    (generated / "published.md").write_text(_published(notebooks), "utf-8")
+    return {
+        "wall": "\n".join(map(_section, notebooks)),
+        "presets": _presets(notebooks),
+        "notebooks": _overview(notebooks),
+        "published": _published(notebooks),
+    }
 
 
 def number(value: float | None, unit: str = "") -> str:
@@ -72,7 +73,7 @@ def _card(notebook: Notebook, figure) -> str:
     rows = "\n".join(f"- {row}" for row in _numbers(notebook, words.get("numbers", {})))
     alt = " ".join(figure.alt.split())
     return f""":::{{grid-item-card}}
-:img-top: generated/{notebook.name}/{figure.name}.{figure.suffix}
+:img-top: figures/{notebook.name}/{figure.name}.{figure.suffix}
 :img-alt: {alt}
 :class-img-top: picture
 :link: notebooks/{notebook.name}
