@@ -37,6 +37,7 @@ nb_render_markdown_format = "myst"
 nb_merge_streams = True
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "attrs_inline"]
+myst_dmath_double_inline = True  # displays inside a paragraph, as Jupyter shows them
 myst_heading_anchors = 3
 
 default_role = "py:obj"  # a name in single backticks is a link where such an object exists
@@ -51,6 +52,10 @@ add_module_names = False
 
 html_theme = "sphinx_book_theme"
 html_title = "tp4"
+html_favicon = "_static/favicon.svg"
+html_context = {"default_mode": "auto"}  # light or dark as the reader's system is, until the reader chooses
+html_use_index = False  # the search finds every name; the alphabetical index does not fit a phone
+html_domain_indices = False
 html_static_path = ["_static"]
 html_css_files = ["gallery.css"]
 html_copy_source = True  # "download notebook" is this copy, byte for byte the executed file
@@ -61,6 +66,7 @@ html_theme_options = {
     "home_page_in_toc": True,
     "show_navbar_depth": 1,
     "show_toc_level": 2,
+    "navbar_persistent": [],  # the sidebar and the article's head have the search
     "use_download_button": True,
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",

@@ -27,7 +27,8 @@ def open_details(source: str) -> str:
 
 
 def typeset(page: str) -> str:
-    """``$...$`` in HTML to the element that MathJax looks for."""
+    """``$...$`` in HTML to the element that MathJax looks for; plain tables in the theme's look (that of pandas)."""
+    page = page.replace("<table>", '<table class="dataframe">')
     return re.sub(r"\$([^$<>]+)\$", r'<span class="math notranslate nohighlight">\\(\1\\)</span>', page)
 
 

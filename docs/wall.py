@@ -29,11 +29,13 @@ def write(source: Path, notebooks: list[Notebook]) -> dict[str, str]:
     }
 
 
-def number(value: float | None, unit: str = "") -> str:
-    """Three digits, as Markdown: ``66.4 %``, ``-0.51``, ``$5.0\\times10^{-10}$``."""
+def number(value: float | None, unit: str = "", near: float | None = None) -> str:
+    """Three digits, as Markdown: ``66.4 %``, ``-0.51``, ``$5.0\\times10^{-10}$``; plain zeros beside the number ``near``."""
     if value is None:
         return "–"
-    if value and not 1e-3 <= abs(value) < 1e5:
+    if near is not None and abs(value) < 1e-2:
+        shown = f"{value:.3f}".rstrip("0").rstrip(".").replace("-", "−")
+    elif value and not 1e-3 <= abs(value) < 1e5:
         exponent = math.floor(math.log10(abs(value)))
         shown = f"${value / 10**exponent:.1f}\\times10^{{{exponent}}}$"
     else:
@@ -44,9 +46,9 @@ def number(value: float | None, unit: str = "") -> str:
 
 def _row(label: str, metric: Metric) -> str:
     """One line of a card: what, our number, the published one."""
-    ours = number(metric.value, metric.unit)
+    ours = number(metric.value, metric.unit, metric.published)
     theirs = "" if metric.published is None else f" <small>(published {number(metric.published, metric.unit)})</small>"
-    return f"{label}: **{ours}**{theirs}"
+    return f"{label} **{ours}**{theirs}"
 
 
 def _numbers(notebook: Notebook, keys: dict[str, str]) -> list[str]:
@@ -80,7 +82,7 @@ def _card(notebook: Notebook, figure) -> str:
 :link-type: doc
 :link-alt: Notebook {notebook.title}
 
-{claim}
+**{claim}**
 
 {rows}
 :::
