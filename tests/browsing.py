@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import html.parser
 import http.server
 import json
 import shutil
@@ -58,10 +59,9 @@ Promise.all([typeset, document.fonts.ready, ...images]).then(() => {
     math: document.querySelectorAll('.math, math').length,
     typeset: document.querySelectorAll('mjx-container, math').length,
     errors: [...document.querySelectorAll('mjx-merror, [data-mjx-error], merror')].map(brief),
-    raw: prose.map(t => t.data).filter(s => /\$[^$\s][^$]*\$|\\\(|\\\[|\\begin\{/.test(s)).map(s => s.trim().slice(0, 120)),
+    raw: prose.map(t => t.data).filter(s => /\$|\\\(|\\\[|\\begin\{/.test(s)).map(s => s.trim().slice(0, 120)),
     images: [...document.images].map(i => ({src: i.src.slice(0, 100), loaded: i.complete && i.naturalWidth > 0, alt: i.alt})),
     links: [...document.querySelectorAll('a[href]')].map(a => a.href),
-    ids: [...document.querySelectorAll('[id], a[name]')].map(e => e.id || e.name),
     title: document.title, headings: [...document.querySelectorAll('h1')].filter(shown).length,
     overflow: sticks, scroll: wide.scrollWidth - limit,
     faint: [...faint.values()],
@@ -171,6 +171,30 @@ def _traffic(browser: Any, base: str) -> Iterator[str]:
             url = message["params"]["request"]["url"]
             if not url.startswith((base, "data:", "blob:")):
                 yield f"request to another host: {url}"
+
+
+class _Places(html.parser.HTMLParser):
+    """The places of a page that a link can name."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.update(value for key, value in attrs if key in ("id", "name") and value)
+
+
+def inspect(browser: Any, root: Path) -> tuple[list[str], list[str]]:
+    """Open every page under ``root``: the pages, and everything that is wrong with them."""
+    pages = sorted(str(path.relative_to(root)) for path in root.rglob("*.html") if "_static" not in path.parts)
+    wrong, links = [], {}
+    with served(root) as base:
+        for page in pages:
+            found, links[page] = visit(browser, base, page)
+            wrong += found
+    places = {page: _Places((root / page).read_text("utf-8")).found for page in pages}
+    return pages, wrong + broken(root, links, places)
 
 
 def broken(root: Path, links: dict[str, dict[str, set[str]]], ids: dict[str, set[str]]) -> list[str]:

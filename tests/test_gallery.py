@@ -1,6 +1,5 @@
 """The gallery and a run's own page, as a reader sees them: built once from the committed notebooks, opened in a browser."""
 
-import html.parser
 import importlib.util
 import os
 import subprocess
@@ -34,37 +33,8 @@ def site(tmp_path_factory):
     return out
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    driver = browsing.start(tmp_path_factory.mktemp("profile"))
-    yield driver
-    driver.quit()
-
-
-class Ids(html.parser.HTMLParser):
-    def __init__(self, page):
-        super().__init__()
-        self.found = set()
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.found.update(value for key, value in attrs if key in ("id", "name") and value)
-
-
-def inspect(browser, root):
-    """Every page under ``root`` opened; everything that is wrong."""
-    pages = sorted(str(path.relative_to(root)) for path in root.rglob("*.html") if "_static" not in path.parts)
-    wrong, links = [], {}
-    with browsing.served(root) as base:
-        for page in pages:
-            found, links[page] = browsing.visit(browser, base, page)
-            wrong += found
-    ids = {page: Ids((root / page).read_text("utf-8")).found for page in pages}
-    return pages, wrong + browsing.broken(root, links, ids)
-
-
 @pytest.mark.slow
 def test_every_page_of_the_gallery_reads_well(browser, site):
-    pages, wrong = inspect(browser, site)
+    pages, wrong = browsing.inspect(browser, site)
     assert len(pages) > 50
     assert not wrong, "\n".join(wrong)
