@@ -1,5 +1,7 @@
 """One page for every module of `tp4lib`, grouped by idea; `api.toml` holds the groups and each module's main equation."""
 
+import ast
+import importlib.util
 import pkgutil
 import tomllib
 from pathlib import Path
@@ -37,16 +39,24 @@ def write(source: Path) -> None:
     folder.mkdir()
     index = ["# Library", "", WORDS["about"], ""]
     for title, about, names in groups():
-        index += [f"## {title}", "", about, "", ":::{toctree}", ":maxdepth: 1", "", *names, ":::", ""]
+        index += [f"## {title}", "", about, "", "| module | |", "|---|---|", *map(_line, names), ""]
+        index += [":::{toctree}", ":hidden:", "", *names, ":::", ""]
         for name in names:
             (folder / f"{name}.md").write_text(_page(name), "utf-8")
     (folder / "index.md").write_text("\n".join(index), "utf-8")
 
 
+def _line(name: str) -> str:
+    """A module and the first sentence of its docstring, as a row of a table."""
+    about = ast.get_docstring(ast.parse(Path(importlib.util.find_spec(name).origin).read_text("utf-8")))
+    first = about.split("\n\n")[0].replace("\n", " ").replace("``", "`").replace("|", "\\|")
+    return f"| [{name.removeprefix('tp4lib.')}]({name}.md) | {first} |"
+
+
 def _page(name: str) -> str:
     short = name.removeprefix("tp4lib.")
-    equation = WORDS["equation"].get(short, "")
-    display = f"$$\n{equation.strip()}\n$$\n" if equation else ""
+    equation = WORDS["equation"].get(short, "").strip()
+    display = f"$$\n\\begin{{gathered}}\n{equation}\n\\end{{gathered}}\n$$\n" if equation else ""
     imported = "   :imported-members:\n" if short == "program" else ""
     return f"""# {short}
 

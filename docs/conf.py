@@ -40,6 +40,7 @@ myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "at
 myst_dmath_double_inline = True  # displays inside a paragraph, as Jupyter shows them
 myst_heading_anchors = 3
 
+highlight_language = "none"  # equations in plain text are no Python; doctests and fenced code say what they are
 default_role = "py:obj"  # a name in single backticks is a link where such an object exists
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

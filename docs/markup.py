@@ -53,12 +53,14 @@ def plain_mathematics(app, what, name, obj, options, lines):
         verbatim = block or line.lstrip().startswith((">>>", "..."))
         out.append("    " * (block == "table") + line if verbatim else _escape(line))
         last = line.rstrip() or last
-    lines[:] = out
+    # Napoleon takes the words before a property's first colon for its type, if they are on the first line.
+    lines[:] = ["", *out] if what in ("property", "attribute", "data") else out
 
 
 def _escape(line: str) -> str:
     parts = re.split(r"(``.*?``|`[^`]*`)", line)
     for place in range(0, len(parts), 2):
+        parts[place] = re.sub(r"(:\s+\w)\.(?=\s)", r"\1\\.", parts[place])  # "samples: M. Memory": no list
         parts[place] = re.sub(r"(\||\*\*|(?<=\w)_(?!\w))", lambda m: "".join("\\" + c for c in m[0]), parts[place])
     return "".join(parts)
 

@@ -44,10 +44,15 @@ def number(value: float | None, unit: str = "", near: float | None = None) -> st
     return f"{shown} {unit}".strip()
 
 
+def _exact(value: float) -> str:
+    """A published number as it was printed."""
+    return f"{value:g}".replace("-", "−")
+
+
 def _row(label: str, metric: Metric) -> str:
     """One line of a card: what, our number, the published one."""
     ours = number(metric.value, metric.unit, metric.published)
-    theirs = "" if metric.published is None else f" <small>(published {number(metric.published, metric.unit)})</small>"
+    theirs = "" if metric.published is None else f" <small>(published {_exact(metric.published)})</small>"
     return f"{label} **{ours}**{theirs}"
 
 
@@ -123,7 +128,7 @@ def _published(notebooks: list[Notebook]) -> str:
         link = f"[{book[:2]}](notebooks/{book}.ipynb)" if ours else ""
         width = row["width"].replace("inf", "∞")
         lines.append(
-            f"| {row['source']} | {row['task']} | {row['model']} | {width} | {number(float(row['value']))} "
+            f"| {row['source']} | {row['task']} | {row['model']} | {width} | {row['value']} "
             f"| {number(ours.value if ours else None)} | {link} |"
         )
     return "\n".join(lines) + "\n"

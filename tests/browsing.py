@@ -59,7 +59,7 @@ Promise.all([typeset, document.fonts.ready, ...images]).then(() => {
     math: document.querySelectorAll('.math, math').length,
     typeset: document.querySelectorAll('mjx-container, math').length,
     errors: [...document.querySelectorAll('mjx-merror, [data-mjx-error], merror')].map(brief),
-    raw: prose.map(t => t.data).filter(s => /\$|\\\(|\\\[|\\begin\{/.test(s)).map(s => s.trim().slice(0, 120)),
+    raw: prose.map(t => t.data).filter(s => /\$|\\\(|\\\[|\\begin\{|\{\{|<!--/.test(s)).map(s => s.trim().slice(0, 120)),
     images: [...document.images].map(i => ({src: i.src.slice(0, 100), loaded: i.complete && i.naturalWidth > 0, alt: i.alt})),
     links: [...document.querySelectorAll('a[href]')].map(a => a.href),
     title: document.title, headings: [...document.querySelectorAll('h1')].filter(shown).length,
