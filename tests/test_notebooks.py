@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 
+import browsing
 import pytest
 
 from tp4lib import paths, reproduce
@@ -146,6 +147,12 @@ def test_the_collection_runs_and_leaves_its_figures(collection):
             assert (out / name / f"{figure['name']}.svg").is_file()
             assert (out / name / f"{figure['name']}.png").is_file()
             assert f"{name}/{figure['name']}.svg" in page
+
+
+def test_the_page_of_the_run_reads_well(collection, browser):
+    pages, wrong = browsing.inspect(browser, collection[0])
+    assert pages == ["index.html"]
+    assert not wrong, "\n".join(wrong)
 
 
 def metrics(collection, name):

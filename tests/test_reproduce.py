@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import browsing
 import nbformat
 import pytest
 
@@ -18,7 +19,7 @@ report = Report("01_good", preset, seed)
 fig, ax = plt.subplots()
 ax.plot([1, 2], [1, 4])
 report.metric("square/of two", 4, published=4.5, unit="%", note="a < b")
-report.show(fig, "square", caption="A square & its root", alt="A line that rises")
+report.show(fig, "square", caption="A square & its root, $h^2$ like $n^{1/2}$", alt="A line that rises")
 """
 
 
@@ -86,7 +87,8 @@ def test_index_page_shows_figures_numbers_and_failures(outcome):
     folder, _, _ = outcome
     page = (folder / "out" / "index.html").read_text()
     assert '<img src="01_good/square.svg" alt="A line that rises"' in page
-    assert "A square &amp; its root" in page
+    assert "A square &amp; its root, <math" in page
+    assert "$" not in page
     assert "4&nbsp;%" in page
     assert "4.5&nbsp;%" in page
     assert "a &lt; b" in page
@@ -94,6 +96,12 @@ def test_index_page_shows_figures_numbers_and_failures(outcome):
     merged = json.loads((folder / "out" / "metrics.json").read_text())
     assert merged["runs"]["02_fails"]["ok"] is False
     assert set(merged["notebooks"]) == {"01_good"}
+
+
+def test_index_page_reads_well(outcome, browser):
+    pages, wrong = browsing.inspect(browser, outcome[0] / "out")
+    assert pages == ["index.html"]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_results_of_an_earlier_run_do_not_survive_a_failure(tmp_path):

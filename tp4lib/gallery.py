@@ -1,8 +1,11 @@
 """One page that shows all figures of a run, with captions and measured beside published numbers."""
 
 import html
+import re
 from collections.abc import Mapping
 from typing import Any
+
+from latex2mathml.converter import convert
 
 _STYLE = """
 :root { --ink: #1c1e21; --soft: #5c6470; --line: #dfe3e8; --paper: #ffffff; --tint: #f5f7fa; --accent: #0072b2;
@@ -106,7 +109,7 @@ def _figure(name: str, figure: Mapping[str, str]) -> str:
     path, alt = f"{name}/{figure['name']}", html.escape(figure["alt"])
     return (
         f'<figure><a href="{path}.png"><img src="{path}.svg" alt="{alt}" loading="lazy"></a>'
-        f"<figcaption>{html.escape(figure['caption'])}</figcaption></figure>"
+        f"<figcaption>{_text(figure['caption'])}</figcaption></figure>"
     )
 
 
@@ -117,7 +120,7 @@ def _metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     ordered = sorted(metrics.items(), key=lambda item: "published" not in item[1])
     rows = "".join(
         f"<tr><td>{html.escape(key)}</td><td class='number'>{_number(m['value'], m)}</td>"
-        f"<td class='number'>{_number(m.get('published'), m)}</td><td>{html.escape(m.get('note', ''))}</td></tr>"
+        f"<td class='number'>{_number(m.get('published'), m)}</td><td>{_text(m.get('note', ''))}</td></tr>"
         for key, m in ordered
     )
     return (
@@ -131,6 +134,12 @@ def _number(value: float | None, metric: Mapping[str, Any]) -> str:
         return ""
     unit = metric.get("unit", "")
     return f"{value:.4g}" + (f"&nbsp;{html.escape(unit)}" if unit else "")
+
+
+def _text(text: str) -> str:
+    """Text as HTML, its ``$...$`` as MathML, which browsers draw by themselves: the page fetches nothing."""
+    words = re.split(r"\$([^$]+)\$", text)
+    return "".join(convert(word) if place % 2 else html.escape(word) for place, word in enumerate(words))
 
 
 def _title(name: str) -> str:
