@@ -66,7 +66,7 @@ def test_stopped_after_any_block_it_resumes_to_the_same_bits(corpus, tmp_path, m
     for killed_at in range(1, whole + 1):
         out, blocks = tmp_path / str(killed_at), []
         with monkeypatch.context() as patch:
-            chosen, _ = train_module._steps("auto", unbroken.model, _sampler(corpus, options), 1, ALONE)
+            chosen, *_ = train_module._steps("auto", unbroken.model, _sampler(corpus, options), 1, ALONE)
 
             def steps(*arguments, blocks=blocks, killed_at=killed_at, chosen=chosen):
                 blocks.append(1)
@@ -74,7 +74,7 @@ def test_stopped_after_any_block_it_resumes_to_the_same_bits(corpus, tmp_path, m
                     raise Stop
                 return chosen(*arguments)
 
-            patch.setattr(train_module, "_steps", lambda *_, steps=steps: (steps, 1))
+            patch.setattr(train_module, "_steps", lambda *_, steps=steps: (steps, 1, 1))
             with pytest.raises(Stop):
                 train(corpus, 8, **options, out=out)
         if killed_at == 1:

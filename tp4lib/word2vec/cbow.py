@@ -96,14 +96,15 @@ class CBOW:
             2 * vocab_size * columns * size, device, f"width {self.width} with {vocab_size} words", fits
         )
         if self.width == math.inf:
-            self.embeddings = torch.zeros(vocab_size, columns, dtype=dtype, device=device)
+            self.embeddings = _matrix(vocab_size, columns, dtype, device)
             self.embeddings[own].fill_diagonal_(1.0)
         else:
             # Drawn on the CPU in float64, so that all devices and dtypes start at the same numbers.
             generator = torch.Generator().manual_seed(seed)
             start = torch.rand(vocab_size, n, generator=generator, dtype=torch.float64)
-            self.embeddings = ((2 * start[:, own] - 1) * math.sqrt(3 / n)).to(device, dtype)
-        self.readout = torch.zeros(vocab_size, columns, dtype=dtype, device=device)
+            self.embeddings = _matrix(vocab_size, columns, dtype, device)
+            self.embeddings.copy_((2 * start[:, own] - 1) * math.sqrt(3 / n))
+        self.readout = _matrix(vocab_size, columns, dtype, device)
 
     @classmethod
     def from_start(cls, embeddings: torch.Tensor, readout: torch.Tensor | None = None) -> "CBOW":
@@ -113,13 +114,18 @@ class CBOW:
         is the form of the authors' program, which also has room for a random readout ``[0, sigma I]``.
         """
         model = cls.__new__(cls)
-        model.embeddings = embeddings.detach().clone()
-        model.readout = torch.zeros_like(model.embeddings) if readout is None else readout.detach().clone()
-        if model.embeddings.shape != model.readout.shape or model.embeddings.dim() != 2:
+        shapes = tuple(embeddings.shape), tuple(embeddings.shape if readout is None else readout.shape)
+        if shapes[0] != shapes[1] or embeddings.dim() != 2:
             raise InputError(
-                f"a start needs two matrices of one shape (|V|, columns), not {tuple(embeddings.shape)} and "
-                f"{tuple(model.readout.shape)}; give both the same shape"
+                f"a start needs two matrices of one shape (|V|, columns), not {shapes[0]} and {shapes[1]}; "
+                "give both the same shape"
             )
+        model.embeddings, model.readout = (
+            _matrix(*shapes[0], embeddings.dtype, embeddings.device) for _ in range(2)
+        )
+        model.embeddings.copy_(embeddings.detach())
+        if readout is not None:
+            model.readout.copy_(readout.detach())
         model.width = model.columns
         return model
 
@@ -159,6 +165,12 @@ class StepSettings:
             raise InputError(
                 f"unknown window gradient {self.window_gradient!r}; expected mean or sum; try mean"
             )
+
+
+def _matrix(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros; on a GPU rows start at multiples of 128 bytes, so that a piece of a row touches no line too many."""
+    line = 128 // dtype.itemsize if device.type == "cuda" else 1
+    return torch.zeros(rows, -(-columns // line) * line, dtype=dtype, device=device)[:, :columns]
 
 
 def torch_steps(

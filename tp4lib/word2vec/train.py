@@ -20,7 +20,7 @@ from tp4lib.device import resolve
 from tp4lib.errors import InputError
 from tp4lib.files import out_dir
 from tp4lib.progress import bar
-from tp4lib.word2vec import fast
+from tp4lib.word2vec import fast, gpu
 from tp4lib.word2vec.cbow import CBOW, Diverged, StepSettings, parse_width, require_finite, torch_steps
 from tp4lib.word2vec.checkpoints import Keeper
 from tp4lib.word2vec.corpus import Corpus
@@ -28,6 +28,11 @@ from tp4lib.word2vec.sampling import NEGATIVES, Sampler
 from tp4lib.word2vec.shards import ALONE, Shards
 
 CHECKPOINT_SECONDS = 180.0
+_ROUND = 8  # blocks that a GPU trains on between two looks at the loss
+_NEEDS = {
+    "numba": "numba, one rank on a CPU, float32 or float64, and shared negatives or batches of 1",
+    "triton": "triton, a GPU, float32 or bfloat16, and shared negatives",
+}
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,12 @@ def train(
         subsample: threshold t of `keep_probability`.
         window_gradient: "mean" (the true gradient) or "sum" (gensim's), see `StepSettings`.
         seed: for the start, the windows and the negatives; the latter two are the same at all widths.
-        dtype: of the parameters, see `CBOW`; torch.bfloat16 takes the torch engine.
+        dtype: of the parameters, see `CBOW`; the numba engine has no torch.bfloat16, the triton engine no
+            torch.float64.
         threads: CPU threads. 1 gives the same bits each time; more train on several blocks of the text at once, without
             locks, as the original word2vec does, so that the numbers depend a little on who comes first.
-        engine: "auto", "numba" or "torch"; ranks that share columns take torch.
+        engine: "numba" (CPU, one rank), "triton" (GPU, shared negatives) or "torch" (everything), which compute the
+            same; "auto" takes the first of them that can run.
         start: train this model on (from any start); it is changed in place and ``width`` must be its width.
         out: folder for checkpoints, after every epoch and every few minutes; None for none.
         resume: go on from the checkpoint in ``out``.
@@ -192,9 +199,10 @@ def train(
 class _Run:
     """A training run: the model, where it is in the text, and how to save both."""
 
-    def __init__(self, model, sampler, step, settings, steps, at_once, keeper, pause, shards) -> None:
+    def __init__(self, model, sampler, step, settings, steps, blocks, at_once, keeper, pause, shards) -> None:
         self.model, self.sampler, self.step, self.settings = model, sampler, step, settings
-        self.steps, self.at_once, self.keeper, self.pause, self.shards = steps, at_once, keeper, pause, shards
+        self.steps, self.blocks, self.at_once = steps, blocks, at_once
+        self.keeper, self.pause, self.shards = keeper, pause, shards
         self.state: dict[str, Any] = {
             "epoch": 0,  # epochs finished
             "block": 0,  # blocks of the current epoch finished
@@ -259,29 +267,35 @@ class _Run:
                     raise KeyboardInterrupt
 
     def _train_round(self, progress) -> None:
-        """Train on the next block, or on several at once."""
+        """Train on the next blocks, one after another or at once."""
         state, started = self.state, time.monotonic()
-        numbers = range(state["block"], min(state["block"] + self.at_once, self.sampler.blocks))
+        numbers = range(state["block"], min(state["block"] + self.blocks, self.sampler.blocks))
 
-        def work(number: int) -> tuple[float, int]:
+        def work(number: int) -> tuple[float | torch.Tensor, int]:
             block = self.sampler.block(state["epoch"], number)
             result = self.steps(self.model, block, self.step)
-            require_finite(self.model, block, self.shards)
+            if (
+                self.model.embeddings.device.type == "cpu"
+            ):  # on a GPU, to look after each block would be to wait for it
+                require_finite(self.model, block, self.shards)
             return result
 
         try:
-            if len(numbers) == 1:
-                results = [work(numbers[0])]
+            if self.at_once == 1 or len(numbers) == 1:
+                results = [work(number) for number in numbers]
             else:
-                with ThreadPoolExecutor(len(numbers)) as pool:
+                with ThreadPoolExecutor(self.at_once) as pool:
                     results = list(pool.map(work, numbers))
+            loss, positions = (sum(column) for column in zip(*results))
+            loss = float(loss)
+            if not math.isfinite(loss):
+                raise Diverged(f"the loss is {loss:g}")
         except Diverged as problem:
             raise InputError(
                 f"training diverged in epoch {state['epoch'] + 1}, in block {state['block'] + 1} of "
                 f"{self.sampler.blocks}: {problem} (lr {self.settings['lr']}, wd {self.settings['wd']}); expected a "
                 "stable rate; try a smaller --lr"
             ) from None
-        loss, positions = (sum(column) for column in zip(*results))
         state["loss"] += loss
         state["positions"] += positions
         state["block"] += len(numbers)
@@ -321,19 +335,29 @@ def _bits(x: torch.Tensor) -> torch.Tensor:
 
 def _steps(
     engine: str, model: CBOW, sampler: Sampler, threads: int, shards: Shards
-) -> tuple[Callable[..., tuple[float, int]], int]:
-    """The function that trains on a block, and on how many blocks at once."""
-    if engine not in ("auto", "numba", "torch"):
-        raise InputError(f"unknown engine {engine!r}; expected auto, numba or torch; try auto")
-    fits = shards.size == 1 and fast.available(model, sampler.batch_size, sampler.shared is not None)
-    if engine == "numba" and not fits:
+) -> tuple[Callable[..., tuple[float | torch.Tensor, int]], int, int]:
+    """The function that trains on a block, how many blocks make a round, and how many of them go at once."""
+    shared = sampler.shared is not None
+    fits = {
+        "numba": shards.size == 1 and fast.available(model, sampler.batch_size, shared),
+        "triton": gpu.available(model, shared),
+        "torch": True,
+    }
+    if engine == "auto":  # Triton's interpreter is for tests: it has to be asked for
+        on_gpu = model.embeddings.device.type == "cuda"
+        engine = next(name for name, can in fits.items() if can and (on_gpu or name != "triton"))
+    if engine not in fits:
+        raise InputError(f"unknown engine {engine!r}; expected auto, numba, triton or torch; try auto")
+    if not fits[engine]:
         raise InputError(
-            "the numba engine needs numba, one rank on a CPU, and shared negatives or batches of 1; "
-            "expected all three; try engine='torch'"
+            f"the {engine} engine needs {_NEEDS[engine]}; expected all of it; try engine='torch'"
         )
-    if engine == "torch" or not fits:
-        return functools.partial(torch_steps, shards=shards), 1
-    return fast.numba_steps, threads
+    if engine == "numba":
+        return fast.numba_steps, threads, threads
+    if engine == "triton":
+        # The CPU draws the next blocks while the GPU works on the first; they meet once a round.
+        return functools.partial(gpu.triton_steps, shards=shards), _ROUND, 1
+    return functools.partial(torch_steps, shards=shards), 1, 1
 
 
 def _load(keeper: Keeper, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
