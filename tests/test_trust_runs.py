@@ -27,8 +27,8 @@ HEAVY = os.environ.get("TP4_HEAVY") == "1"
 def embedded(monkeypatch):
     monkeypatch.setenv("TP4_DATA", "embedded")
     monkeypatch.setenv("TP4_PROGRESS", "0")
-    monkeypatch.setattr(maml_command, "VALIDATION_TASKS", 64)
-    monkeypatch.setattr(maml_command, "TEST_TASKS", 128)
+    monkeypatch.setattr(maml_command, "VALIDATION_TASKS", 16)
+    monkeypatch.setattr(maml_command, "TEST_TASKS", 32)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ DRIVER = """
 import json, sys
 from tp4lib import cli
 from tp4lib.commands import maml
-maml.VALIDATION_TASKS, maml.TEST_TASKS = 64, 128
+maml.VALIDATION_TASKS, maml.TEST_TASKS = 16, 32
 for arguments in json.loads(sys.argv[1]):
     try:
         cli.main(arguments)
@@ -245,7 +245,7 @@ def test_maml_ended_and_killed_resumes_to_the_same_numbers(tmp_path):
     assert sorted(p.name for p in out.iterdir()) == ["checkpoint.npz", "metrics.json"]
 
 
-@pytest.mark.skipif(not HEAVY, reason="TP4_HEAVY=1 kills 60 runs at random moments")
+@pytest.mark.skipif(not HEAVY, reason="TP4_HEAVY=1 kills 40 runs at random moments")
 @pytest.mark.parametrize("command", ["maml", "word2vec"])
 def test_killed_at_any_moment_it_resumes_to_the_same_numbers(tmp_path, text, command):
     arguments = MAML if command == "maml" else word2vec(text, "--width", 48, "--epochs", 60)
@@ -254,7 +254,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_numbers(tmp_path, text, com
     began = time.monotonic()
     run_all({"timed": arguments}, tmp_path)
     longest = time.monotonic() - began
-    while kills < 30:
+    while kills < 20:
         resume = ["--resume"] if (out / "checkpoint.npz").exists() else []
         process = start([*arguments, "--out", str(out), *resume])
         time.sleep(random.uniform(0, longest))
@@ -406,7 +406,9 @@ def test_reproduce_on_a_full_disk_says_so(disk, tmp_path):
     with pytest.raises(InputError, match="No space left on device") as error:
         reproduce.run(books, "ci", disk / "out", say=lambda line: None)
     assert len(str(error.value).splitlines()) == 1
-    assert not (disk / "out" / "01_fills" / "run.json").exists()
+    for file in ("01_fills/run.json", "metrics.json"):  # whole or absent, and nothing passes for a success
+        if (disk / "out" / file).exists():
+            assert json.loads((disk / "out" / file).read_text()).get("ok", False) is False
     enlarge(disk)
     outcomes = reproduce.run(books, "ci", disk / "out", say=lambda line: None)
     assert [outcome.error for outcome in outcomes] == [None, None]

@@ -22,15 +22,16 @@ _UsageError = typer.BadParameter.__mro__[1]
 _INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 
 
-def build() -> typer.Typer:
-    """The command line; this imports what the commands need, which takes seconds."""
+def build(names: Sequence[str] = COMMANDS) -> typer.Typer:
+    """The command line with these commands; imports what they need, which takes seconds and memory."""
     app = typer.Typer(
         help="Infinite-width feature learning you can run: the figures and tables of Tensor Programs IV.",
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,  # plain help: no boxes that cut long names in a narrow terminal
     )
-    for name in COMMANDS:
+    app.callback()(lambda: None)  # so that one command alone is still called by its name
+    for name in names:
         app.command(name)(getattr(import_module(f"tp4lib.commands.{name}"), name))
     return app
 
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     os.environ["TP4_COMMAND"] = shlex.join(["tp4", *arguments])  # told in every metrics.json
     with guarded():
-        code = build()(args=arguments or ["--help"], prog_name="tp4", standalone_mode=False)
+        asked = [name for name in arguments[:1] if name in COMMANDS]
+        code = build(asked or COMMANDS)(args=arguments or ["--help"], prog_name="tp4", standalone_mode=False)
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
     sys.exit(code or 0)

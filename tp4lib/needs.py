@@ -28,11 +28,11 @@ class Needs:
     measured: str
 
 
-def needs(preset: str, workers: int = 1, table: Mapping[str, Any] | None = None) -> Needs | None:
-    """What ``tp4 reproduce --preset PRESET --workers N`` needs; None where it has not been measured.
+def needs(preset: str, table: Mapping[str, Any] | None = None) -> Needs | None:
+    """What ``tp4 reproduce --preset PRESET`` needs; None where it has not been measured.
 
-    Memory is the sum of the ``workers`` largest notebooks (kernel and papermill's process each) and of tp4 itself:
-    resident bytes, with libraries that several processes share counted for each.
+    Memory is that of the largest notebook: the peaks of its kernel and of papermill's process, resident. tp4 itself
+    adds little, because the libraries that it loads are shared with them. Several workers take several times as much.
     """
     if table is None:
         table = json.loads(TABLE.read_text("utf-8"))
@@ -40,10 +40,9 @@ def needs(preset: str, workers: int = 1, table: Mapping[str, Any] | None = None)
         return None
     entry = table[preset]
     notebooks = entry["notebooks"].values()
-    largest = sorted((each["peak_memory_bytes"] for each in notebooks), reverse=True)[:workers]
     return Needs(
         sum(each["seconds"] for each in notebooks),
-        sum(largest) + entry["runner_bytes"],
+        max(each["peak_memory_bytes"] for each in notebooks),
         sum(each["disk_bytes"] for each in notebooks),
         entry["measured"],
     )
@@ -68,7 +67,6 @@ def measured(run: Mapping[str, Any], cores: int) -> dict[str, Any]:
         return {
             "measured": f"{cores} cores, {environment['threads']} thread, Python {environment['python']}, "
             f"torch {versions['torch']}",
-            "runner_bytes": runner["peak_memory_bytes"],
             "notebooks": {
                 name: {key: runs[name][key] for key in ("seconds", "peak_memory_bytes", "disk_bytes")}
                 for name in names

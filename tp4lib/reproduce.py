@@ -15,7 +15,6 @@ from tp4lib.datasets import EMBEDDED
 from tp4lib.errors import InputError
 from tp4lib.execution import Executor, Outcome, clock
 from tp4lib.files import alone_in, atomic_path, write_json
-from tp4lib.memory import own_peak
 from tp4lib.notebook_source import source_digest, store_outputs
 from tp4lib.report import PRESETS
 
@@ -158,7 +157,7 @@ def gather(out: Path, workers: int, **asked: Any) -> dict[str, Any]:
     A notebook counts once its ``run.json`` is there: that is written when all else is.
 
     Args:
-        workers: how many ran at once, noted beside this process's own peak of memory.
+        workers: how many ran at once.
         asked: for `tp4lib.provenance.record`.
     """
     reports, runs, failed = {}, {}, {}
@@ -175,7 +174,7 @@ def gather(out: Path, workers: int, **asked: Any) -> dict[str, Any]:
         "data": list(data.values()),
         "notebooks": reports,
         "runs": runs,
-        "runner": {"workers": workers, "peak_memory_bytes": own_peak()},
+        "runner": {"workers": workers},
     }
     write_json(out / "metrics.json", merged)
     with atomic_path(out / "index.html") as part:
