@@ -7,13 +7,19 @@ BIN := $(VENV)/bin
 PIP ?= $(BIN)/python -m pip
 READY := $(VENV)/.ready
 
-.PHONY: figures test install learn2learn lint format laptop clean
+.PHONY: figures test fuzz install learn2learn lint format laptop clean
 
 figures: $(READY)
 	$(BIN)/tp4 reproduce --preset ci --out runs/ci
 
 test: lint
 	$(BIN)/python -m pytest
+
+# 10,000 random inputs for each thing that reads one; what became of them is counted in fuzz.txt.
+fuzz: $(READY)
+	rm -f fuzz.txt
+	TP4_FUZZ=10000 TP4_FUZZ_LOG=fuzz.txt $(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-seed=0
+	cat fuzz.txt
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -122,7 +122,8 @@ def run(
 def gather(out: Path, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Merge the notebooks' ``metrics.json`` under ``out`` into one, draw ``index.html`` from it, return the merge."""
     reports = {
-        path.parent.name: json.loads(path.read_text("utf-8")) for path in sorted(out.glob("*/metrics.json"))
+        path.parent.name: json.loads(path.read_text("utf-8"))
+        for path in sorted(out.glob("[0-9][0-9]_*/metrics.json"))
     }
     runs = {o.notebook: {"seconds": round(o.seconds, 1), "ok": o.error is None} for o in outcomes}
     failed = {outcome.notebook: outcome.error for outcome in outcomes if outcome.error}
