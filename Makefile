@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 
 LOWEST ?= build/lowest
 
-.PHONY: figures test test-lowest install learn2learn lint format laptop clean
+.PHONY: figures test test-lowest fuzz install learn2learn lint format laptop clean
 
 figures: $(READY)
 	$(BIN)/tp4 reproduce --preset ci --out runs/ci
@@ -25,6 +25,12 @@ test-lowest:
 	$(LOWEST)/bin/python -m pip install -q -e '.[notebooks,test]' -c $(LOWEST)/constraints.txt
 	$(MAKE) learn2learn PIP='$(LOWEST)/bin/python -m pip'
 	$(LOWEST)/bin/python -m pytest
+
+# 10,000 random inputs for each thing that reads one; what became of them is counted in fuzz.txt.
+fuzz: $(READY)
+	rm -f fuzz.txt
+	TP4_FUZZ=10000 TP4_FUZZ_LOG=fuzz.txt $(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-seed=0
+	cat fuzz.txt
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -231,7 +231,8 @@ def _unpickled(data: bytes) -> Any:
     try:
         return _Unpickler(io.BytesIO(data), encoding="bytes").load()  # they were written by Python 2
     except Exception as error:  # a broken pickle can fail anywhere in the reader
-        raise ValueError(f"a damaged pickle: {error or type(error).__name__}"[:200]) from None
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise archives.Damaged(f"a damaged pickle: {words[:200]}") from None
 
 
 class _Unpickler(pickle._Unpickler):

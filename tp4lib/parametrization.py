@@ -25,6 +25,7 @@ from tp4lib.errors import InputError
 _PAPER = "Yang & Hu 2021 (arXiv 2011.14522)"
 _HALF = Fraction(1, 2)
 _GRID = 720_720 * 10**6  # holds 1/2 .. 1/16 and seven decimals; far above a float's rounding
+_LARGEST = 1000
 _CLOSE = Fraction(1, 10**9)  # a sum of exponents this close to a bound is on it
 
 
@@ -69,7 +70,7 @@ class ABC:
     their exponents are; see `same_orbit` for equality of the functions they train.
 
     Raises:
-        InputError: lists of different or too short lengths, exponents that are not finite numbers.
+        InputError: lists of different or too short lengths, exponents that are no numbers, or beyond 1000.
 
     >>> ABC(a=[0, 1], b=[0, 0], c=-1) == mean_field()
     True
@@ -436,8 +437,11 @@ def _snap(x: Real) -> Fraction:
 
 
 def _fraction(what: str, x: object) -> Fraction:
-    if isinstance(x, bool) or not isinstance(x, Real) or not math.isfinite(x):
-        raise InputError(f"{what} = {x!r}; an exponent is a finite number; try {what}=0.5")
+    # Beyond the largest, a float is coarser than what the conditions are decided by.
+    if isinstance(x, bool) or not isinstance(x, Real) or not -_LARGEST <= x <= _LARGEST:
+        raise InputError(
+            f"{what} = {repr(x)[:40]}; an exponent is a number from -{_LARGEST} to {_LARGEST}; try {what}=0.5"
+        )
     return _snap(x if isinstance(x, Fraction) else float(x))
 
 

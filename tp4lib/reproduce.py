@@ -161,7 +161,7 @@ def gather(out: Path, workers: int, **asked: Any) -> dict[str, Any]:
         asked: for `tp4lib.provenance.record`.
     """
     reports, runs, failed = {}, {}, {}
-    for path in sorted(out.glob("*/run.json")):
+    for path in sorted(out.glob("[0-9][0-9]_*/run.json")):
         name, this = path.parent.name, json.loads(path.read_text("utf-8"))
         runs[name] = {key: this[key] for key in ("seconds", "ok", "peak_memory_bytes", "disk_bytes")}
         if this["error"]:
