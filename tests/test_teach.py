@@ -100,6 +100,7 @@ def test_the_command_writes_what_is_named(tmp_path):
     written = sorted(path.name for path in (tmp_path / "class").iterdir())
     assert written == ["00_start_here.ipynb", "01_abc_parametrizations.ipynb"]
     assert all(name in done.stdout for name in written)
+    assert "00_start_here.ipynb: 6 places to write in" in done.stdout  # 2 predictions, 3 answers, 1 function
 
 
 def test_bad_input_is_one_line_and_code_2(tmp_path):

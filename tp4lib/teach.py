@@ -55,17 +55,19 @@ def write_students(
             )
     out, books = out_dir(out), []
     for path in notebooks:
-        original = json.loads(path.read_text("utf-8"))
-        books.append(student_version(original))
+        books.append(student_version(json.loads(path.read_text("utf-8"))))
         with atomic_path(out / path.name) as part:
             part.write_text(json.dumps(books[-1], indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        places = len(books[-1]["cells"]) - len(original["cells"])
+        places = sum(
+            cell["source"].count(word) for cell in books[-1]["cells"] for word in (ANSWER, PREDICTION, CODE)
+        )
         say(f"{out / path.name}: {places} places to write in")
     return books
 
 
 def _student_cells(cell: dict[str, Any]) -> list[dict[str, Any]]:
     source = "".join(cell["source"])
+    cell = cell | {"source": source}
     if cell["cell_type"] == "code":
         blank = _SOLUTION.sub(lambda found: found[1] + CODE, source)
         return [cell | {"source": blank, "outputs": [], "execution_count": None}]
