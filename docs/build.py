@@ -32,8 +32,12 @@ def launch_note() -> str:
 
 def citation() -> str:
     """The BibTeX entry of the README, in a box."""
-    entry = re.search(r"```bibtex\n.*?\n```", (collection.ROOT / "README.md").read_text("utf-8"), re.DOTALL)[0]
-    return f":::{{admonition}} Cite the paper; this software has a `CITATION.cff`\n:class: tip\n\n{entry}\n:::"
+    entry = re.search(r"```bibtex\n.*?\n```", (collection.ROOT / "README.md").read_text("utf-8"), re.DOTALL)[
+        0
+    ]
+    return (
+        f":::{{admonition}} Cite the paper; this software has a `CITATION.cff`\n:class: tip\n\n{entry}\n:::"
+    )
 
 
 def stage(source: Path, run: Path | None) -> list[collection.Notebook]:
@@ -54,7 +58,9 @@ def stage(source: Path, run: Path | None) -> list[collection.Notebook]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, help="folder of a run, such as runs/ci; default: the committed notebooks")
+    parser.add_argument(
+        "--run", type=Path, help="folder of a run, such as runs/ci; default: the committed notebooks"
+    )
     parser.add_argument("--out", type=Path, default=DOCS / "_build" / "html", help="folder of the site")
     chosen = parser.parse_args(arguments)
     if chosen.run and not list(chosen.run.glob("[0-9][0-9]_*.ipynb")):

@@ -63,7 +63,9 @@ class Notebook:
         """The run time that the opening table gives for this preset."""
         rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text(self.cells[0]).splitlines()
                 if line.startswith("|")]  # fmt: skip
-        column = next((i for i, head in enumerate(rows[0]) if head.startswith("run time")), None) if rows else None
+        column = (
+            next((i for i, head in enumerate(rows[0]) if head.startswith("run time")), None) if rows else None
+        )
         row = next((row for row in rows if row[0] == f"`{self.preset}`"), None)
         return row[column] if row and column is not None else ""
 
@@ -163,7 +165,9 @@ def _shown(source: str) -> list[str]:
     calls = [node for node in ast.walk(ast.parse(re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE)))
              if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "show"]  # fmt: skip
     calls.sort(key=lambda call: (call.lineno, call.col_offset))
-    return [call.args[1].value for call in calls if len(call.args) > 1 and isinstance(call.args[1], ast.Constant)]
+    return [
+        call.args[1].value for call in calls if len(call.args) > 1 and isinstance(call.args[1], ast.Constant)
+    ]
 
 
 def _tables(cells: list[dict[str, Any]]) -> dict[str, Metric]:

@@ -27,7 +27,9 @@ extensions = [
     # machine needs no npm. Sphinx itself would name a content delivery network.
     "sphinx-mathjax-offline",
 ]
-mathjax3_config = {"options": {"enableMenu": False}}  # the menu's speech and zoom parts are not needed to read
+mathjax3_config = {
+    "options": {"enableMenu": False}
+}  # the menu's speech and zoom parts are not needed to read
 
 # Notebooks are shown as they were executed, never run; widgets need a kernel, so their static fallbacks are shown.
 nb_execution_mode = "off"
@@ -40,7 +42,9 @@ myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "at
 myst_dmath_double_inline = True  # displays inside a paragraph, as Jupyter shows them
 myst_heading_anchors = 3
 
-highlight_language = "none"  # equations in plain text are no Python; doctests and fenced code say what they are
+highlight_language = (
+    "none"  # equations in plain text are no Python; doctests and fenced code say what they are
+)
 default_role = "py:obj"  # a name in single backticks is a link where such an object exists
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

@@ -61,6 +61,7 @@ def _escape(line: str) -> str:
     parts = re.split(r"(``.*?``|`[^`]*`)", line)
     for place in range(0, len(parts), 2):
         parts[place] = re.sub(r"(:\s+\w)\.(?=\s)", r"\1\\.", parts[place])  # "samples: M. Memory": no list
-        parts[place] = re.sub(r"(\||\*\*|(?<=\w)_(?!\w))", lambda m: "".join("\\" + c for c in m[0]), parts[place])
+        parts[place] = re.sub(
+            r"(\||\*\*|(?<=\w)_(?!\w))", lambda m: "".join("\\" + c for c in m[0]), parts[place]
+        )
     return "".join(parts)
-

@@ -100,7 +100,9 @@ def _presets(notebooks: list[Notebook]) -> str:
         by_preset.setdefault(notebook.preset, []).append(notebook.name[:2])
     if len(by_preset) == 1:
         return f"preset `{next(iter(by_preset))}`"
-    return "; ".join(f"preset `{preset}` (notebooks {', '.join(names)})" for preset, names in by_preset.items())
+    return "; ".join(
+        f"preset `{preset}` (notebooks {', '.join(names)})" for preset, names in by_preset.items()
+    )
 
 
 def _overview(notebooks: list[Notebook]) -> str:
@@ -120,7 +122,10 @@ def _published(notebooks: list[Notebook]) -> str:
     metrics = {f"{book.name}/{key}": metric for book in notebooks for key, metric in book.metrics.items()}
     with open(ROOT / "data" / "paper_results.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    lines = ["| table | task | model | width | published, % | measured here, % | notebook |", "|---|---|---|---|--:|--:|---|"]
+    lines = [
+        "| table | task | model | width | published, % | measured here, % | notebook |",
+        "|---|---|---|---|--:|--:|---|",
+    ]
     for row in rows:
         place = "/".join(row[column] for column in ("table", "task", "model", "width"))
         key = WORDS["published"].get(place, "")

@@ -77,8 +77,12 @@ def start(profile: Path) -> Any:
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if not browser or not driver:
-        missing = " and ".join(name for name, path in (("chromium", browser), ("chromedriver", driver)) if not path)
-        pytest.skip(f"no {missing} on this machine; install it with `apt-get install chromium chromium-driver`")
+        missing = " and ".join(
+            name for name, path in (("chromium", browser), ("chromedriver", driver)) if not path
+        )
+        pytest.skip(
+            f"no {missing} on this machine; install it with `apt-get install chromium chromium-driver`"
+        )
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     for flag in (*FLAGS, f"--user-data-dir={profile}"):
@@ -138,7 +142,9 @@ def visit(browser: Any, base: str, page: str) -> tuple[list[str], dict[str, set[
             for link in seen["links"]:
                 address, anchor = urldefrag(link)
                 if address.startswith(base):
-                    targets.setdefault(unquote(urlsplit(address).path).lstrip("/"), set()).add(unquote(anchor))
+                    targets.setdefault(unquote(urlsplit(address).path).lstrip("/"), set()).add(
+                        unquote(anchor)
+                    )
         wrong += [f"{page} ({size}): {line}" for line in _traffic(browser, base)]
     return wrong, targets
 
@@ -187,7 +193,9 @@ class _Places(html.parser.HTMLParser):
 
 def inspect(browser: Any, root: Path) -> tuple[list[str], list[str]]:
     """Open every page under ``root``: the pages, and everything that is wrong with them."""
-    pages = sorted(str(path.relative_to(root)) for path in root.rglob("*.html") if "_static" not in path.parts)
+    pages = sorted(
+        str(path.relative_to(root)) for path in root.rglob("*.html") if "_static" not in path.parts
+    )
     wrong, links = [], {}
     with served(root) as base:
         for page in pages:
@@ -206,5 +214,7 @@ def broken(root: Path, links: dict[str, dict[str, set[str]]], ids: dict[str, set
             if not (root / file).is_file():
                 wrong.append(f"{page}: broken link to {target}")
             elif file in ids:
-                wrong += [f"{page}: no place #{anchor} in {file}" for anchor in anchors - ids[file] - {"", "top"}]
+                wrong += [
+                    f"{page}: no place #{anchor} in {file}" for anchor in anchors - ids[file] - {"", "top"}
+                ]
     return wrong
