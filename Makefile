@@ -51,7 +51,7 @@ $(DOCS): $(READY)
 # The tests that look at pages need Chromium. Root on Debian gets it; elsewhere, and when it cannot be had, they are
 # skipped with the reason.
 browser:
-	@command -v chromium google-chrome >/dev/null && command -v chromedriver >/dev/null \
+	@{ command -v chromium || command -v google-chrome; } >/dev/null && command -v chromedriver >/dev/null \
 	|| { [ "$$(id -u)" = 0 ] && command -v apt-get && apt-get update -qq \
 	     && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium chromium-driver; } >/dev/null 2>&1 </dev/null \
 	|| echo "no Chromium could be installed: the tests that need a browser will be skipped"
