@@ -1,21 +1,23 @@
 # Two commands on a fresh machine with Python >= 3.11, make and a C compiler:
 #   make figures   every notebook at preset ci -> runs/ci/index.html
 #   make test      ruff and pytest, the notebooks included
+# And what they show, as a site: make gallery (of the committed notebooks), make gallery RUN=runs/ci (of a run).
 # make install LOCK=1 takes exactly the versions of requirements.lock.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP ?= $(BIN)/python -m pip
 READY := $(VENV)/.ready
+DOCS := $(VENV)/.docs
 
 LOWEST ?= build/lowest
 
-.PHONY: figures test test-lowest fuzz install learn2learn lint format laptop clean
+.PHONY: figures test test-lowest fuzz gallery install browser learn2learn lint format laptop clean
 
 figures: $(READY)
 	$(BIN)/tp4 reproduce --preset ci --out runs/ci
 
-test: lint
+test: lint $(DOCS) browser
 	$(BIN)/python -m pytest
 
 # The same tests with every direct dependency at its lower bound, in an environment of its own.
@@ -31,6 +33,10 @@ fuzz: $(READY)
 	rm -f fuzz.txt
 	TP4_FUZZ=10000 TP4_FUZZ_LOG=fuzz.txt $(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-seed=0
 	cat fuzz.txt
+
+# Sphinx over the executed notebooks -> docs/_build/html/index.html; runs nothing, fetches nothing.
+gallery: $(DOCS)
+	$(BIN)/python docs/build.py $(if $(RUN),--run $(RUN))
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -54,6 +60,19 @@ $(READY): pyproject.toml Makefile
 	$(MAKE) learn2learn
 	touch $@
 
+# What the gallery needs besides; a stamp of its own, so that `make figures` installs no more than it uses.
+$(DOCS): $(READY)
+	$(BIN)/python -m pip install -q -e '.[docs]'
+	touch $@
+
+# The tests that look at pages need Chromium. Root on Debian gets it; elsewhere, and when it cannot be had, they are
+# skipped with the reason.
+browser:
+	@{ command -v chromium || command -v google-chrome; } >/dev/null && command -v chromedriver >/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && command -v apt-get && apt-get update -qq \
+	     && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium chromium-driver; } >/dev/null 2>&1 </dev/null \
+	|| echo "no Chromium could be installed: the tests that need a browser will be skipped"
+
 # learn2learn 0.2.0 has no wheel, and its source distribution ships C files that were generated for Python < 3.11.
 # So: Cython makes them anew (build_ext), in this environment (no build isolation) with a setuptools that still has
 # pkg_resources; without its declared dependencies, because qpth would hold NumPy under 2. What it really imports
@@ -63,4 +82,4 @@ learn2learn:
 	$(PIP) install -q --no-build-isolation --no-deps learn2learn==0.2.0 --config-settings=--global-option=build_ext
 
 clean:
-	rm -rf runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf runs docs/_build .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""One page for every module of `tp4lib`, grouped by idea; `api.toml` holds the groups and each module's main equation."""
+"""One page for every module of `tp4lib`, grouped by idea; `api.toml` holds the groups and the main equations."""
 
 import ast
 import importlib.util

@@ -10,13 +10,12 @@ import shutil
 import sys
 from pathlib import Path
 
-DOCS = Path(__file__).resolve().parent
-sys.path.insert(0, str(DOCS))
-
 import api
 import collection
 import wall
 from sphinx.cmd.build import build_main
+
+DOCS = Path(__file__).resolve().parent
 
 
 def launch_note() -> str:

@@ -162,12 +162,16 @@ def _figures(cells: list[dict[str, Any]]) -> list[Figure]:
 
 def _shown(source: str) -> list[str]:
     """The names that a cell gives to ``report.show(fig, name, ...)``, in order."""
-    calls = [node for node in ast.walk(ast.parse(re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE)))
-             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "show"]  # fmt: skip
+    tree = ast.parse(re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _named(node.func) == "show"]
     calls.sort(key=lambda call: (call.lineno, call.col_offset))
     return [
         call.args[1].value for call in calls if len(call.args) > 1 and isinstance(call.args[1], ast.Constant)
     ]
+
+
+def _named(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else ""
 
 
 def _tables(cells: list[dict[str, Any]]) -> dict[str, Metric]:

@@ -1,4 +1,4 @@
-"""Small translations on the way to Sphinx: what Jupyter or `help()` reads well, and MyST or reStructuredText does not."""
+"""Small translations on the way to Sphinx: what Jupyter and `help()` show well, and its parsers do not."""
 
 import json
 import re
@@ -41,12 +41,12 @@ def plain_mathematics(app, what, name, obj, options, lines):
     out, block, section, last = [], "", False, ""
     for line in lines:
         blank, indent = not line.strip(), len(line) - len(line.lstrip())
-        if block == "table" and blank or block == "equation" and not blank and indent == 0:
+        if (block == "table" and blank) or (block == "equation" and not blank and indent == 0):
             block = ""
         if not blank and indent == 0 and not block:
             section = line.strip() in _SECTIONS
         starts = not block and not blank and not (out and out[-1].strip())
-        if starts and (line.startswith("====") or indent >= 4 and not section):
+        if starts and (line.startswith("====") or (indent >= 4 and not section)):
             block = "table" if indent == 0 else "equation"
             if not last.endswith("::"):
                 out += ["::", ""]

@@ -30,7 +30,7 @@ def write(source: Path, notebooks: list[Notebook]) -> dict[str, str]:
 
 
 def number(value: float | None, unit: str = "", near: float | None = None) -> str:
-    """Three digits, as Markdown: ``66.4 %``, ``-0.51``, ``$5.0\\times10^{-10}$``; plain zeros beside the number ``near``."""
+    """Three digits, as Markdown: ``66.4 %``, ``$5.0\\times10^{-10}$``; but plain beside a published number ``near``."""
     if value is None:
         return "–"
     if near is not None and abs(value) < 1e-2:

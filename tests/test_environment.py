@@ -3,8 +3,13 @@
 import importlib
 import subprocess
 import sys
+import tomllib
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from tp4lib import paths
 
 
 @pytest.mark.parametrize(
@@ -37,3 +42,23 @@ def test_the_core_imports_with_torch_numpy_and_tqdm_alone():
         [sys.executable, "-c", CORE.format(blocked=blocked)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_conda_environment_asks_for_what_the_package_asks_for():
+    root = paths.checkout()
+    environment = yaml.safe_load((root / "environment.yml").read_text("utf-8"))
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    ours = {
+        r.name: r.specifier
+        for r in map(Requirement, project["dependencies"] + extras["notebooks"] + extras["test"])
+    }
+    (pip,) = [item["pip"] for item in environment["dependencies"] if isinstance(item, dict)]
+    *named, editable = pip
+    assert editable == "-e .[notebooks,test]"
+    for requirement in map(Requirement, named):
+        assert ours[requirement.name] == requirement.specifier, requirement
+    python = next(item for item in environment["dependencies"] if str(item).startswith("python="))
+    assert Requirement(f"python{project['requires-python']}").specifier.contains(
+        python.removeprefix("python=")
+    )
