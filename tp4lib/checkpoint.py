@@ -1,68 +1,89 @@
-"""Checkpoints: one npz file of arrays plus JSON, written atomically, read without executing code."""
+"""Checkpoints: one npz file of arrays plus JSON, written atomically, read without executing code.
+
+Arrays pass through a buffer of a few megabytes, both ways: a run needs no room for a second copy of its parameters.
+"""
 
 import json
+import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 
 from tp4lib.errors import InputError
 from tp4lib.files import atomic_path
 
 VERSION = 1
 _META = "__meta__"
+_PIECE = 1 << 24  # bytes
 
 
-def save(path: str | Path, arrays: Mapping[str, torch.Tensor | np.ndarray], meta: Mapping[str, Any]) -> None:
+class Damaged(InputError):
+    """A file that is not the checkpoint that was written."""
+
+
+def save(
+    path: str | Path,
+    arrays: Mapping[str, torch.Tensor | np.ndarray],
+    meta: Mapping[str, Any],
+    keep_as: Path | None = None,
+) -> None:
     """Write named arrays and a JSON-able ``meta`` to ``path`` (npz), atomically.
 
     A reader of ``path`` sees the old checkpoint or the new one, never a part: see `tp4lib.files.atomic_path`.
+
+    Args:
+        keep_as: what the old one is called from then on; None to let it go.
     """
-    packed = {name: _to_numpy(value) for name, value in arrays.items()}
     text = json.dumps({"version": VERSION, "meta": dict(meta)})
-    packed[_META] = np.frombuffer(text.encode(), dtype=np.uint8)
-    with atomic_path(path) as part, open(part, "wb") as file:
-        np.savez(file, **packed)
+    header = np.frombuffer(text.encode(), dtype=np.uint8)
+    with atomic_path(path) as part, zipfile.ZipFile(part, "w") as file:
+        for name, value in {_META: header, **arrays}.items():
+            with file.open(f"{name}.npy", "w", force_zip64=True) as member:
+                _write(member, value if isinstance(value, torch.Tensor) else torch.tensor(value))
+        file.close()
+        if keep_as is not None and Path(path).exists():
+            os.replace(path, keep_as)
 
 
-def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load(
+    path: str | Path, into: Mapping[str, torch.Tensor] | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read what `save` wrote: ``(arrays, meta)``.
 
+    Args:
+        into: tensors to fill with the arrays of their names, which are then not among those returned. Where the file
+            turns out to be damaged they may be filled in part.
+
     Raises:
-        InputError: no such file, not a checkpoint, damaged, or written by another version.
+        InputError: no such file, not a checkpoint, written by another version; `Damaged`, one of them, if it is
+            damaged, or other arrays than ``into``.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(
-            f"no checkpoint at {path}; expected one left by an earlier run; start without --resume"
-        )
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if name != _META}
-            header = json.loads(file[_META].tobytes().decode())
-        version, meta = header["version"], header["meta"]
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        zipfile.BadZipFile,
-        NotImplementedError,
-    ) as error:
-        raise InputError(
-            f"{path} is damaged or not a checkpoint ({type(error).__name__}); expected a file written by tp4; "
-            "remove it and start again without --resume"
-        ) from None
-    if version != VERSION:
-        raise InputError(
-            f"{path} has checkpoint version {version}; this program reads version {VERSION}; "
-            "start again without --resume, or finish with the version of tp4 that wrote it"
-        )
+    into = into or {}
+    with _opened(path) as file:
+        meta = _meta(file, path)
+        names = [name.removesuffix(".npy") for name in file.namelist()]
+        arrays = {}
+        for name in names:
+            with file.open(f"{name}.npy") as member:
+                if name in into:
+                    _fill(member, into[name])
+                elif name != _META:
+                    arrays[name] = npy.read_array(member, allow_pickle=False)
+        if missing := set(into) - set(names):
+            raise KeyError(min(missing))
     return arrays, meta
+
+
+def load_meta(path: str | Path) -> dict[str, Any]:
+    """The ``meta`` of a checkpoint alone; raises as `load` does."""
+    with _opened(path) as file:
+        return _meta(file, path)
 
 
 def require_same(saved: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
@@ -80,5 +101,66 @@ def require_same(saved: Mapping[str, Any], now: Mapping[str, Any], what: str) ->
             )
 
 
-def _to_numpy(value: torch.Tensor | np.ndarray) -> np.ndarray:
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+@contextmanager
+def _opened(path: str | Path) -> Iterator[zipfile.ZipFile]:
+    """The open archive; whatever goes wrong with it, also while it is read, is an `InputError`."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"no checkpoint at {path}; expected one left by an earlier run; start without --resume"
+        )
+    try:
+        with zipfile.ZipFile(path) as file:
+            yield file
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, RuntimeError) as error:
+        raise Damaged(
+            f"{path} is damaged or not a checkpoint ({type(error).__name__}); expected a file written by tp4; "
+            "remove it and start again without --resume"
+        ) from None
+
+
+def _meta(file: zipfile.ZipFile, path: str | Path) -> dict[str, Any]:
+    with file.open(f"{_META}.npy") as member:
+        header = json.loads(npy.read_array(member, allow_pickle=False).tobytes().decode())
+    version, meta = header["version"], header["meta"]
+    if version != VERSION:
+        raise InputError(
+            f"{path} has checkpoint version {version}; this program reads version {VERSION}; "
+            "start again without --resume, or finish with the version of tp4 that wrote it"
+        )
+    return meta
+
+
+def _pieces(x: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The rows of a tensor, a few megabytes at a time."""
+    rows = x.detach().reshape(1) if x.dim() == 0 else x.detach()
+    size = rows[:1].numel() * rows.element_size()
+    return iter(rows.split(max(1, _PIECE // max(size, 1)))) if rows.numel() else iter(())
+
+
+def _write(member: BinaryIO, x: torch.Tensor) -> None:
+    descr = npy.dtype_to_descr(torch.empty(0, dtype=x.dtype).numpy().dtype)
+    npy.write_array_header_2_0(member, dict(descr=descr, fortran_order=False, shape=tuple(x.shape)))
+    for piece in _pieces(x):
+        member.write(piece.cpu().contiguous().numpy().data.cast("B"))
+
+
+def _fill(member: BinaryIO, x: torch.Tensor) -> None:
+    major, _ = npy.read_magic(member)
+    read = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
+    shape, fortran_order, dtype = read(member)
+    expected = torch.empty(0, dtype=x.dtype).numpy().dtype
+    if (shape, dtype, fortran_order) != (tuple(x.shape), expected, False):
+        raise ValueError(f"{shape} of {dtype} instead of {tuple(x.shape)} of {expected}")
+    for piece in _pieces(x):
+        buffer = np.empty(tuple(piece.shape), dtype)
+        left = memoryview(buffer).cast("B")
+        while left:
+            if not (count := member.readinto(left)):
+                raise EOFError(f"ends {len(left)} bytes early")
+            left = left[count:]
+        piece.copy_(torch.from_numpy(buffer))
+    if member.read(1):  # the last byte is also what the check sum is looked at for
+        raise ValueError("longer than its shape")

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from tp4lib import checkpoint
 from tp4lib.device import resolve
 from tp4lib.errors import InputError
 from tp4lib.files import out_dir
@@ -169,7 +168,8 @@ def train(
     if resume and out is None:
         raise InputError("resume needs the folder of the run; expected out; give --out DIR")
     keeper = None if out is None else Keeper(out_dir(out), shards)
-    saved = _load(keeper, settings) if resume else None
+    if resume:
+        keeper.require_same(settings)  # before a model is made that may be large
     model = start if start is not None else CBOW(len(corpus.vocab), width, seed, dtype, device, shards)
     if model.vocab_size != len(corpus.vocab):
         raise InputError(
@@ -185,8 +185,8 @@ def train(
         checkpoint_seconds,
         shards,
     )
-    if saved is not None:
-        run.restore(*saved)
+    if resume:
+        run.restore()
     run.go(evaluate)
     return Trained(model, run.state["history"], settings)
 
@@ -211,18 +211,20 @@ class _Run:
     def save(self) -> None:
         if self.keeper is not None:
             started = time.monotonic()
-            arrays = {name: _bits(getattr(self.model, name)) for name in ("embeddings", "readout")}
             meta = {"settings": self.settings, "state": self.state}
             now = self.state
-            self.keeper.save(f"{now['epoch']:04}-{now['block']:07}-{now['evaluated']:d}", arrays, meta)
+            self.keeper.save(
+                f"{now['epoch']:04}-{now['block']:07}-{now['evaluated']:d}", self._arrays(), meta
+            )
             if self.pause > 0:
                 # Spend no more than a twentieth of the time on checkpoints, however large they are.
                 self.pause = max(self.pause, 20 * (time.monotonic() - started))
 
-    def restore(self, arrays: dict[str, Any], state: dict[str, Any]) -> None:
-        for name in ("embeddings", "readout"):
-            _bits(getattr(self.model, name)).copy_(torch.from_numpy(arrays[name]))
-        self.state = state
+    def restore(self) -> None:
+        self.state = self.keeper.load(self._arrays(), self.settings)["state"]
+
+    def _arrays(self) -> dict[str, torch.Tensor]:
+        return {name: _bits(getattr(self.model, name)) for name in ("embeddings", "readout")}
 
     def go(self, evaluate: Callable[[torch.Tensor], Any] | None) -> None:
         epochs, blocks, tokens = self.settings["epochs"], self.sampler.blocks, self.settings["tokens"]
@@ -249,6 +251,8 @@ class _Run:
                     saved = time.monotonic()
                 if stopped:
                     raise KeyboardInterrupt
+        if self.keeper is not None:
+            self.keeper.finish()
 
     def _train_round(self, progress) -> None:
         """Train on the next blocks, one after another or at once."""
@@ -332,12 +336,6 @@ def _steps(
         # The CPU draws the next blocks while the GPU works on the first; they meet once a round.
         return functools.partial(gpu.triton_steps, shards=shards), _ROUND, 1
     return functools.partial(torch_steps, shards=shards), 1, 1
-
-
-def _load(keeper: Keeper, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    arrays, meta = keeper.load()
-    checkpoint.require_same(meta["settings"], settings, "the run")
-    return arrays, meta["state"]
 
 
 @contextmanager
