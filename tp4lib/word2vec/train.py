@@ -1,7 +1,6 @@
 """Train Word2Vec: epochs, a falling rate, a progress bar, checkpoints that resume to the same numbers."""
 
 import functools
-import hashlib
 import math
 import signal
 import threading
@@ -162,7 +161,7 @@ def train(
         "dtype": str(dtype).removeprefix("torch."),
         "vocab_size": len(corpus.vocab),
         "tokens": len(corpus.ids),
-        "corpus": hashlib.sha256(corpus.ids.tobytes()).hexdigest()[:16],
+        "corpus": corpus.digest[:16],
         "block_tokens": sampler.block_tokens,
     }
     if resume and out is None:
