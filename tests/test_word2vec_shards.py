@@ -121,20 +121,41 @@ def test_killed_ranks_resume_to_the_same_numbers(text, tmp_path):
     assert losses[0] == losses[1]
 
 
+META = {"settings": {}}
+
+
 def test_a_generation_counts_once_every_rank_has_written_it(tmp_path, monkeypatch):
     ranks = [Keeper(tmp_path, Shards(r, 2)) for r in range(2)]
     monkeypatch.setattr(Shards, "wait", lambda self: None)
+    monkeypatch.setattr(Shards, "any", lambda self, flag: flag)
     for generation, writers in (("0000-1", ranks), ("0000-2", ranks[:1])):
         for keeper in writers:
             with monkeypatch.context() as patch:  # killed before the old generation is removed
                 patch.setattr("pathlib.Path.glob", lambda self, pattern: [])
-                keeper.save(generation, {"x": np.array([keeper.shards.rank])}, {"generation": generation})
+                keeper.save(
+                    generation, {"x": np.array([keeper.shards.rank])}, META | {"generation": generation}
+                )
+    x = torch.zeros(1, dtype=torch.int64)
     for keeper in ranks:
-        arrays, meta = keeper.load()
-        assert meta["generation"] == "0000-1"
-        assert arrays["x"] == keeper.shards.rank
-    ranks[1].save("0000-2", {"x": np.array([1])}, {"generation": "0000-2"})
-    assert ranks[0].load()[1]["generation"] == "0000-2"
+        keeper.require_same({})
+        assert keeper.load({"x": x}, {})["generation"] == "0000-1"
+        assert x == keeper.shards.rank
+    ranks[1].save("0000-2", {"x": np.array([1])}, META | {"generation": "0000-2"})
+    assert ranks[0].load({"x": x}, {})["generation"] == "0000-2"
+    for number in "345":  # of the generations that were written by both, two are kept
+        for keeper in ranks:
+            keeper.save(f"0000-{number}", {"x": np.array([0])}, META | {"generation": f"0000-{number}"})
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f"checkpoint-0000-{number}.{r}of2.npz" for number in "45" for r in range(2)
+    ]
+    # Damaged on one rank, the newest does not count on the other one either.
+    newest = tmp_path / "checkpoint-0000-5.1of2.npz"
+    newest.write_bytes(newest.read_bytes()[:-40])
+    bad = iter((True, False))
+    monkeypatch.setattr(Shards, "any", lambda self, flag: next(bad))
+    assert ranks[0].load({"x": x}, {})["generation"] == "0000-4"
+    for keeper in ranks:
+        keeper.finish()
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])

@@ -9,10 +9,10 @@ import torch
 
 from tp4lib import checkpoint
 from tp4lib.errors import InputError
-from tp4lib.word2vec import CBOW, Corpus, fast
+from tp4lib.word2vec import CBOW, Corpus, cbow, fast
 from tp4lib.word2vec import train as train_module
 from tp4lib.word2vec.cbow import rounded
-from tp4lib.word2vec.checkpoints import CHECKPOINT
+from tp4lib.word2vec.checkpoints import BEFORE, CHECKPOINT
 from tp4lib.word2vec.shards import ALONE
 from tp4lib.word2vec.train import train
 
@@ -130,15 +130,15 @@ def test_resume_refuses_other_settings_and_broken_files(corpus, tmp_path):
 def test_a_full_disk_keeps_the_last_good_checkpoint(corpus, tmp_path, monkeypatch):
     saves = []
 
-    def full(file, **arrays):
+    def full(member, x):
         saves.append(1)
-        if len(saves) == 3:
-            file.write(b"half")
+        if len(saves) == 3 * 3:  # in the last array of the third checkpoint
+            member.write(b"half")
             raise OSError(28, "No space left on device")
-        return savez(file, **arrays)
+        write(member, x)
 
-    savez = np.savez
-    monkeypatch.setattr(np, "savez", full)
+    write = checkpoint._write
+    monkeypatch.setattr(checkpoint, "_write", full)
     options = settings(out=tmp_path, checkpoint_seconds=0)
     with pytest.raises(InputError, match="No space left"):
         train(corpus, 8, **options)
@@ -148,6 +148,90 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(corpus, tmp_path, monkeypatc
     assert meta["state"]["block"] == 2
     resumed = train(corpus, 8, **options, resume=True)
     assert torch.equal(resumed.model.embeddings, train(corpus, 8, **settings()).model.embeddings)
+
+
+def stopped(corpus, folder, patch, after: int = 4, **more):
+    """A run that is cut short after some blocks, and so leaves two checkpoints."""
+    chosen, blocks = fast.numba_steps if fast.numba else cbow.torch_steps, []
+
+    def steps(*arguments):
+        if len(blocks) == after:
+            raise Stop
+        blocks.append(1)
+        return chosen(*arguments)
+
+    with patch.context() as inner:
+        inner.setattr(train_module, "_steps", lambda *_: (steps, 1, 1))
+        with pytest.raises(Stop):
+            train(corpus, 8, **settings(out=folder, checkpoint_seconds=0, **more))
+
+
+@pytest.mark.parametrize("harm", ["cut short", "a bit turned", "missing", "a bit in the header"])
+def test_a_damaged_checkpoint_is_left_for_the_one_before(corpus, tmp_path, monkeypatch, capsys, harm):
+    stopped(corpus, tmp_path, monkeypatch)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [BEFORE, CHECKPOINT]
+    newest = tmp_path / CHECKPOINT
+    data = bytearray(newest.read_bytes())
+    if harm == "missing":  # killed between the two renames
+        newest.unlink()
+    else:
+        data[len(data) // 2 if harm == "a bit turned" else 200] ^= 1
+        newest.write_bytes(data[: len(data) // 2] if harm == "cut short" else data)
+    resumed = train(corpus, 8, **settings(out=tmp_path, checkpoint_seconds=0, resume=True))
+    said = capsys.readouterr().err
+    assert (said.count("\n"), "is damaged" in said) == ((0, False) if harm == "missing" else (1, True)), said
+    assert torch.equal(resumed.model.embeddings, train(corpus, 8, **settings()).model.embeddings)
+    assert [p.name for p in tmp_path.iterdir()] == [CHECKPOINT], "a finished run keeps one"
+
+
+def test_when_both_are_damaged_one_line_says_so(corpus, tmp_path, monkeypatch):
+    stopped(corpus, tmp_path, monkeypatch)
+    for name in (CHECKPOINT, BEFORE):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-40])
+    with pytest.raises(InputError, match="is damaged") as caught:
+        train(corpus, 8, **settings(out=tmp_path, resume=True))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_one_before_is_of_the_same_run_or_refused(corpus, tmp_path, monkeypatch):
+    train(corpus, 8, **settings(epochs=1, out=tmp_path))
+    stopped(corpus, tmp_path, monkeypatch, after=1)
+    whole = (tmp_path / CHECKPOINT).read_bytes()
+    (tmp_path / CHECKPOINT).write_bytes(whole[:-40])
+    with pytest.raises(InputError, match="epochs = 1, now epochs = 2"):
+        train(corpus, 8, **settings(out=tmp_path, resume=True))
+
+
+def test_what_a_killed_writer_left_is_removed(corpus, tmp_path):
+    (tmp_path / f".{CHECKPOINT}.abc.part").write_bytes(b"half")
+    train(corpus, 8, **settings(epochs=1, out=tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == [CHECKPOINT]
+
+
+def test_a_checkpoint_is_streamed_into_place(tmp_path, monkeypatch):
+    """Rows that are not side by side, many pieces, every dtype; and arrays that do not fit are refused."""
+    monkeypatch.setattr(checkpoint, "_PIECE", 100)
+    g = torch.Generator().manual_seed(0)
+    whole = torch.randn(37, 12, generator=g)
+    saved = {"a": whole[:, :9], "b": whole.double(), "c": whole.to(torch.int16), "d": torch.tensor(3.0)}
+    checkpoint.save(tmp_path / "x", saved, {"n": 1})
+    with np.load(tmp_path / "x") as file:  # what it writes is an ordinary npz
+        assert np.array_equal(file["a"], whole[:, :9].numpy())
+    room = torch.zeros(37, 16)
+    into = {"a": room[:, 2:11], "b": torch.zeros(37, 12, dtype=torch.float64)}
+    arrays, meta = checkpoint.load(tmp_path / "x", into)
+    assert meta == checkpoint.load_meta(tmp_path / "x") == {"n": 1}
+    assert torch.equal(room[:, 2:11], whole[:, :9])
+    assert not room[:, :2].any()
+    assert not room[:, 11:].any()
+    assert torch.equal(into["b"], saved["b"])
+    assert np.array_equal(arrays["c"], saved["c"].numpy())
+    assert arrays["d"].shape == ()
+    for wrong in (torch.zeros(37, 8), torch.zeros(37, 9, dtype=torch.float64), torch.zeros(36, 9)):
+        with pytest.raises(checkpoint.Damaged):
+            checkpoint.load(tmp_path / "x", {"a": wrong})
+    with pytest.raises(checkpoint.Damaged):
+        checkpoint.load(tmp_path / "x", {"e": torch.zeros(1)})
 
 
 @pytest.mark.parametrize("engine", ["torch", pytest.param("numba", marks=pytest.mark.skipif(

@@ -54,7 +54,7 @@ class Damaged(ValueError):
 
 
 @contextmanager
-def _reasons() -> Iterator[None]:
+def reasons() -> Iterator[None]:
     """Whatever a reader stumbles on, as `Damaged`."""
     try:
         yield
@@ -66,7 +66,7 @@ def _reasons() -> Iterator[None]:
 
 
 def _opened(path: Path) -> BinaryIO:
-    with _reasons():
+    with reasons():
         return open(path, "rb")
 
 
@@ -94,7 +94,7 @@ class Stream:
         return self._fresh(size)
 
     def _fresh(self, size: int) -> bytes:
-        with _reasons():
+        with reasons():
             data = self._file.read(self._left + 1 if size < 0 else min(size, self._left + 1))
         self._left -= len(data)
         if self._left < 0:
@@ -145,7 +145,7 @@ def text(path: Path) -> Iterator[Stream]:
                 with archive.open(*archive.files) as file:
                     yield Stream(file, packed).skip(codecs.BOM_UTF8)
             return
-        with _reasons():
+        with reasons():
             file = _UNPACKED.get(path.suffix, lambda plain: plain)(raw)
         yield Stream(file, packed).skip(codecs.BOM_UTF8)
 
@@ -165,10 +165,10 @@ class Zip:
     """
 
     def __init__(self, path: Path) -> None:
-        with _reasons():
+        with reasons():
             self._zip = zipfile.ZipFile(path)
         try:
-            with _reasons():
+            with reasons():
                 self.files = self._checked(path.stat().st_size)
         except Damaged:
             self._zip.close()
@@ -197,14 +197,14 @@ class Zip:
 
     def open(self, name: str) -> BinaryIO:
         """A file of the archive; no more comes out of it than ``files[name].file_size`` says."""
-        with _reasons():
+        with reasons():
             return self._zip.open(self.files[name])
 
     def read(self, name: str, most: int) -> bytes:
         """A whole file of at most ``most`` bytes."""
         if self.files[name].file_size > most:
             raise Damaged(f"{self.files[name].file_size:,} bytes where at most {most:,} are expected")
-        with _reasons():
+        with reasons():
             return self._zip.read(self.files[name])
 
     def __enter__(self) -> "Zip":
@@ -221,7 +221,7 @@ def tar_gz(path: Path, wanted: Collection[str], most: int) -> Iterator[tuple[str
     known at the end.
     """
     found: set[str] = set()
-    with _reasons(), gzip.open(path) as raw:
+    with reasons(), gzip.open(path) as raw:
         stream = Stream(raw, path.stat().st_size, most=(len(wanted) + 1) * most)
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
@@ -243,19 +243,21 @@ def tar_gz(path: Path, wanted: Collection[str], most: int) -> Iterator[tuple[str
 
 def npz(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an npz file; none of them may hold objects, and each must be as long as its header says."""
-    arrays = {}
     with Zip(path) as archive:
-        for name, info in archive.files.items():
-            with archive.open(name) as member:
-                _check_header(member, info.file_size)
-            with archive.open(name) as member, _reasons():
-                arrays[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
-    return arrays
+        return {name.removesuffix(".npy"): array(archive, name) for name in archive.files}
+
+
+def array(archive: Zip, name: str) -> np.ndarray:
+    """One array of an npz file."""
+    with archive.open(name) as member:
+        _check_header(member, archive.files[name].file_size)
+    with archive.open(name) as member, reasons():
+        return np.lib.format.read_array(member, allow_pickle=False)
 
 
 def _check_header(member: BinaryIO, size: int) -> None:
     """Before anything is allocated: NumPy believes a header, and reads (and so checksums) no more than it says."""
-    with _reasons():
+    with reasons():
         version = np.lib.format.read_magic(member)
         header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         if version not in header:

@@ -1,13 +1,19 @@
-"""Checkpoints: one npz file of arrays plus JSON, written atomically, read without executing code."""
+"""Checkpoints: one npz file of arrays plus JSON, written atomically, read without executing code.
+
+Arrays pass through a buffer of a few megabytes, both ways: a run needs no room for a second copy of its parameters.
+"""
 
 import json
+import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 
 from tp4lib import archives
 from tp4lib.errors import InputError
@@ -15,55 +21,79 @@ from tp4lib.files import atomic_path
 
 VERSION = 1
 _META = "__meta__"
-_PART = 1 << 20
+_PIECE = 1 << 24  # bytes
 
 
-def save(path: str | Path, arrays: Mapping[str, torch.Tensor | np.ndarray], meta: Mapping[str, Any]) -> None:
+class Damaged(InputError):
+    """A file that is not the checkpoint that was written."""
+
+
+def save(
+    path: str | Path,
+    arrays: Mapping[str, torch.Tensor | np.ndarray],
+    meta: Mapping[str, Any],
+    keep_as: Path | None = None,
+) -> None:
     """Write named arrays and a JSON-able ``meta`` to ``path`` (npz), atomically.
 
     A reader of ``path`` sees the old checkpoint or the new one, never a part: see `tp4lib.files.atomic_path`.
 
+    Args:
+        keep_as: what the old one is called from then on; None to let it go.
+
     Raises:
         InputError: an array holds NaN or infinity (the old checkpoint stays), or the folder cannot be written.
     """
-    packed = {name: _to_numpy(value) for name, value in arrays.items()}
-    for name, value in packed.items():
-        if not _finite(value):
-            raise InputError(
-                f"{name} is no longer finite, so that {path} was not written; expected finite numbers; "
-                "try a smaller --lr"
-            )
     text = json.dumps({"version": VERSION, "meta": dict(meta)})
-    packed[_META] = np.frombuffer(text.encode(), dtype=np.uint8)
-    with atomic_path(path) as part, open(part, "wb") as file:
-        np.savez(file, **packed)
+    header = np.frombuffer(text.encode(), dtype=np.uint8)
+    with atomic_path(path) as part, zipfile.ZipFile(part, "w") as file:
+        for name, value in {_META: header, **arrays}.items():
+            try:
+                with file.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    _write(member, value if isinstance(value, torch.Tensor) else torch.tensor(value))
+            except FloatingPointError:
+                raise InputError(
+                    f"{name} is no longer finite, so that {path} was not written; expected finite numbers; "
+                    "try a smaller --lr"
+                ) from None
+        file.close()
+        if keep_as is not None and Path(path).exists():
+            os.replace(path, keep_as)
 
 
-def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load(
+    path: str | Path, into: Mapping[str, torch.Tensor] | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read what `save` wrote: ``(arrays, meta)``.
 
+    Args:
+        into: tensors to fill with the arrays of their names, which are then not among those returned. Where the file
+            turns out to be damaged they may be filled in part.
+
     Raises:
-        InputError: no such file, not a checkpoint, damaged, or written by another version.
+        InputError: no such file, not a checkpoint, written by another version; `Damaged`, one of them, if it is
+            damaged, or other arrays than ``into``.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(
-            f"no checkpoint at {path}; expected one left by an earlier run; start without --resume"
-        )
-    try:
-        arrays = archives.npz(path)
-        header = json.loads(arrays.pop(_META).tobytes().decode())
-        version, meta = header["version"], header["meta"]
-        if not isinstance(meta, dict):
-            raise TypeError("its meta is no dictionary")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:  # archives.Damaged among them
-        raise _damaged(path, error) from None
-    if version != VERSION:
-        raise InputError(
-            f"{path} has checkpoint version {version}; this program reads version {VERSION}; "
-            "start again without --resume, or finish with the version of tp4 that wrote it"
-        )
+    into = into or {}
+    with _opened(path) as file:
+        meta = _meta(file, path)
+        names = [name.removesuffix(".npy") for name in file.files]
+        arrays = {}
+        for name in names:
+            if name in into:
+                with file.open(f"{name}.npy") as member, archives.reasons():
+                    _fill(member, into[name], name)
+            elif name != _META:
+                arrays[name] = archives.array(file, f"{name}.npy")
+        if missing := set(into) - set(names):
+            raise KeyError(min(missing))
     return arrays, meta
+
+
+def load_meta(path: str | Path) -> dict[str, Any]:
+    """The ``meta`` of a checkpoint alone; raises as `load` does."""
+    with _opened(path) as file:
+        return _meta(file, path)
 
 
 @contextmanager
@@ -71,29 +101,18 @@ def restoring(path: str | Path) -> Iterator[None]:
     """What goes wrong while a checkpoint is put back says that the checkpoint is wrong.
 
     Raises:
-        InputError: instead of any error but another `InputError`.
+        Damaged: instead of any error but another `InputError`.
     """
     try:
         yield
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
-        raise _damaged(path, error) from None
-
-
-def put_back(tensor: torch.Tensor, saved: np.ndarray, name: str) -> None:
-    """Copy a saved array into the tensor that it was made from.
-
-    Raises:
-        ValueError: it has another shape or type, or holds NaN or infinity.
-    """
-    found = torch.from_numpy(saved)
-    if found.shape != tensor.shape or found.dtype != tensor.dtype or not _finite(saved):
-        raise ValueError(
-            f"{name}: finite {tensor.dtype} {tuple(tensor.shape)} expected, {found.dtype} {tuple(found.shape)} found"
-        )
-    with torch.no_grad():
-        tensor.copy_(found)
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise Damaged(
+            f"{path} is damaged or not a checkpoint ({reason}); expected a file written by tp4; "
+            "remove it and start again without --resume"
+        ) from None
 
 
 def require_same(saved: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
@@ -111,21 +130,63 @@ def require_same(saved: Mapping[str, Any], now: Mapping[str, Any], what: str) ->
             )
 
 
-def _damaged(path: str | Path, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return InputError(
-        f"{path} is damaged or not a checkpoint ({reason}); expected a file written by tp4; "
-        "remove it and start again without --resume"
-    )
+@contextmanager
+def _opened(path: str | Path) -> Iterator[archives.Zip]:
+    """The open archive; whatever goes wrong with it, also while it is read, is an `InputError`."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"no checkpoint at {path}; expected one left by an earlier run; start without --resume"
+        )
+    with restoring(path), archives.Zip(path) as file:  # archives.Damaged is a ValueError
+        yield file
 
 
-def _finite(array: np.ndarray) -> bool:
-    """Whether all numbers are finite, looked at a part at a time."""
-    if not np.issubdtype(array.dtype, np.floating):
-        return True
-    flat = array.reshape(-1)
-    return all(np.isfinite(flat[at : at + _PART]).all() for at in range(0, flat.size, _PART))
+def _meta(file: archives.Zip, path: str | Path) -> dict[str, Any]:
+    header = json.loads(archives.array(file, f"{_META}.npy").tobytes().decode())
+    version, meta = header["version"], header["meta"]
+    if version != VERSION:
+        raise InputError(
+            f"{path} has checkpoint version {version}; this program reads version {VERSION}; "
+            "start again without --resume, or finish with the version of tp4 that wrote it"
+        )
+    if not isinstance(meta, dict):
+        raise TypeError("its meta is no dictionary")
+    return meta
 
 
-def _to_numpy(value: torch.Tensor | np.ndarray) -> np.ndarray:
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+def _pieces(x: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The rows of a tensor, a few megabytes at a time."""
+    rows = x.detach().reshape(1) if x.dim() == 0 else x.detach()
+    size = rows[:1].numel() * rows.element_size()
+    return iter(rows.split(max(1, _PIECE // max(size, 1)))) if rows.numel() else iter(())
+
+
+def _write(member: BinaryIO, x: torch.Tensor) -> None:
+    descr = npy.dtype_to_descr(torch.empty(0, dtype=x.dtype).numpy().dtype)
+    npy.write_array_header_2_0(member, dict(descr=descr, fortran_order=False, shape=tuple(x.shape)))
+    for piece in _pieces(x):
+        if not torch.isfinite(piece).all():
+            raise FloatingPointError
+        member.write(piece.cpu().contiguous().numpy().data.cast("B"))
+
+
+def _fill(member: BinaryIO, x: torch.Tensor, name: str) -> None:
+    major, _ = npy.read_magic(member)
+    read = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
+    shape, fortran_order, dtype = read(member)
+    expected = torch.empty(0, dtype=x.dtype).numpy().dtype
+    if (shape, dtype, fortran_order) != (tuple(x.shape), expected, False):
+        raise ValueError(f"{name}: {shape} of {dtype} instead of {tuple(x.shape)} of {expected}")
+    for piece in _pieces(x):
+        buffer = np.empty(tuple(piece.shape), dtype)
+        left = memoryview(buffer).cast("B")
+        while left:
+            if not (count := member.readinto(left)):
+                raise EOFError(f"{name} ends {len(left)} bytes early")
+            left = left[count:]
+        if not np.isfinite(buffer).all():
+            raise ValueError(f"{name} holds numbers that are not finite")
+        piece.copy_(torch.from_numpy(buffer))
+    if member.read(1):  # the last byte is also what the check sum is looked at for
+        raise ValueError(f"{name} is longer than its shape")

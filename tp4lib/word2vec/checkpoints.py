@@ -1,62 +1,143 @@
-"""Checkpoints of a training run, of one rank or of many that share its columns."""
+"""Checkpoints of a training run, of one rank or of many that share its columns.
 
+The last two are kept: writing one atomically takes room for two anyway, so the older one goes before the next is
+written, and the disk never holds more than it has to. A finished run keeps one.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from tp4lib import checkpoint
 from tp4lib.errors import InputError
 from tp4lib.word2vec.shards import ALONE, Shards
 
 CHECKPOINT = "checkpoint.npz"
+BEFORE = "checkpoint-before.npz"
 
 
 class Keeper:
-    """Where a run's checkpoints are: one file, or a generation of files, one a rank, of which all or none count."""
+    """Where a run's checkpoints are: a file, or a generation of files, one a rank, of which all or none count."""
 
     def __init__(self, folder: Path, shards: Shards = ALONE) -> None:
         self.folder, self.shards = folder, shards
+        self._good: Path | None = None  # this rank's file of the last generation that is known to be whole
 
     def save(self, generation: str, arrays: dict[str, Any], meta: dict[str, Any]) -> None:
-        """Write this rank's arrays; once every rank has, the older generations go."""
+        """Write this rank's arrays; it counts once every rank has."""
+        pattern = (
+            f".{CHECKPOINT}.*.part" if self.shards.size == 1 else f".checkpoint-*.{self._rank}.npz.*.part"
+        )
+        for left in self.folder.glob(pattern):  # by a run that was killed while it wrote
+            left.unlink(missing_ok=True)
+        if self.shards.size == 1:
+            mine, before = self.folder / CHECKPOINT, self.folder / BEFORE
+            before.unlink(missing_ok=True)
+            checkpoint.save(mine, arrays, meta, keep_as=before)
+            return
         mine = self._path(generation)
+        if self._good is not None:
+            self._remove_all_but(self._good)
         checkpoint.save(mine, arrays, meta)
-        if self.shards.size > 1:
-            self.shards.wait()
-            for old in set(self.folder.glob(f"checkpoint-*.{self._rank}.npz")) - {mine}:
-                old.unlink()
+        self.shards.wait()
+        self._remove_all_but(mine, self._good or mine)
+        self._good = mine
 
-    def load(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """This rank's arrays and meta, of the newest generation that every rank has written.
+    def finish(self) -> None:
+        """Keep the last checkpoint alone."""
+        if self.shards.size == 1:
+            (self.folder / BEFORE).unlink(missing_ok=True)
+        elif self._good is not None:
+            self._remove_all_but(self._good)
+
+    def require_same(self, settings: Mapping[str, Any]) -> None:
+        """Refuse settings that are not those of the last checkpoint, before anything large is made.
 
         Raises:
-            InputError: there is none, or it is damaged.
+            InputError: they differ, or there is no checkpoint.
         """
-        complete = [""]
-        if self.shards.size > 1:
-            self.shards.wait()
-            last = f".{self.shards.size - 1}of{self.shards.size}.npz"
-            names = {path.name for path in self.folder.glob("checkpoint-*.npz")}
-            complete = sorted(
-                name.removeprefix("checkpoint-").removesuffix(last)
-                for name in names
-                if name.endswith(last)
-                and all(
-                    name.removesuffix(last) + f".{r}of{self.shards.size}.npz" in names
-                    for r in range(self.shards.size)
-                )
+        problem = None
+        for path in self._newest_first():
+            try:
+                checkpoint.require_same(checkpoint.load_meta(path)["settings"], settings, "the run")
+                return
+            except checkpoint.Damaged as error:
+                problem = problem or error
+        raise problem
+
+    def load(self, into: Mapping[str, torch.Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Fill tensors from this rank's newest checkpoint; where that is damaged on some rank, from the one before.
+
+        Returns:
+            the meta that was saved with it.
+
+        Raises:
+            InputError: there is none, none is whole, or it belongs to other settings.
+        """
+        problem = None
+        for path in self._newest_first():
+            bad = None
+            try:
+                _, meta = checkpoint.load(path, into)
+            except checkpoint.Damaged as error:
+                bad = error
+            if not self.shards.any(bad is not None):
+                checkpoint.require_same(meta["settings"], settings, "the run")
+                self._good = path
+                if problem is not None:
+                    print(
+                        f"tp4: {problem.args[0].split(';')[0]}; going on from the one before", file=sys.stderr
+                    )
+                    if self.shards.size == 1:
+                        os.replace(path, self.folder / CHECKPOINT)
+                return meta
+            problem = (
+                problem
+                or bad
+                or checkpoint.Damaged(f"the last checkpoint of another rank is damaged; {path}")
             )
-            self.shards.wait()  # nobody writes or removes before all have looked
-            if not complete:
-                raise InputError(
-                    f"no checkpoint of {self.shards.size} ranks in {self.folder}; expected one left by a run of as "
-                    "many; start without --resume"
-                )
-        return checkpoint.load(self._path(complete[-1]))
+        raise problem
+
+    def _newest_first(self) -> list[Path]:
+        """This rank's checkpoints; of many ranks' those that every rank has written.
+
+        Raises:
+            InputError: there is none.
+        """
+        if self.shards.size == 1:
+            there = [path for name in (CHECKPOINT, BEFORE) if (path := self.folder / name).exists()]
+            return there or [self.folder / CHECKPOINT]  # the reader says what is missing
+        self.shards.wait()
+        last = f".{self.shards.size - 1}of{self.shards.size}.npz"
+        names = {path.name for path in self.folder.glob("checkpoint-*.npz")}
+        complete = sorted(
+            name.removeprefix("checkpoint-").removesuffix(last)
+            for name in names
+            if name.endswith(last)
+            and all(
+                name.removesuffix(last) + f".{r}of{self.shards.size}.npz" in names
+                for r in range(self.shards.size)
+            )
+        )
+        self.shards.wait()  # nobody writes or removes before all have looked
+        if not complete:
+            raise InputError(
+                f"no checkpoint of {self.shards.size} ranks in {self.folder}; expected one left by a run of as "
+                "many; start without --resume"
+            )
+        return [self._path(generation) for generation in reversed(complete)]
+
+    def _remove_all_but(self, *kept: Path) -> None:
+        for path in set(self.folder.glob(f"checkpoint-*.{self._rank}.npz")) - set(kept):
+            path.unlink()
 
     @property
     def _rank(self) -> str:
         return f"{self.shards.rank}of{self.shards.size}"
 
     def _path(self, generation: str) -> Path:
-        alone = self.shards.size == 1
-        return self.folder / (CHECKPOINT if alone else f"checkpoint-{generation}.{self._rank}.npz")
+        return self.folder / f"checkpoint-{generation}.{self._rank}.npz"

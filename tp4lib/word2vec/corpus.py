@@ -1,20 +1,24 @@
 """From text to word ids: streaming reader, vocabulary, subsampling probabilities.
 
 A corpus is plain text with words between white space (text8 format, say), packed or not. It is read in pieces of a few
-megabytes and split, hashed and counted by array operations; no Python object is ever made per word of the text.
+megabytes and split, hashed and counted by array operations; no Python object is ever made per word of the text. The ids
+of a long text are kept on disk (`tp4lib.word2vec.idstore`) and mapped into memory.
 """
 
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from tp4lib import archives
 from tp4lib.errors import InputError
 from tp4lib.progress import bar
+from tp4lib.word2vec import idstore
 from tp4lib.word2vec.wikipedia import clean_wikipedia
 
 __all__ = ["Corpus", "Vocabulary", "clean_wikipedia", "keep_probability", "open_text"]
@@ -61,7 +65,7 @@ class Corpus:
 
     Attributes:
         vocab: the `Vocabulary` kept.
-        ids: (tokens,) int32, the text with the words outside the vocabulary left out.
+        ids: (tokens,) int32, the text with the words outside the vocabulary left out; not to be changed.
         path: the file it came from, or None.
         raw_tokens: words in the text, in the vocabulary or not.
     """
@@ -78,6 +82,7 @@ class Corpus:
         min_count: int = 5,
         max_vocab: int | None = None,
         max_bytes: int | None = None,
+        cache: Path | None = None,
     ) -> "Corpus":
         """Read a text file (plain, .xz, .gz, .bz2 or .zip) and keep the words that are frequent enough.
 
@@ -85,6 +90,7 @@ class Corpus:
             min_count: a word is kept if it occurs at least this often.
             max_vocab: keep at most this many words, the most frequent ones.
             max_bytes: read only this many bytes of the (unpacked) text; a word cut in two by the end is left out.
+            cache: folder for the ids of texts of more than `idstore.LONG` bytes; that of downloads if left out.
 
         Raises:
             InputError: no such file, damaged archive, not text, no words, or none frequent enough.
@@ -94,27 +100,35 @@ class Corpus:
             raise InputError(f"min count {min_count}; expected at least 1; try --min-count 5")
         if max_vocab is not None and max_vocab < 2:
             raise InputError(f"max vocab {max_vocab}; expected at least 2; try --max-vocab 5000")
-        counter = _Counter(path)
-        with open_text(path) as file, bar(desc=f"read {path.name}", unit="B", total=None) as progress:
-            progress.unit_scale = True
-            for piece in _pieces(file, path, max_bytes):
-                counter.add(piece)
-                progress.update(len(piece))
-        if not counter.words:
-            raise InputError(f"{path} has no words; expected text with words between spaces; check --corpus")
-        counts = counter.counts()
-        order = np.argsort(-counts, kind="stable")
-        kept = order[: int((counts >= min_count).sum())][:max_vocab]
-        if len(kept) < 2:
-            raise InputError(
-                f"{len(kept)} words of {path} occur {min_count} times or more (the most frequent: {counts.max()} "
-                "times); expected 2 words at least; try --min-count 1 or a longer text"
-            )
-        rank = np.full(len(counts), -1, dtype=np.int32)
-        rank[kept] = np.arange(len(kept), dtype=np.int32)
-        ids = np.concatenate([r[r >= 0] for r in (rank[piece] for piece in counter.drain())])
-        vocab = Vocabulary([counter.words[i] for i in kept], counts[kept])
-        return cls(vocab, ids, path, int(counts.sum()))
+        with open_text(path):  # what is missing or no archive is told before anything else
+            pass
+        store = idstore.Store.of(path, f"{min_count}-{max_vocab}-{max_bytes}", max_bytes, cache)
+        if store is not None:
+            try:
+                found = store.load()
+                if found is None:
+                    with store.scratch() as scratch:
+                        found = store.save(*_tokenised(path, min_count, max_vocab, max_bytes, scratch))
+                ids, about = found
+            except idstore.Full as error:
+                idstore.say(f"cannot keep the word ids of {path.name} ({error}); reading it into memory")
+            else:
+                vocab = Vocabulary(about["words"], np.array(about["counts"]))
+                corpus = cls(vocab, ids, path, about["raw_tokens"])
+                corpus.__dict__["digest"] = about["digest"]  # found while they were checked
+                return corpus
+        pieces, _, about = _tokenised(path, min_count, max_vocab, max_bytes)
+        return cls(
+            Vocabulary(about["words"], np.array(about["counts"])),
+            np.concatenate(list(pieces)),
+            path,
+            about["raw_tokens"],
+        )
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the ids, in hexadecimal."""
+        return idstore.digest(self.ids)
 
     @classmethod
     def from_words(cls, words: list[str], min_count: int = 1, max_vocab: int | None = None) -> "Corpus":
@@ -132,6 +146,43 @@ class Corpus:
         rank[kept] = np.arange(len(kept), dtype=np.int32)
         ids = rank[inverse]
         return cls(Vocabulary([str(names[i]) for i in kept], counts[kept]), ids[ids >= 0], None, len(words))
+
+
+def _tokenised(
+    path: Path,
+    min_count: int,
+    max_vocab: int | None,
+    max_bytes: int | None,
+    scratch: BinaryIO | None = None,
+) -> tuple[Iterator[np.ndarray], int, dict[str, Any]]:
+    """The ids of a text in pieces, their number, and words, counts and raw tokens; see `Corpus.load`.
+
+    The words are known once the whole text has been read; until then ids are provisional, in memory or in a scratch
+    file.
+    """
+    counter = _Counter(path, scratch)
+    with open_text(path) as file, bar(desc=f"read {path.name}", unit="B", total=None) as progress:
+        progress.unit_scale = True
+        for piece in _pieces(file, path, max_bytes):
+            counter.add(piece)
+            progress.update(len(piece))
+    if not counter.words:
+        raise InputError(f"{path} has no words; expected text with words between spaces; check --corpus")
+    counts = counter.counts()
+    order = np.argsort(-counts, kind="stable")
+    kept = order[: int((counts >= min_count).sum())][:max_vocab]
+    if len(kept) < 2:
+        raise InputError(
+            f"{len(kept)} words of {path} occur {min_count} times or more (the most frequent: {counts.max()} "
+            "times); expected 2 words at least; try --min-count 1 or a longer text"
+        )
+    rank = np.full(len(counts), -1, dtype=np.int32)
+    rank[kept] = np.arange(len(kept), dtype=np.int32)
+    about = dict(
+        words=[counter.words[i] for i in kept], counts=counts[kept].tolist(), raw_tokens=int(counts.sum())
+    )
+    pieces = (r[r >= 0] for r in (rank[piece] for piece in counter.drain()))
+    return pieces, int(counts[kept].sum()), about
 
 
 def keep_probability(counts: np.ndarray, total: float, t: float) -> np.ndarray:
@@ -209,10 +260,10 @@ class _Counter:
     at once; a word whose place is taken by another one, or that is new, is looked up in a dictionary, once per piece.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, scratch: BinaryIO | None = None) -> None:
         self.path = path
         self.words: list[str] = []
-        self._ids: list[np.ndarray] = []
+        self._ids = idstore.Pieces(scratch)
         self._known: dict[int, int] = {}
         self._table_hash = np.zeros(1 << _TABLE_BITS, dtype=np.uint64)
         self._table_id = np.full(1 << _TABLE_BITS, -1, dtype=np.int32)
@@ -251,9 +302,7 @@ class _Counter:
 
     def drain(self) -> Iterator[np.ndarray]:
         """The provisional ids of the whole text, piece by piece; each is forgotten once it has been handed out."""
-        self._ids.reverse()
-        while self._ids:
-            yield self._ids.pop()
+        return self._ids.drain()
 
     def _id(self, word_hash: int, letters: np.ndarray) -> int:
         word_id = self._known.get(word_hash)

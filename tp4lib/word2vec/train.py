@@ -1,7 +1,6 @@
 """Train Word2Vec: epochs, a falling rate, a progress bar, checkpoints that resume to the same numbers."""
 
 import functools
-import hashlib
 import math
 import signal
 import threading
@@ -163,13 +162,15 @@ def train(
         "dtype": str(dtype).removeprefix("torch."),
         "vocab_size": len(corpus.vocab),
         "tokens": len(corpus.ids),
-        "corpus": hashlib.sha256(corpus.ids.tobytes()).hexdigest()[:16],
+        "corpus": corpus.digest[:16],
         "block_tokens": sampler.block_tokens,
     }
     if resume and out is None:
         raise InputError("resume needs the folder of the run; expected out; give --out DIR")
     keeper = None if out is None else Keeper(out_dir(out), shards)
-    saved = _load(keeper, settings) if resume else None
+    if resume:
+        with checkpoint.restoring(keeper.folder):
+            keeper.require_same(settings)  # before a model is made that may be large
     model = start if start is not None else CBOW(len(corpus.vocab), width, seed, dtype, device, shards)
     if model.vocab_size != len(corpus.vocab):
         raise InputError(
@@ -189,9 +190,8 @@ def train(
         checkpoint_seconds,
         shards,
     )
-    if saved is not None:
-        with checkpoint.restoring(keeper.folder):
-            run.restore(*saved)
+    if resume:
+        run.restore()
     run.go(evaluate)
     return Trained(model, run.state["history"], settings)
 
@@ -216,17 +216,20 @@ class _Run:
     def save(self) -> None:
         if self.keeper is not None:
             started = time.monotonic()
-            arrays = {name: _bits(getattr(self.model, name)) for name in ("embeddings", "readout")}
             meta = {"settings": self.settings, "state": self.state}
             now = self.state
-            self.keeper.save(f"{now['epoch']:04}-{now['block']:07}-{now['evaluated']:d}", arrays, meta)
+            self.keeper.save(
+                f"{now['epoch']:04}-{now['block']:07}-{now['evaluated']:d}", self._arrays(), meta
+            )
             if self.pause > 0:
                 # Spend no more than a twentieth of the time on checkpoints, however large they are.
                 self.pause = max(self.pause, 20 * (time.monotonic() - started))
 
-    def restore(self, arrays: dict[str, Any], state: dict[str, Any]) -> None:
-        for name in ("embeddings", "readout"):
-            checkpoint.put_back(_bits(getattr(self.model, name)), arrays[name], name)
+    def restore(self) -> None:
+        with checkpoint.restoring(self.keeper.folder):
+            self.state = self._checked(self.keeper.load(self._arrays(), self.settings)["state"])
+
+    def _checked(self, state: dict[str, Any]) -> dict[str, Any]:
         blocks, epochs = self.sampler.blocks, self.settings["epochs"]
         whole = all(type(state.get(key)) is type(value) for key, value in self.state.items())
         if not (
@@ -238,7 +241,10 @@ class _Run:
             and (state["evaluated"] or state["history"])
         ):
             raise ValueError("a state that no run has")
-        self.state = state
+        return state
+
+    def _arrays(self) -> dict[str, torch.Tensor]:
+        return {name: _bits(getattr(self.model, name)) for name in ("embeddings", "readout")}
 
     def go(self, evaluate: Callable[[torch.Tensor], Any] | None) -> None:
         epochs, blocks, tokens = self.settings["epochs"], self.sampler.blocks, self.settings["tokens"]
@@ -265,6 +271,8 @@ class _Run:
                     saved = time.monotonic()
                 if stopped:
                     raise KeyboardInterrupt
+        if self.keeper is not None:
+            self.keeper.finish()
 
     def _train_round(self, progress) -> None:
         """Train on the next blocks, one after another or at once."""
@@ -358,13 +366,6 @@ def _steps(
         # The CPU draws the next blocks while the GPU works on the first; they meet once a round.
         return functools.partial(gpu.triton_steps, shards=shards), _ROUND, 1
     return functools.partial(torch_steps, shards=shards), 1, 1
-
-
-def _load(keeper: Keeper, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    arrays, meta = keeper.load()
-    with checkpoint.restoring(keeper.folder):
-        checkpoint.require_same(meta["settings"], settings, "the run")
-        return arrays, meta["state"]
 
 
 @contextmanager
