@@ -14,7 +14,6 @@ This module is those inequalities, the four named points of the paper's Table 1,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction

@@ -16,6 +16,7 @@ from tp4lib.maml import models, omniglot, train
 from tp4lib.maml.fomaml import LinearFOMAML
 
 VALIDATION_TASKS, TEST_TASKS = 1024, 4096
+LARGEST = 1e6  # rate or scale; squares of it are far from what float32 holds
 
 
 class Limit(enum.StrEnum):
@@ -46,7 +47,9 @@ def maml(
     depth: Annotated[int, typer.Option(min=1, help="Hidden layers of the pi-limit.")] = 1,
     meta_steps: Annotated[int, typer.Option(min=1, help="Outer steps, of 32 tasks each.")] = 10_000,
     data_dir: Annotated[str | None, typer.Option(help="Folder that holds omniglot/ or its two zips.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the network drawn and the training tasks.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Of the network and the training tasks.")
+    ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
     lr: Annotated[float | None, typer.Option(help="Outer rate, in place of the paper's.")] = None,
@@ -67,10 +70,11 @@ def maml(
         if value is not None
     }
     if bad := [
-        key for key, value in overrides.items() if not math.isfinite(value) or (key == "lr" and value <= 0)
+        key for key, value in overrides.items() if not abs(value) <= LARGEST or (key == "lr" and value <= 0)
     ]:
         raise InputError(
-            f"--{bad[0].replace('_', '-')} {overrides[bad[0]]}; expected a finite number, a rate above 0"
+            f"--{bad[0].replace('_', '-')} {overrides[bad[0]]}; expected a finite number of at most {LARGEST:g}, a rate "
+            "above 0; leave it out for the paper's"
         )
     where = devices.resolve(device)
     characters = omniglot.load(data_dir)
