@@ -16,6 +16,7 @@ from tp4lib.maml import models, omniglot, train
 from tp4lib.maml.fomaml import LinearFOMAML
 
 VALIDATION_TASKS, TEST_TASKS = 1024, 4096
+LARGEST_WIDTH = 1e12
 LARGEST = 1e6  # rate or scale; squares of it are far from what float32 holds
 
 
@@ -73,8 +74,8 @@ def maml(
         key for key, value in overrides.items() if not abs(value) <= LARGEST or (key == "lr" and value <= 0)
     ]:
         raise InputError(
-            f"--{bad[0].replace('_', '-')} {overrides[bad[0]]}; expected a finite number of at most {LARGEST:g}, a rate "
-            "above 0; leave it out for the paper's"
+            f"--{bad[0].replace('_', '-')} {overrides[bad[0]]}; expected a finite number of at most {LARGEST:g}, "
+            "a rate above 0; leave it out for the paper's"
         )
     where = devices.resolve(device)
     characters = omniglot.load(data_dir)
@@ -150,9 +151,9 @@ def _width(limit: Limit, width: str, activation: Activation) -> float:
     try:
         n = math.inf if width == "inf" else int(width)
     except ValueError:
-        raise InputError(f"--width {width}; expected a whole number or inf; try --width 512") from None
-    if n < 1:
-        raise InputError(f"--width {width}; expected 1 or more; try --width 512")
+        raise InputError(f"--width {width[:40]}; expected a whole number or inf; try --width 512") from None
+    if n < 1 or LARGEST_WIDTH < n < math.inf:
+        raise InputError(f"--width {width[:40]}; expected 1 to {LARGEST_WIDTH:g}, or inf; try --width 512")
     if limit is Limit.none and n == math.inf:
         raise InputError("--limit none is a finite width, but --width is inf; try --limit none --width 512")
     if limit is not Limit.none and n != math.inf:
