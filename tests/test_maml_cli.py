@@ -98,7 +98,7 @@ def refused(capsys, *arguments: str | Path) -> str:
         ),
         (("--limit", "none"), "--limit none is a finite width, but --width is inf"),
         (("--limit", "none", "--width", "wide"), "--width wide; expected a whole number or inf"),
-        (("--limit", "none", "--width", "0"), "--width 0; expected 1 or more"),
+        (("--limit", "none", "--width", "0"), "--width 0; expected 1 to 1e+12, or inf"),
         (("--activation", "relu"), "--activation relu with --limit mup; expected linear"),
         (("--lr", "-1"), "--lr -1.0; expected a finite number"),
         (("--sigma-in", "nan"), "--sigma-in nan; expected a finite number"),

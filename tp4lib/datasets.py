@@ -211,7 +211,7 @@ def find_local(name: str, data_dir: str | Path | None = None) -> Found:
     if str(data_dir) == EMBEDDED:
         return _embedded(dataset)
     if data_dir is not None:
-        if not Path(data_dir).is_dir():
+        if not os.path.isdir(data_dir):  # as Path.is_dir, which raises where a name is too long
             raise InputError(
                 f"no data folder {data_dir}; expected a folder; choose another --data-dir, or leave it out"
             )
@@ -226,7 +226,7 @@ def find_local(name: str, data_dir: str | Path | None = None) -> Found:
     if environment == EMBEDDED:
         return _embedded(dataset)
     if environment:
-        if not Path(environment).is_dir():
+        if not os.path.isdir(environment):
             raise InputError(
                 f"TP4_DATA={environment} is not a folder; expected one; unset TP4_DATA or correct it"
             )

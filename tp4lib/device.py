@@ -66,6 +66,7 @@ def require_memory(needed: int, device: torch.device, what: str, hint: str = "")
     there = available_memory(device)
     if needed > there:
         tail = f"; {hint}" if hint else ""
+        gib = min(needed, 2**1000) / 2**30  # a float, whatever was asked for
         raise InputError(
-            f"{what} needs {needed / 2**30:.1f} GiB, but {there / 2**30:.1f} GiB are available on {device}{tail}"
+            f"{what} needs {gib:.1f} GiB, but {there / 2**30:.1f} GiB are available on {device}{tail}"
         )

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tp4lib.device import require_memory
 from tp4lib.dual import Dual, dual
 from tp4lib.errors import InputError
 from tp4lib.rows import Compression, Rows
@@ -102,6 +103,12 @@ class PiMLP(nn.Module):
                 f"{len(self.multipliers)} multipliers; expected one for each of {depth + 1} layers; "
                 f"try multipliers={[1.0] * (depth + 1)}"
             )
+        require_memory(  # in float64, while it is drawn
+            32 * rank * (d_in + d_out + (depth - 1) * rank),
+            torch.device("cpu"),
+            f"a pi-limit of rank {rank} and depth {depth}",
+            "try a smaller rank or depth",
+        )
         dtype = dtype or torch.get_default_dtype()
         self.d_in, self.d_out, self.rank, self.depth, self.bias_scale = d_in, d_out, rank, depth, bias_scale
         self.kernel = dual(activation)

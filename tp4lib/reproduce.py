@@ -128,7 +128,7 @@ def _checked(preset: str, data_dir: Path | None, device: str, workers: int, thre
     """The device that ``device`` means here; refuses what cannot run before anything is written."""
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; expected one of {', '.join(PRESETS)}; try --preset ci")
-    if data_dir is not None and not data_dir.is_dir():
+    if data_dir is not None and not os.path.isdir(data_dir):
         raise InputError(
             f"no data folder {data_dir}; expected a folder; choose another --data-dir, or leave it out"
         )

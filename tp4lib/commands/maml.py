@@ -17,6 +17,8 @@ from tp4lib.maml import models, omniglot, train
 from tp4lib.maml.fomaml import LinearFOMAML
 
 VALIDATION_TASKS, TEST_TASKS = 1024, 4096
+LARGEST_WIDTH = 1e12
+LARGEST = 1e6  # rate or scale; squares of it are far from what float32 holds
 
 
 class Limit(enum.StrEnum):
@@ -47,7 +49,9 @@ def maml(
     depth: Annotated[int, typer.Option(min=1, help="Hidden layers of the pi-limit.")] = 1,
     meta_steps: Annotated[int, typer.Option(min=1, help="Outer steps, of 32 tasks each.")] = 10_000,
     data_dir: Annotated[str | None, typer.Option(help="Folder that holds omniglot/ or its two zips.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the network drawn and the training tasks.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Of the network and the training tasks.")
+    ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
     lr: Annotated[float | None, typer.Option(help="Outer rate, in place of the paper's.")] = None,
@@ -73,10 +77,11 @@ def maml(
         if value is not None
     }
     if bad := [
-        key for key, value in overrides.items() if not math.isfinite(value) or (key == "lr" and value <= 0)
+        key for key, value in overrides.items() if not abs(value) <= LARGEST or (key == "lr" and value <= 0)
     ]:
         raise InputError(
-            f"--{bad[0].replace('_', '-')} {overrides[bad[0]]}; expected a finite number, a rate above 0"
+            f"--{bad[0].replace('_', '-')} {overrides[bad[0]]}; expected a finite number of at most {LARGEST:g}, "
+            "a rate above 0; leave it out for the paper's"
         )
     where = devices.resolve(device)
     characters = omniglot.load(data_dir)
@@ -161,9 +166,9 @@ def _width(limit: Limit, width: str, activation: Activation) -> float:
     try:
         n = math.inf if width == "inf" else int(width)
     except ValueError:
-        raise InputError(f"--width {width}; expected a whole number or inf; try --width 512") from None
-    if n < 1:
-        raise InputError(f"--width {width}; expected 1 or more; try --width 512")
+        raise InputError(f"--width {width[:40]}; expected a whole number or inf; try --width 512") from None
+    if n < 1 or LARGEST_WIDTH < n < math.inf:
+        raise InputError(f"--width {width[:40]}; expected 1 to {LARGEST_WIDTH:g}, or inf; try --width 512")
     if limit is Limit.none and n == math.inf:
         raise InputError("--limit none is a finite width, but --width is inf; try --limit none --width 512")
     if limit is not Limit.none and n != math.inf:

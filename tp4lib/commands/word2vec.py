@@ -58,7 +58,9 @@ def word2vec(
     questions: Annotated[
         Path | None, typer.Option(help="Analogy questions; default questions-words.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the start, the windows and the negatives.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Of the start, the windows and the negatives.")
+    ] = 0,
     dtype: Annotated[
         Dtype, typer.Option(help="Of the parameters; bfloat16 is half the memory.")
     ] = Dtype.float32,

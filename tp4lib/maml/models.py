@@ -56,7 +56,7 @@ def settings(width: float) -> Settings:
         raise InputError(f"width {width}; expected 1 or more, or inf; choose --width {min(WIDTHS)} or more")
     if width == math.inf:
         return SETTINGS[math.inf]
-    return SETTINGS[min(WIDTHS[:-1], key=lambda listed: abs(math.log2(listed / width)))]
+    return SETTINGS[min(WIDTHS[:-1], key=lambda listed: abs(math.log2(listed) - math.log2(width)))]
 
 
 def linear_network(width: float, ways: int = 5, seed: int = 0, chosen: Settings | None = None) -> LinearLimit:

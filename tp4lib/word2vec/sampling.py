@@ -7,7 +7,9 @@ alone, so that every width, every engine and every resumed run sees the same ran
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from tp4lib.device import require_memory
 from tp4lib.errors import InputError
 from tp4lib.word2vec.corpus import Vocabulary, keep_probability
 
@@ -82,6 +84,16 @@ class Sampler:
         for name in ("window", "num_negatives", "batch_size", "epochs", "block_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)}; expected at least 1; give a positive number")
+        if self.window > self.block_tokens:
+            raise InputError(f"window {self.window}; expected at most {self.block_tokens}; try --window 8")
+        batches = -(-self.block_tokens // self.batch_size)
+        draws = self.shared * batches if self.shared else self.num_negatives * self.block_tokens
+        require_memory(
+            16 * draws,  # bytes that `AliasTable.draw` sets aside
+            torch.device("cpu"),
+            "drawing the negatives of a block",
+            "try --num-negatives 25, and a smaller --batch-size or --shared-negatives",
+        )
         keep = keep_probability(self.vocab.counts, self.vocab.counts.sum(), self.subsample)
         object.__setattr__(self, "_keep", keep.astype(np.float32))
         object.__setattr__(self, "_alias", AliasTable(self.vocab.counts**0.75))
