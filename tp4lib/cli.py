@@ -61,8 +61,6 @@ def guarded() -> Iterator[None]:
     except _UsageError as error:
         context = getattr(error, "ctx", None)
         fail(f"{error.format_message()} See `{context.command_path if context else 'tp4'} --help`.")
-    except (OSError, MemoryError) as error:  # what no check foresaw, such as a disk that fails
-        fail(f"{' '.join(str(error).split()) or 'memory ran out'}; check the paths, or try smaller sizes")
     except (KeyboardInterrupt, typer.Abort):
         fail("interrupted; nothing half-written is left")
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
