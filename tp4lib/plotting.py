@@ -163,7 +163,7 @@ def label_lines(ax: Axes, gap: float = 11.0) -> None:
         if label and not label.startswith("_") and shown.any():
             end = (xs[shown][-1], ys[shown][-1])
             pixel = line.get_transform().transform(end)
-            ends.append(((pixel[1] - box.y0) * points, (box.x1 - pixel[0]) * points, line))
+            ends.append(((pixel[1] - box.y0) * points, (box.x1 - pixel[0]) * points, end, line))
     ends.sort(key=lambda end: end[0])
     lowest, highest = 5.0, box.height * points
     heights = [min(max(height, lowest), highest) for height, *_ in ends]
@@ -175,20 +175,20 @@ def label_lines(ax: Axes, gap: float = 11.0) -> None:
         heights[-1] = highest
         for index in range(len(heights) - 2, -1, -1):
             heights[index] = min(heights[index], heights[index + 1] - gap)
-    moved = [abs(height - end) > 0.45 * gap or left > 30 for height, (end, left, _) in zip(heights, ends)]
+    moved = [abs(height - own) > 0.45 * gap or left > 30 for height, (own, left, *_) in zip(heights, ends)]
     indent = 16 if any(moved) else 6  # the rules need room
-    for height, (end, left, line), far in zip(heights, ends, moved, strict=True):
+    for height, (_, _, end, line), far in zip(heights, ends, moved, strict=True):
         place = offset_copy(ax.transAxes, ax.figure, x=indent, y=height, units="points")
         ax.annotate(
             line.get_label(), (1, 0), xytext=(1, 0), textcoords=place, va="center", fontsize="small",
             color=ink(line.get_color()), annotation_clip=False,
         )  # fmt: skip
         if far:
-            start = offset_copy(ax.transAxes, ax.figure, x=4 - left, y=end, units="points")
             stop = offset_copy(ax.transAxes, ax.figure, x=indent - 2, y=height, units="points")
-            ax.annotate("", (1, 0), (1, 0), xycoords=start, textcoords=stop, annotation_clip=False,
+            # The end in the line's own coordinates: the layout will still make room for the labels.
+            ax.annotate("", (1, 0), end, xycoords=stop, textcoords=line.get_transform(), annotation_clip=False,
                         arrowprops=dict(arrowstyle="-", color=line.get_color(), alpha=0.6, linewidth=0.8,
-                                        shrinkA=0, shrinkB=0))  # fmt: skip
+                                        shrinkA=4, shrinkB=0))  # fmt: skip
 
 
 def label_points(
