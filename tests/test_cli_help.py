@@ -32,10 +32,11 @@ def test_help_fits_80_columns_and_names_every_option_in_full(capsys, command):
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
     if command is not None:
-        for option in typer.main.get_command(cli.build()).commands[command].params:
-            assert option.help, (command, option.name)
-            for name in option.opts if option.opts[0].startswith("-") else ():
-                assert name in text, (command, name)
+        for parameter in typer.main.get_command(cli.build()).commands[command].params:
+            if parameter.param_type_name == "option":
+                assert parameter.help, (command, parameter.name)
+                for name in parameter.opts:
+                    assert name in text, (command, name)
 
 
 def test_each_command_says_in_one_line_what_it_does(capsys):
