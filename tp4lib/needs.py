@@ -6,12 +6,14 @@ The table, ``needs.json`` beside this file, is written from a real run:
 """
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tp4lib import paths
 from tp4lib.errors import InputError, fail
 from tp4lib.files import write_json
 
@@ -58,14 +60,15 @@ def measured(run: Mapping[str, Any], cores: int) -> dict[str, Any]:
         runs, runner, environment = run["runs"], run["runner"], run["environment"]
         names = sorted(runs)
         failed = [name for name in names if not runs[name]["ok"] or not runs[name]["peak_memory_bytes"]]
-        if failed or len(names) < 9 or runner["workers"] != 1:
+        whole = len(list(paths.shared("notebooks").glob("[0-9][0-9]_*.ipynb")))
+        if failed or len(names) < whole or runner["workers"] != 1:
             raise InputError(
                 f"{len(names)} notebooks, failed: {', '.join(failed) or 'none'}, workers {runner['workers']}; expected "
                 "the whole collection, run well by one worker; run `tp4 reproduce --preset PRESET --out DIR`"
             )
         versions = environment["versions"]
         return {
-            "measured": f"{cores} cores, {environment['threads']} thread, Python {environment['python']}, "
+            "measured": f"{cores} cores, --threads {environment['threads']}, Python {environment['python']}, "
             f"torch {versions['torch']}",
             "notebooks": {
                 name: {key: runs[name][key] for key in ("seconds", "peak_memory_bytes", "disk_bytes")}
@@ -80,8 +83,6 @@ def measured(run: Mapping[str, Any], cores: int) -> dict[str, Any]:
 
 def main(folder: Path, table: Path = TABLE) -> str:
     """Put the run in ``folder`` into the table; returns its preset."""
-    import os
-
     try:
         run = json.loads((folder / "metrics.json").read_text("utf-8"))
     except (OSError, ValueError) as error:

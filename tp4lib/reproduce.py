@@ -84,7 +84,7 @@ def run(
     where = _checked(preset, data_dir, device, workers, threads)
     environment = _environment(preset, out, data_dir, where, threads)
     asked = {"seed": seed, "preset": preset, "device": where, "threads": threads}
-    same = {**asked, **provenance.commit(), "data": environment.get("TP4_DATA")}
+    same = {**asked, "commit": provenance.commit().get("commit"), "data": environment.get("TP4_DATA")}
     identities = {
         source: same | {"source": source_digest(json.loads(source.read_text("utf-8")))} for source in selected
     }

@@ -103,6 +103,7 @@ def _presets() -> Iterator[str]:
     for preset in PRESETS:
         need = needs(preset)
         if need is None:
+            yield f"{preset}: not measured{_full_size() if preset == 'paper' else ''}"
             continue
         asked = {"memory": (need.memory, memory), "disk": (need.disk, disk)}
         lacks = [what for what, (needed, there) in asked.items() if needed > there]
@@ -110,15 +111,18 @@ def _presets() -> Iterator[str]:
             f"{preset}: {_minutes(need.seconds)}, {_bytes(need.memory)} of memory, {_bytes(need.disk)} of disk "
             f"(measured: {need.measured}); {'too little ' + ' and '.join(lacks) if lacks else 'fits'} here"
         )
-    if needs("paper") is None:
-        chosen = device.resolve("auto")
-        single, half = (2 * FULL_VOCABULARY**2 * size for size in (4, 2))
-        there = device.available_memory(chosen)
-        verdict = "fits" if single < there else "fits in bfloat16" if half < there else "does not fit"
-        yield (
-            f"paper: not measured; Word2Vec at width infinity alone holds two matrices of {FULL_VOCABULARY:,} rows and "
-            f"columns, {_bytes(single)} ({_bytes(half)} in bfloat16); {verdict} on {chosen.type} here"
-        )
+
+
+def _full_size() -> str:
+    """What is known beforehand of preset paper, and whether it fits."""
+    chosen = device.resolve("auto")
+    single, half = (2 * FULL_VOCABULARY**2 * size for size in (4, 2))
+    there = device.available_memory(chosen)
+    verdict = "fits" if single < there else "fits in bfloat16" if half < there else "does not fit"
+    return (
+        f"; Word2Vec at width infinity alone holds two matrices of {FULL_VOCABULARY:,} rows and columns, "
+        f"{_bytes(single)} ({_bytes(half)} in bfloat16); {verdict} on {chosen.type} here"
+    )
 
 
 def _disk_free() -> int:
