@@ -53,7 +53,7 @@ def plain_mathematics(app, what, name, obj, options, lines):
         verbatim = block or line.lstrip().startswith((">>>", "..."))
         out.append("    " * (block == "table") + line if verbatim else _escape(line))
         last = line.rstrip() or last
-    # Napoleon takes the words before a colon on a property's first line for its type: let that line be an empty comment.
+    # Napoleon takes what precedes a colon on a property's first line for its type: let that line be an empty comment.
     lines[:] = ["..", "", *out] if what in ("property", "attribute", "data") else out
 
 
