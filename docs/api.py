@@ -39,7 +39,16 @@ def write(source: Path) -> None:
     folder.mkdir()
     index = ["# Library", "", WORDS["about"], ""]
     for title, about, names in groups():
-        index += [f"## {title}", "", about, "", "| module | |", "|---|---|", *map(_line, names), ""]
+        index += [
+            f"## {title}",
+            "",
+            about,
+            "",
+            "| module | what it is |",
+            "|---|---|",
+            *map(_line, names),
+            "",
+        ]
         index += [":::{toctree}", ":hidden:", "", *names, ":::", ""]
         for name in names:
             (folder / f"{name}.md").write_text(_page(name), "utf-8")

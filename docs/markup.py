@@ -28,7 +28,7 @@ def open_details(source: str) -> str:
 
 def typeset(page: str) -> str:
     """``$...$`` in HTML to the element that MathJax looks for; plain tables in the theme's look (that of pandas)."""
-    page = page.replace("<table>", '<table class="dataframe">')
+    page = page.replace("<table>", '<table class="dataframe metrics">')
     return re.sub(r"\$([^$<>]+)\$", r'<span class="math notranslate nohighlight">\\(\1\\)</span>', page)
 
 
@@ -53,8 +53,8 @@ def plain_mathematics(app, what, name, obj, options, lines):
         verbatim = block or line.lstrip().startswith((">>>", "..."))
         out.append("    " * (block == "table") + line if verbatim else _escape(line))
         last = line.rstrip() or last
-    # Napoleon takes the words before a property's first colon for its type, if they are on the first line.
-    lines[:] = ["", *out] if what in ("property", "attribute", "data") else out
+    # Napoleon takes what precedes a colon on a property's first line for its type: let that line be an empty comment.
+    lines[:] = ["..", "", *out] if what in ("property", "attribute", "data") else out
 
 
 def _escape(line: str) -> str:
