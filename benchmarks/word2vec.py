@@ -2,6 +2,7 @@
 
     python benchmarks/word2vec.py wiki8.xz                          # the table, on this machine's CPU
     python benchmarks/word2vec.py wiki8.xz --device cuda --full     # width infinity, whole text, on a GPU
+    python benchmarks/word2vec.py wiki8.xz --full --dry-run         # what that has to move and to compute
 
 Window 8, 25 negatives, subsampling 1e-4. Tokens a second as gensim counts them: words of the text, in the vocabulary or
 not, over the time of training alone. Runs alternate; the fastest of each counts. Both use gensim's gradient
@@ -11,16 +12,19 @@ not, over the time of training alone. Runs alternate; the fastest of each counts
 import argparse
 import platform
 import time
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
-import gensim
 import numpy as np
 import torch
 
 from tp4lib import datasets
 from tp4lib.device import resolve
+from tp4lib.errors import InputError, fail
 from tp4lib.files import write_json
 from tp4lib.word2vec import Corpus, analogy
+from tp4lib.word2vec.checkpoints import CHECKPOINT
 from tp4lib.word2vec.corpus import open_text
 from tp4lib.word2vec.sampling import Sampler
 from tp4lib.word2vec.train import train
@@ -30,6 +34,8 @@ SENTENCE = 10_000  # words; gensim takes no longer ones
 
 def gensim_speed(path: Path, size: int, width: int, workers: int) -> float:
     """Words a second of one epoch of gensim."""
+    import gensim  # not needed on a bare GPU machine
+
     with open_text(path) as file:
         words = file.read(size).decode().split()
     sentences = [words[i : i + SENTENCE] for i in range(0, len(words), SENTENCE)]
@@ -84,51 +90,109 @@ def copy_bandwidth(device: torch.device) -> float:
     return best
 
 
-def rows_touched(corpus: Corpus, batch_size: int) -> float:
-    """Rows that a batch reads and writes, per position."""
-    sampler = Sampler(corpus.vocab, corpus.ids, batch_size=batch_size, shared=batch_size)
-    rows = positions = 0
-    for number in range(min(sampler.blocks, 8)):
-        block = sampler.block(0, number)
-        for i in range(block.batches):
-            low, high = i * batch_size, min((i + 1) * batch_size, len(block))
-            context = block.tokens[block.first[low:high].min() : block.last[low:high].max()]
-            output = np.concatenate([block.tokens[low:high], block.negatives[i]])
-            rows += len(np.unique(context)) + len(np.unique(output))
-            positions += high - low
-    return rows / positions
+def gpu_name(device: str) -> str | None:
+    return torch.cuda.get_device_name(device) if torch.cuda.is_available() and device != "cpu" else None
 
 
-def full(path: Path, device: str, epochs: int, batch_size: int, max_vocab: int | None) -> dict:
+@dataclass(frozen=True)
+class Work:
+    """What one epoch of a run has to do, counted on some of its blocks.
+
+    Attributes:
+        positions: after subsampling.
+        rows: rows of either matrix that a batch touches, per position.
+        seconds: of drawing one block.
+    """
+
+    positions: float
+    rows: float
+    seconds: float
+
+    @classmethod
+    def count(cls, corpus: Corpus, batch_size: int, shared: int, blocks: int = 24) -> "Work":
+        sampler = Sampler(corpus.vocab, corpus.ids, batch_size=batch_size, shared=shared)
+        numbers = np.unique(np.linspace(0, sampler.blocks - 1, blocks).astype(int))
+        rows = positions = tokens = 0
+        seconds = 0.0
+        for number in numbers.tolist():
+            started = time.perf_counter()
+            block = sampler.block(0, number)
+            seconds += time.perf_counter() - started
+            tokens += sampler.block_size(number)
+            positions += len(block)
+            for i in range(block.batches):
+                low, high = i * batch_size, min((i + 1) * batch_size, len(block))
+                context = block.tokens[block.first[low:high].min() : block.last[low:high].max()]
+                output = np.concatenate([block.tokens[low:high], block.negatives[i]])
+                rows += len(np.unique(context)) + len(np.unique(output))
+        return cls(positions * len(corpus.ids) / tokens, rows / positions, seconds / len(numbers))
+
+
+def full(args: argparse.Namespace) -> dict:
     """Width infinity on the whole text: time, accuracy, and bandwidth for the bytes the method must move.
 
-    These are the rows that a batch touches, each read once and written once, in float32.
+    These are the rows that a batch touches, each read once and written once. Training and evaluation are timed apart;
+    a short run on the first 100 kB, which compiles, is not timed. With ``--dry-run`` the bytes and operations alone.
     """
-    where, corpus = resolve(device), Corpus.load(path, max_vocab=max_vocab)
+    dtype, corpus = (
+        getattr(torch, args.dtype),
+        Corpus.load(args.corpus, max_vocab=args.max_vocab, max_bytes=args.max_bytes),
+    )
+    shared = args.shared_negatives
+    work, n = Work.count(corpus, args.batch_size, shared), len(corpus.vocab)
+    positions = args.epochs * work.positions
+    moved = positions * work.rows * 2 * dtype.itemsize * n
+    result = dict(
+        vocab_size=n, epochs=args.epochs, batch_size=args.batch_size, shared_negatives=shared, dtype=args.dtype,
+        positions=positions, rows_per_position=work.rows, bytes_moved=moved, bytes_parameters=2 * n * n * dtype.itemsize,
+        operations=positions * 6 * shared * n,
+    )  # fmt: skip
+    print(
+        f"width inf, |V| = {n}, {args.epochs} epochs, batches of {args.batch_size} with {shared} negatives, "
+        f"{args.dtype}: parameters {result['bytes_parameters'] / 2**30:.2f} GiB, {positions:.3g} positions, {work.rows:.2f} "
+        f"rows each; "
+        f"must move {moved:.3g} bytes and do {result['operations']:.3g} operations for scores; at 2.4 and 4 TB/s "
+        f"{moved / 2.4e12 / 60:.2g} and {moved / 4e12 / 60:.2g} minutes",
+        flush=True,
+    )
+    if args.dry_run:
+        return result
+    where = resolve(args.device)
     asked = analogy.Questions.load(datasets.find("questions").path)
+    options = dict(
+        device=where, dtype=dtype, batch_size=args.batch_size, shared_negatives=shared, threads=args.threads,
+        engine=args.engine,
+    )  # fmt: skip
+    warm = Corpus.load(args.corpus, max_bytes=100_000)
+    train(warm, "inf", epochs=1, **options)
+    evaluation = []
+
+    def evaluate(embeddings: torch.Tensor):
+        started = time.perf_counter()
+        score = analogy.evaluate(embeddings, corpus.vocab, asked)
+        evaluation.append(time.perf_counter() - started)
+        return score
+
+    if where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(where)
+    checkpoint = args.out_dir and (args.out_dir / CHECKPOINT).exists()
     started = time.perf_counter()
     done = train(
-        corpus,
-        "inf",
-        epochs=epochs,
-        device=where,
-        batch_size=batch_size,
-        evaluate=lambda embeddings: analogy.evaluate(embeddings, corpus.vocab, asked),
-    )
+        corpus, "inf", epochs=args.epochs, **options, evaluate=evaluate, out=args.out_dir, resume=bool(checkpoint)
+    )  # fmt: skip
     wall = time.perf_counter() - started
     seconds = sum(epoch["seconds"] for epoch in done.history)
-    sampler = Sampler(corpus.vocab, corpus.ids)
-    positions = epochs * sum(len(sampler.block(0, k)) for k in range(sampler.blocks))
-    moved = positions * rows_touched(corpus, batch_size) * 2 * 4 * len(corpus.vocab)
-    result = dict(
-        vocab_size=len(corpus.vocab), epochs=epochs, batch_size=batch_size, positions=positions, wall_seconds=wall,
-        seconds=seconds, history=done.history, bytes_moved=moved, bandwidth=moved / seconds,
-        copy_bandwidth=copy_bandwidth(where),
+    copy = copy_bandwidth(where)
+    result |= dict(
+        resumed=bool(checkpoint), wall_seconds=wall, training_seconds=seconds, evaluation_seconds=evaluation,
+        history=done.history, bandwidth=moved / seconds, copy_bandwidth=copy,
+        peak_memory=torch.cuda.max_memory_allocated(where) if where.type == "cuda" else None,
     )  # fmt: skip
     last = done.history[-1]
     print(
-        f"width inf, |V| = {len(corpus.vocab)}, {epochs} epochs: {wall / 60:.1f} min, {last['accuracy']:.2f} % of "
-        f"{last['answered']}; {result['bandwidth'] / 1e9:.0f} GB/s of {result['copy_bandwidth'] / 1e9:.0f} GB/s"
+        f"training {seconds / 60:.2f} min, evaluation {sum(evaluation):.1f} s, all {wall / 60:.2f} min"
+        f"{' (resumed: of this part)' if checkpoint else ''}; {last['accuracy']:.2f} % of {last['answered']}; "
+        f"{moved / seconds / 1e9:.1f} GB/s of {copy / 1e9:.1f} GB/s, {100 * moved / seconds / copy:.0f} %"
     )
     return result
 
@@ -142,21 +206,37 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--full", action="store_true", help="width infinity on the whole text")
-    parser.add_argument("--epochs", type=int, default=15, help="of --full")
-    parser.add_argument("--batch-size", type=int, default=256, help="of --full")
-    parser.add_argument("--max-vocab", type=int, default=None, help="of --full")
     parser.add_argument("--out", type=Path, default=None, help="write the numbers to this JSON file")
+    whole = parser.add_argument_group("of --full")
+    whole.add_argument("--dry-run", action="store_true", help="count bytes and operations, train nothing")
+    whole.add_argument("--epochs", type=int, default=15)
+    whole.add_argument("--batch-size", type=int, default=256)
+    whole.add_argument("--shared-negatives", type=int, default=64)
+    whole.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    whole.add_argument("--engine", choices=("auto", "triton", "torch", "numba"), default="auto")
+    whole.add_argument("--max-vocab", type=int, default=None)
+    whole.add_argument("--max-bytes", type=int, default=None)
+    whole.add_argument(
+        "--out-dir", type=Path, default=None, help="checkpoints; a run that was cut short goes on from them"
+    )
     arguments = parser.parse_args()
+    try:
+        measure(arguments)
+    except InputError as error:
+        fail(str(error))
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Run what was asked for, and write it down."""
     if arguments.full:
-        result = full(
-            arguments.corpus, arguments.device, arguments.epochs, arguments.batch_size, arguments.max_vocab
-        )
+        result = full(arguments)
     else:
         result = table(arguments.corpus, arguments.threads, arguments.repeat, arguments.device)
     if arguments.out:
         machine = dict(
             processor=platform.processor() or platform.machine(), threads=arguments.threads, device=arguments.device,
-            python=platform.python_version(), torch=torch.__version__, gensim=gensim.__version__,
+            python=platform.python_version(), torch=torch.__version__, gpu=gpu_name(arguments.device),
+            gensim=metadata.version("gensim") if not arguments.full else None,
         )  # fmt: skip
         write_json(arguments.out, {"machine": machine, "result": result})
 

@@ -1,5 +1,6 @@
 """``tp4 word2vec`` from end to end: what it writes, how it refuses, and how it survives being stopped."""
 
+import contextlib
 import json
 import os
 import signal
@@ -134,3 +135,58 @@ def test_interrupted_and_killed_it_resumes_to_the_same_vectors(text, tmp_path):
     runs = [json.loads((folder / "metrics.json").read_text()) for folder in (out, tmp_path / "unbroken")]
     assert [e["loss"] for e in runs[0]["history"]] == [e["loss"] for e in runs[1]["history"]]
     assert not [p.name for p in out.iterdir() if p.name.endswith(".part")]
+
+
+# Blocks that take a while, and a checkpoint after each, so that a kill meets every phase of writing one.
+OFTEN = """
+import sys, time, tp4lib.word2vec.train as module
+quick = module._steps
+def slow(*arguments):
+    steps, *rest = quick(*arguments)
+    def waiting(*a):
+        time.sleep(0.005)
+        return steps(*a)
+    return waiting, *rest
+module._steps = slow
+module.train.__kwdefaults__["checkpoint_seconds"] = 0
+from tp4lib.cli import main
+main(["word2vec", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_comes_to_the_same_bits(text, tmp_path):
+    """`kill -9` again and again, each time a little further on or not at all, until the run comes to its end."""
+    asked = ["--corpus", text / "text", "--questions", text / "questions", "--width", "5", "--epochs", "60"]
+    asked += ["--seed", "3"]
+    assert tp4(*asked, "--out", tmp_path / "unbroken") == 0
+    out, moments, killed = tmp_path / "broken", np.random.default_rng(), 0
+    while True:
+        before = written(out)
+        more = ["--resume"] if before else []
+        line = [sys.executable, "-c", OFTEN, *map(str, asked), "--out", str(out), *more]
+        process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=os.environ)
+        if killed < 3:
+            while process.poll() is None and written(out) == before:
+                time.sleep(0.01)  # until it has begun to write: most of its time is Python's start
+            time.sleep(moments.uniform(0, 0.3))
+            process.kill()
+        _, errors = process.communicate(timeout=240)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, errors
+        killed += 1
+    assert killed > 0
+    assert (out / "vectors.bin").read_bytes() == (tmp_path / "unbroken" / "vectors.bin").read_bytes()
+    runs = [json.loads((folder / "metrics.json").read_text()) for folder in (out, tmp_path / "unbroken")]
+    assert [e["loss"] for e in runs[0]["history"]] == [e["loss"] for e in runs[1]["history"]]
+    assert sorted(p.name for p in out.iterdir()) == ["checkpoint.npz", "metrics.json", "vectors.bin"]
+
+
+def written(folder) -> dict[str, int]:
+    """The checkpoints there and when each was written, while files come and go."""
+    times = {}
+    for path in folder.glob("checkpoint*.npz"):
+        with contextlib.suppress(FileNotFoundError):
+            times[path.name] = path.stat().st_mtime_ns
+    return times

@@ -13,7 +13,7 @@ from tp4lib.word2vec.sampling import Block
 from tp4lib.word2vec.shards import ALONE, Shards
 
 POSITIONS = 64  # positions, or rows, that a program works on at a time
-NEGATIVES = 256  # most negatives whose scores a program holds
+NEGATIVES = 64  # whose scores a program of `forward` holds
 COLUMNS = 64  # of a tile
 LAUNCH = dict(
     num_warps=8, num_stages=1
