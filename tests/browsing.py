@@ -44,6 +44,7 @@ def start(profile: Path) -> Any:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     # Named, so that selenium does not look for a driver to download.
     chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    chrome.set_script_timeout(300)  # a busy machine is no fault of the page
     chrome.get("about:blank")
     chrome.get_log("performance")  # what the browser's own first page loads
     return chrome
