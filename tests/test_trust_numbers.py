@@ -55,11 +55,13 @@ def options(**more):
 def test_word2vec_at_rates_that_are_too_large(corpus, tmp_path, short_blocks, engine, negatives, width, lr):
     size = {"batch_size": 1} if negatives == "per-position" else {}
     settings = options(lr=lr, wd=0.0, engine=engine, negatives=negatives, out=tmp_path, **size)
-    refused(
+    line = refused(
         r"diverged in epoch \d, in block \d of 4: (the loss of step \d+ of \d+ is|the \w+ are no longer finite)"
         r".*try a smaller --lr",
         w2v.train, corpus, width, **settings,
     )  # fmt: skip
+    if lr >= 1e12 and (step := re.search(r"step (\d+) of (\d+)", line)):
+        assert int(step[1]) < int(step[2])  # the first such step, not the end of the block
     for path in tmp_path.iterdir():  # whatever was kept on the way is good
         arrays, _ = checkpoint.load(path)
         assert all(np.isfinite(array).all() for array in arrays.values())

@@ -289,6 +289,6 @@ def _all_batches(
         )  # fmt: skip
         _forget(at, rows)
         total += loss
-        if not math.isfinite(total):
+        if not total < np.inf:  # NaN, too; `isfinite` subtracts, which the compiler may reorder to 0
             return total, i + 1
     return total, len(rates)
