@@ -128,7 +128,7 @@ def _checked(preset: str, data_dir: Path | None, device: str, workers: int, thre
     """The device that ``device`` means here; refuses what cannot run before anything is written."""
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; expected one of {', '.join(PRESETS)}; try --preset ci")
-    if data_dir is not None and not data_dir.is_dir():
+    if data_dir is not None and not os.path.isdir(data_dir):
         raise InputError(
             f"no data folder {data_dir}; expected a folder; choose another --data-dir, or leave it out"
         )
@@ -161,7 +161,7 @@ def gather(out: Path, workers: int, **asked: Any) -> dict[str, Any]:
         asked: for `tp4lib.provenance.record`.
     """
     reports, runs, failed = {}, {}, {}
-    for path in sorted(out.glob("*/run.json")):
+    for path in sorted(out.glob("[0-9][0-9]_*/run.json")):
         name, this = path.parent.name, json.loads(path.read_text("utf-8"))
         runs[name] = {key: this[key] for key in ("seconds", "ok", "peak_memory_bytes", "disk_bytes")}
         if this["error"]:
