@@ -1,8 +1,8 @@
 """The step of `cbow.torch_steps` on a GPU: three Triton kernels a batch, and no waiting for the device.
 
 Of a batch: (a) `forward`: hidden means and the scores of negatives and targets, tile of columns by tile; a sum
-over tiles, and over ranks; (b) `gradients`, of a few thousand numbers; (c) `update`: each touched row is read and written
-once, for every tile of columns by one program, so that no two programs meet. Means over contexts, and their
+over tiles, and over ranks; (b) `gradients`, of a few thousand numbers; (c) `update`: each touched row is read and
+written once, for every tile of columns by one program, so that no two programs meet. Means over contexts, and their
 transposes, are products with a band of zeros and ones. The plan of a block is made on the device; the CPU only draws
 the next one. All sums are taken in a fixed order.
 
