@@ -144,14 +144,13 @@ def full(args: argparse.Namespace) -> dict:
     moved = positions * work.rows * 2 * dtype.itemsize * n
     result = dict(
         vocab_size=n, epochs=args.epochs, batch_size=args.batch_size, shared_negatives=shared, dtype=args.dtype,
-        positions=positions, rows_per_position=work.rows, bytes_moved=moved, bytes_parameters=2 * n * n * dtype.itemsize,
+        positions=positions, rows_per_position=work.rows, bytes_moved=moved, bytes_parameters=2 * n * n * dtype.itemsize,  # noqa: E501
         operations=positions * 6 * shared * n,
     )  # fmt: skip
     print(
         f"width inf, |V| = {n}, {args.epochs} epochs, batches of {args.batch_size} with {shared} negatives, "
-        f"{args.dtype}: parameters {result['bytes_parameters'] / 2**30:.2f} GiB, {positions:.3g} positions, {work.rows:.2f} "
-        f"rows each; "
-        f"must move {moved:.3g} bytes and do {result['operations']:.3g} operations for scores; at 2.4 and 4 TB/s "
+        f"{args.dtype}: parameters {result['bytes_parameters'] / 2**30:.2f} GiB, {positions:.3g} positions, "
+        f"{work.rows:.2f} rows each; must move {moved:.3g} bytes and do {result['operations']:.3g} operations for scores; at 2.4 and 4 TB/s "  # noqa: E501
         f"{moved / 2.4e12 / 60:.2g} and {moved / 4e12 / 60:.2g} minutes",
         flush=True,
     )
@@ -211,7 +210,7 @@ def main() -> None:
     whole.add_argument("--dry-run", action="store_true", help="count bytes and operations, train nothing")
     whole.add_argument("--epochs", type=int, default=15)
     whole.add_argument("--batch-size", type=int, default=256)
-    whole.add_argument("--shared-negatives", type=int, default=64)
+    whole.add_argument("--shared-negatives", type=int, default=128)
     whole.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     whole.add_argument("--engine", choices=("auto", "triton", "torch", "numba"), default="auto")
     whole.add_argument("--max-vocab", type=int, default=None)

@@ -91,8 +91,8 @@ def train(
             matrix products.
         batch_size: positions an SGD step sums over. Default: per-position 1 (the sequential algorithm; 16 where numba
             is missing and on a GPU); shared 32, on a GPU 256.
-        shared_negatives: K; default three for every four positions of a batch, on a GPU, whose batches are larger,
-            one.
+        shared_negatives: K; default three for every four positions of a batch, on a GPU two. With k for each
+            position a draw weighs ``batch_size k / K`` in a step: from about 100 on training may diverge.
         subsample: threshold t of `keep_probability`.
         window_gradient: "mean" (the true gradient) or "sum" (gensim's), see `StepSettings`.
         seed: for the start, the windows and the negatives; the latter two are the same at all widths.
@@ -140,7 +140,7 @@ def train(
         num_negatives=num_negatives,
         subsample=subsample,
         batch_size=batch_size,
-        shared=(shared_negatives or -(-(3 if on_cpu else 1) * batch_size // 4)) if shared else None,
+        shared=(shared_negatives or -(-(3 if on_cpu else 2) * batch_size // 4)) if shared else None,
         lr=lr,
         epochs=epochs,
         seed=seed,
