@@ -402,7 +402,7 @@ def test_checkpoint_headers(folder, header):
 
 # -- the command line -----------------------------------------------------------------------------------------------
 
-COMMAND = typer.main.get_command(cli.app)
+COMMAND = typer.main.get_command(cli.build())
 ODD = [
     "", " ", "-", "--", "0", "1", "-1", "2", "3.5", "1e3", "nan", "inf", "-inf", "1e400", str(10**12),
     str(10**25), "-" + "9" * 30, "true", "None", "x" * 300, "é", "日本", "a b", "a\nb", "\t", "\udcff", "%s",
