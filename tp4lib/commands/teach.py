@@ -16,6 +16,6 @@ def teach(
         Path | None, typer.Option(help="Folder of the student versions; default runs/students.")
     ] = None,
 ) -> None:
-    """Write student versions: no answers, no outputs, places to write in. The originals are the teacher's."""
+    """Write student versions: no answers, places to write in. The originals are the teacher's."""
     out = out or (paths.checkout() or Path.cwd()) / "runs" / "students"
     classes.write_students(runner.notebooks(notebook), out)
