@@ -21,7 +21,7 @@ from tp4lib.program import FiniteWidth, InfiniteWidth, train_mlp, train_rnn
 from tp4lib.sweep import sweep
 from tp4lib.word2vec import CBOW, Corpus, fast
 from tp4lib.word2vec import train as w2v
-from tp4lib.word2vec.cbow import torch_steps
+from tp4lib.word2vec.cbow import Diverged, require_finite, torch_steps
 from tp4lib.word2vec.checkpoints import CHECKPOINT
 
 numba = pytest.param("numba", marks=pytest.mark.skipif(fast.numba is None, reason="numba is not installed"))
@@ -89,7 +89,7 @@ def test_word2vec_with_one_wrong_number(corpus, tmp_path, monkeypatch, short_blo
     settings = options(engine=engine, out=tmp_path)
     steps = torch_steps if engine == "torch" else fast.numba_steps
     with monkeypatch.context() as patch:
-        patch.setattr(w2v, "_steps", lambda *_: (poisoned(steps, matrix, value, 3), 1))
+        patch.setattr(w2v, "_steps", lambda *_: (poisoned(steps, matrix, value, 3), 1, 1))
         says = f"diverged in epoch 1, in block 3 of 4: the {matrix} are no longer finite"
         refused(says, w2v.train, corpus, 6, **settings)
     arrays, meta = checkpoint.load(tmp_path / CHECKPOINT)
@@ -112,8 +112,23 @@ def test_word2vec_at_the_edge_of_float32(corpus, tmp_path, engine, matrix):
         assert all(np.isfinite(array).all() for array in checkpoint.load(path)[0].values())
 
 
+@pytest.mark.skipif(fast.numba is None, reason="numba is not installed")
+@pytest.mark.parametrize("look", [require_finite, fast.require_finite])
+@pytest.mark.parametrize("matrix", ["embeddings", "readout"])
+def test_both_looks_see_what_is_not_finite_in_the_rows_of_a_block(corpus, look, matrix):
+    block = w2v.Sampler(corpus.vocab, corpus.ids[:50], batch_size=8, shared=4, subsample=0).block(0, 0)
+    model = CBOW(40, 6)
+    look(model, block)
+    getattr(model, matrix)[int(block.tokens[-1])] = 3e38  # the row is finite, its sum is not
+    look(model, block)
+    for value in BAD:
+        getattr(model, matrix)[int(block.tokens[-1]), 5] = value
+        with pytest.raises(Diverged, match=f"the {matrix} are no longer finite"):
+            look(model, block)
+
+
 def test_a_hidden_infinity_in_bfloat16_is_noticed(corpus, tmp_path, monkeypatch, short_blocks):
-    monkeypatch.setattr(w2v, "_steps", lambda *_: (poisoned(torch_steps, "readout", math.inf, 2), 1))
+    monkeypatch.setattr(w2v, "_steps", lambda *_: (poisoned(torch_steps, "readout", math.inf, 2), 1, 1))
     settings = options(engine="torch", dtype=torch.bfloat16, out=tmp_path)
     refused("in block 2 of 4: the readout are no longer finite", w2v.train, corpus, 6, **settings)
     assert checkpoint.load(tmp_path / CHECKPOINT)[1]["state"]["block"] == 1

@@ -257,20 +257,24 @@ def torch_steps(
     return loss, len(block)
 
 
+def changed_rows(model: CBOW, block: Block) -> dict[str, np.ndarray]:
+    """The rows of each matrix that training on a block has changed."""
+    touched = np.zeros((2, model.vocab_size), dtype=bool)
+    touched[:, block.tokens] = True
+    touched[1, block.negatives.ravel()] = True
+    return {name: np.flatnonzero(words) for name, words in zip(("embeddings", "readout"), touched)}
+
+
 def require_finite(model: CBOW, block: Block, shards: Shards = ALONE) -> None:
     """Look at the rows that training on a block has changed: scores may hide what has overflowed.
 
     Raises:
         Diverged: one of them is not finite, on some rank.
     """
-    touched = np.zeros((2, model.vocab_size), dtype=bool)
-    touched[:, block.tokens] = True
-    touched[1, block.negatives.ravel()] = True
-    for name, words in zip(("embeddings", "readout"), touched):
+    for name, rows in changed_rows(model, block).items():
         matrix = getattr(model, name)
-        rows = torch.from_numpy(np.flatnonzero(words)).to(matrix.device)
-        finite = all(torch.isfinite(matrix[part]).all() for part in rows.split(256))
-        if shards.any(not finite):
+        parts = torch.from_numpy(rows).to(matrix.device).split(256)
+        if shards.any(not all(torch.isfinite(matrix[part]).all() for part in parts)):
             raise Diverged(f"the {name} are no longer finite")
 
 

@@ -14,7 +14,7 @@ import math
 import numpy as np
 import torch
 
-from tp4lib.word2vec.cbow import CBOW, Diverged, StepSettings
+from tp4lib.word2vec.cbow import CBOW, Diverged, StepSettings, changed_rows
 from tp4lib.word2vec.sampling import Block
 
 try:
@@ -62,6 +62,16 @@ def numba_steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[floa
     return float(loss), len(block)
 
 
+def require_finite(model: CBOW, block: Block) -> None:
+    """`cbow.require_finite`, at a twentieth of the time of a step."""
+    for name, rows in changed_rows(model, block).items():
+        matrix = getattr(model, name).numpy()
+        while (suspect := _not_finite(matrix, rows)) >= 0:
+            if not np.isfinite(matrix[rows[suspect]]).all():
+                raise Diverged(f"the {name} are no longer finite")
+            rows = rows[suspect + 1 :]  # its sum alone is too large
+
+
 @functools.cache
 def _blas():
     import numba.np.linalg  # noqa: F401  (loads the library that numba calls)
@@ -106,6 +116,18 @@ def sigmoids(S, q):
             e = S.dtype.type(math.exp(s))
             q[i, j] = 1 / (1 + e)
             S[i, j] = e * q[i, j]
+
+
+@jit
+def _not_finite(matrix, rows):
+    """The place in ``rows`` of the first row whose sum is not finite, or -1."""
+    for i in range(len(rows)):
+        row, total = matrix[rows[i]], matrix.dtype.type(0)
+        for c in range(len(row)):
+            total += row[c]
+        if not abs(total) < np.inf:
+            return i
+    return -1
 
 
 @jit
