@@ -40,9 +40,8 @@ def train_widths(
         InputError: as `train` does.
     """
     trained = {}
-    text = hashlib.sha256(corpus.ids.tobytes()).hexdigest()
     for width in widths:
-        what = [str(width), settings, corpus.vocab.words, text]
+        what = [str(width), settings, corpus.vocab.words, corpus.digest]
         digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:8]
         place = Path(folder) / f"width-{width}-{digest}"
         trained[width] = train(
