@@ -46,9 +46,9 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The outputs that are committed: real data (TP4_DATA, or downloaded), under an hour on two cores.
+# The outputs that are committed: real data (TP4_DATA, or downloaded), about an hour on two cores.
 laptop: $(READY)
-	$(BIN)/tp4 reproduce --preset laptop --out runs/laptop --in-place
+	$(BIN)/tp4 reproduce --preset laptop --out runs/laptop --workers 2 --in-place
 
 install: $(READY)
 
