@@ -147,7 +147,7 @@ def _meta(file: archives.Zip, path: str | Path) -> dict[str, Any]:
     version, meta = header["version"], header["meta"]
     if version != VERSION:
         raise InputError(
-            f"{path} has checkpoint version {version}; this program reads version {VERSION}; "
+            f"{path} has checkpoint version {version!r}; this program reads version {VERSION}; "
             "start again without --resume, or finish with the version of tp4 that wrote it"
         )
     if not isinstance(meta, dict):
