@@ -283,9 +283,11 @@ class _Run:
         def work(number: int) -> tuple[float | torch.Tensor, int]:
             block = self.sampler.block(state["epoch"], number)
             result = self.steps(self.model, block, self.step)
-            if (
+            if self.steps is fast.numba_steps:
+                fast.require_finite(self.model, block)
+            elif (
                 self.model.embeddings.device.type == "cpu"
-            ):  # on a GPU, to look after each block would be to wait for it
+            ):  # on a GPU, to look would be to wait for each block
                 require_finite(self.model, block, self.shards)
             return result
 
