@@ -85,13 +85,10 @@ class Stream:
         return self
 
     def read(self, size: int = -1) -> bytes:
-        """Up to ``size`` bytes; an empty result is the end."""
-        if self._ahead and size != 0:
-            data, self._ahead = self._ahead, b""
-            if 0 < size < len(data):
-                data, self._ahead = data[:size], data[size:]
-            return data
-        return self._fresh(size)
+        """``size`` bytes, or all that are left where these are fewer or ``size`` is negative."""
+        data = self._ahead if size < 0 else self._ahead[:size]
+        self._ahead = self._ahead[len(data) :]
+        return data + self._fresh(size - len(data) if size >= 0 else -1)
 
     def _fresh(self, size: int) -> bytes:
         with reasons():
@@ -152,8 +149,8 @@ def text(path: Path) -> Iterator[Stream]:
 
 _UNPACKED = {
     ".gz": lambda raw: gzip.GzipFile(fileobj=raw),
-    ".xz": lambda raw: _Streams(raw, lzma.LZMADecompressor),
-    ".bz2": lambda raw: _Streams(raw, bz2.BZ2Decompressor),
+    ".xz": lambda raw: io.BufferedReader(_Streams(raw, lzma.LZMADecompressor)),
+    ".bz2": lambda raw: io.BufferedReader(_Streams(raw, bz2.BZ2Decompressor)),
 }
 
 
