@@ -1,33 +1,44 @@
-"""The benchmark of the full run, at a size for tests: the path that a GPU takes is the one tested here."""
+"""The benchmarks at a size for tests; of the full run, the path that a GPU takes is the one tested here."""
 
 import importlib.util
 import json
+import lzma
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "word2vec.py"
+SCRIPTS = Path(__file__).parent.parent / "benchmarks"
+
+
+def script(name: str):
+    specification = importlib.util.spec_from_file_location(f"{name}_benchmark", SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module  # where dataclasses look for it
+    specification.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    specification = importlib.util.spec_from_file_location("word2vec_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
-    yield module
-    del sys.modules[specification.name]
+    return script("word2vec")
 
 
 @pytest.fixture
-def full(benchmark, tmp_path, monkeypatch):
-    """Run ``benchmarks/word2vec.py --full`` on a small text; return the numbers it wrote."""
-    text, numbers = tmp_path / "text", tmp_path / "numbers.json"
-    rng = np.random.default_rng(0)
+def text(tmp_path) -> Path:
+    path, rng = tmp_path / "text.xz", np.random.default_rng(0)
     words = ["athens", "greece", "oslo", "norway", "paris", "france"] + [f"w{i}" for i in range(60)]
-    text.write_text(" ".join(words[i] for i in np.minimum(rng.zipf(1.2, 20_000) - 1, 65)))
+    path.write_bytes(
+        lzma.compress(" ".join(words[i] for i in np.minimum(rng.zipf(1.2, 40_000) - 1, 65)).encode())
+    )
+    return path
+
+
+@pytest.fixture
+def full(benchmark, text, tmp_path, monkeypatch):
+    """Run ``benchmarks/word2vec.py --full`` on a small text; return the numbers it wrote."""
+    numbers = tmp_path / "numbers.json"
     monkeypatch.setattr(benchmark, "copy_bandwidth", lambda device: 1e9)
 
     def run(*more) -> dict:
@@ -70,3 +81,45 @@ def test_bad_input_is_one_line(full, capsys, monkeypatch):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "the triton engine needs" in error
+
+
+def test_both_libraries_train_on_the_whole_text(benchmark, text, tmp_path, monkeypatch):
+    pytest.importorskip("gensim")
+    seen, numbers = [], tmp_path / "numbers.json"
+    speed = benchmark.gensim_speed
+
+    def spied(path, size, width, workers):
+        with benchmark.open_text(path) as file:
+            seen.append(len(file.read(size).split()))
+        return speed(path, size, width, workers)
+
+    monkeypatch.setattr(benchmark, "gensim_speed", spied)
+    monkeypatch.setattr(
+        sys, "argv", ["word2vec.py", str(text), "--repeat", "1", "--threads", "1", "--out", str(numbers)]
+    )
+    benchmark.main()
+    rows = json.loads(numbers.read_text())["result"]
+    assert [row["columns"] for row in rows] == [64, 256, 1024, 66]
+    assert all(row["ratio"] == row["tp4"] / row["gensim"] > 0 for row in rows)
+    assert seen == [40_000] * 4
+
+
+def test_the_way_to_gensim_goes_on_where_it_stopped(text, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("gensim")
+    way, out = script("word2vec_gensim"), tmp_path / "way.json"
+
+    def run(*more: str) -> dict:
+        line = ["word2vec_gensim.py", str(text), "--epochs", "1", "--out", str(out), *more]
+        monkeypatch.setattr(sys, "argv", line)
+        way.main()
+        return json.loads(out.read_text())
+
+    first = run("--widths", "8")
+    assert [row["change"] for row in first["runs"]] == list(way.RUNS)
+    assert len({row["loss"] for row in first["runs"] if "loss" in row}) == len(way.RUNS) - 1  # all differ
+    assert len({row["answered"] for row in first["runs"]}) == 1
+    assert run("--widths", "8", "16")["runs"][: len(first["runs"])] == first["runs"]
+    with pytest.raises(SystemExit) as end:
+        run("--seed", "1")
+    assert end.value.code == 2
+    assert "other settings" in capsys.readouterr().err.splitlines()[-1]

@@ -60,6 +60,10 @@ def test_load_equals_counting_by_hand(tmp_path, monkeypatch, suffix, pack):
     else:
         with (pack or open)(path, "wb") as file:
             file.write(text.encode())
+    size = len(text.encode())
+    assert size > 200_000  # more than an unpacker gives at once
+    with corpus_module.open_text(path) as file:
+        assert [len(file.read(n)) for n in (2, size - 3, 0, 9, 1)] == [2, size - 3, 0, 1, 0]
     words, counts, ids = plain(text, 5)
     corpus = Corpus.load(path)
     assert corpus.vocab.words == words

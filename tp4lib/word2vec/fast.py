@@ -74,14 +74,18 @@ def require_finite(model: CBOW, block: Block) -> None:
 
 @functools.cache
 def _blas():
-    import numba.np.linalg  # noqa: F401  (loads the library that numba calls)
+    import scipy.linalg.cython_blas  # noqa: F401  (numba calls its library, and loads it only when it compiles)
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController().select(user_api="blas")
 
 
 def single_blas():
-    """A context in which each product runs on the thread that asks for it; threads are given whole tasks instead."""
+    """A context in which each product runs on the thread that asks for it; threads are given whole tasks instead.
+
+    Some libraries count threads per process, and then only the first of several callers sets their number; others count
+    per thread. Enter it before threads start, and in each of them.
+    """
     try:
         return _blas().limit(limits=1)
     except ImportError:  # pragma: no cover - then OPENBLAS_NUM_THREADS=1 does the same

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,8 +91,10 @@ def train(
             matrix products.
         batch_size: positions an SGD step sums over. Default: per-position 1 (the sequential algorithm; 16 where numba
             is missing and on a GPU); shared 32, on a GPU 256.
-        shared_negatives: K; default three for every four positions of a batch, on a GPU two. With k for each
-            position a draw weighs ``batch_size k / K`` in a step: from about 100 on training may diverge.
+        shared_negatives: K; default three for every four positions of a batch, on a GPU two, and with gensim's gradient
+            three for every position (it makes larger steps; with fewer draws these are too noisy to learn well
+            from, see benchmarks/results/word2vec_gensim.json). With k for each position a draw weighs
+            ``batch_size k / K`` in a step: from about 100 on training may diverge.
         subsample: threshold t of `keep_probability`.
         window_gradient: "mean" (the true gradient) or "sum" (gensim's), see `StepSettings`.
         seed: for the start, the windows and the negatives; the latter two are the same at all widths.
@@ -128,11 +130,13 @@ def train(
         raise InputError(f"threads {threads}; expected at least 1; try --threads 1")
     if lr <= 0 or wd < 0 or not lr * wd < 1:
         raise InputError(f"lr {lr}, wd {wd}; expected lr > 0 and 0 <= wd < 1 / lr; try --lr 0.05 --wd 1e-3")
+    step = StepSettings(wd, window_gradient, input_rate)
     shared = negatives == "shared"
     on_cpu = device.type == "cpu"
     if batch_size is None:
         alone = 1 if on_cpu and fast.numba is not None and engine != "torch" else 16
         batch_size = (32 if on_cpu else 256) if shared else alone
+    share = 3.0 if window_gradient == "sum" else 0.75 if on_cpu else 0.5  # draws for each position of a batch
     sampler = Sampler(
         corpus.vocab,
         corpus.ids,
@@ -140,12 +144,11 @@ def train(
         num_negatives=num_negatives,
         subsample=subsample,
         batch_size=batch_size,
-        shared=(shared_negatives or -(-(3 if on_cpu else 2) * batch_size // 4)) if shared else None,
+        shared=(shared_negatives or math.ceil(share * batch_size)) if shared else None,
         lr=lr,
         epochs=epochs,
         seed=seed,
     )
-    step = StepSettings(wd, window_gradient, input_rate)
     settings = {
         "width": "inf" if width == math.inf else width,
         "epochs": epochs,
@@ -253,6 +256,7 @@ class _Run:
         done = state["epoch"] * tokens + state["block"] * self.sampler.block_tokens
         desc = f"width {self.settings['width']}"
         with (
+            fast.single_blas() if self.steps is fast.numba_steps else nullcontext(),
             _stop_request() as stop,
             bar(total=epochs * tokens, desc=desc, unit="tok", initial=done) as progress,
         ):
