@@ -1,5 +1,12 @@
 """Sliders: each position draws one figure, and none of it happens in a run without a reader."""
 
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
@@ -83,3 +90,89 @@ def test_in_a_kernel_the_sliders_come_and_under_the_runner_they_do_not(monkeypat
         assert any(mime in output.get("data", {}) for output in outputs) == bool(mime)
         # What the sliders draw is part of the widget's state; what is printed without them is plain output.
         assert words in str(done.metadata.get("widgets", "")) + str(outputs)
+
+
+LIVE = """
+import matplotlib.pyplot as plt
+from tp4lib import widgets
+
+def draw(width):
+    plt.figure(figsize=(3, 2))
+    plt.plot(range(width))
+
+widgets.explore(draw, width=[4, 8, 16])
+"""
+
+
+@contextlib.contextmanager
+def jupyter_lab(folder):
+    """JupyterLab on a free port of this machine, without a password, with settings of its own: its address."""
+    places = {f"JUPYTER_{what}_DIR": str(folder / what.lower()) for what in ("RUNTIME", "CONFIG", "DATA")}
+    line = [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0"),
+        *("--IdentityProvider.token=", f"--ServerApp.root_dir={folder}", "--LabApp.news_url="),
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
+    environment = {k: v for k, v in os.environ.items() if k not in ("TP4_OUT", "MPLBACKEND")} | places
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(line, env=environment, stdout=log, stderr=log) as server,
+    ):
+        try:
+            yield json.loads(
+                wait(lambda: [p.read_text() for p in folder.glob("runtime/jpserver-*.json")])[0]
+            )["url"]
+        finally:
+            server.terminate()
+
+
+def wait(found, seconds: float = 120):
+    """What ``found()`` returns, once it is something."""
+    until = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < until, "it did not come"
+        time.sleep(0.2)
+    return result
+
+
+def test_a_reader_moves_a_slider_in_jupyter_lab(browser, tmp_path):
+    pytest.importorskip("jupyterlab")
+    import browsing
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    cells = [nbformat.v4.new_code_cell(LIVE)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), tmp_path / "live.ipynb"
+    )
+
+    def seen(selector):
+        return [
+            element for element in browser.find_elements("css selector", selector) if element.is_displayed()
+        ]
+
+    def pictures():
+        return [image.get_attribute("src") for image in seen(".jp-OutputArea img")]
+
+    def run():
+        """Shift-Enter in the first cell, where it has not run: Jupyter forgets it until the kernel is connected."""
+        cell = seen(".jp-CodeCell .cm-content")
+        if cell and not seen(".jp-OutputArea-output"):
+            cell[0].click()
+            ActionChains(browser).key_down(Keys.SHIFT).send_keys(Keys.ENTER).key_up(Keys.SHIFT).perform()
+            with contextlib.suppress(AssertionError):
+                wait(lambda: seen(".jp-OutputArea-output"), seconds=10)
+
+    with jupyter_lab(tmp_path) as address:
+        browsing.resize(browser, "desktop")
+        browser.get(f"{address}lab/tree/live.ipynb?reset")
+        try:
+            handle = wait(lambda: run() or seen(".noUi-handle"))[0]
+            first = wait(pictures)
+            handle.send_keys(Keys.ARROW_RIGHT)
+            second = wait(lambda: pictures() if pictures() != first else None)
+            assert len(first) == len(second) == 1
+            assert seen(".widget-readout")[0].text == "8"
+        finally:
+            browser.get("about:blank")
