@@ -344,3 +344,14 @@ print(json.dumps([*inside, blas()]))
     assert set(first.values()) == set(second.values()) == {1}
     if os.cpu_count() > 1:
         assert min(after.values()) > 1
+
+
+def test_gensims_gradient_draws_more_negatives(corpus):
+    drawn = {
+        (gradient, batch): train(corpus, 4, epochs=1, window_gradient=gradient, batch_size=batch).settings[
+            "shared_negatives"
+        ]
+        for gradient in ("mean", "sum")
+        for batch in (32, 10)
+    }
+    assert drawn == {("mean", 32): 24, ("mean", 10): 8, ("sum", 32): 96, ("sum", 10): 30}
