@@ -168,7 +168,10 @@ class StepSettings:
 
 
 def _matrix(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros; on a GPU rows start at multiples of 128 bytes, so that a piece of a row touches no line too many."""
+    """Zeros; on a GPU rows start at multiples of 128 bytes, so that a piece of a row touches no line too many.
+
+    What lies between rows is zero, and is to stay so: an engine may read it as columns of zeros.
+    """
     line = 128 // dtype.itemsize if device.type == "cuda" else 1
     return torch.zeros(rows, -(-columns // line) * line, dtype=dtype, device=device)[:, :columns]
 

@@ -13,7 +13,7 @@ float32), with batches of 256 positions and 128 shared negatives (`benchmarks/wo
   62 s at 2.4 TB/s and 37 s at 4 TB/s. `forward` reads them once more, since scores come before changes: 93 s and 56 s.
   So two thirds of the copy bandwidth is the most that can be shown for the bytes the method must move.
 * products: 6 x 128 operations a position and column for scores, 6 x 96 for contexts: 1.28e16. At float32's own 67e12 a
-  second these are 191 s; as three TF32 products for one (`PRECISION`) 77 s at 495e12 a second.
+  second these are 191 s; as three TF32 products for one (`PRECISION`), two for contexts, 67 s at 495e12 a second.
 * so ten minutes look feasible, half of the copy bandwidth tight. Nothing here has been timed on a GPU.
 
 Larger batches share more rows, but sum the steps of a frequent word without looking. A draw weighs 25 B / K: at 33 (256
@@ -87,7 +87,8 @@ def triton_steps(
     at_once = max(1, min(16, 8192 // wide))
     loss = torch.zeros(block.batches, -(-batch // at_once), dtype=dtype, device=E.device)
     kind = dict(FLOAT=tl.float64 if dtype == torch.float64 else tl.float32)
-    tile = dict(POSITIONS=POSITIONS, EDGE=_power(plan.window), COLUMNS=COLUMNS, PRECISION=PRECISION, **kind)
+    precision = PRECISION if dtype == torch.float32 else "ieee"
+    tile = dict(POSITIONS=POSITIONS, EDGE=_power(plan.window), COLUMNS=COLUMNS, PRECISION=precision, **kind)
     tile |= LAUNCH
     for i in range(block.batches):
         low = i * batch

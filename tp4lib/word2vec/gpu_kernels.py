@@ -12,22 +12,26 @@ constexpr = tl.constexpr
 
 
 @triton.jit
-def _rows(base, row, column, n, stride, FLOAT: constexpr):
-    """The tile of ``column`` of the rows ``row``; zeros where the row is -1 or the column is past the end."""
-    there = (row >= 0)[:, None] & (column < n)[None, :]
+def _rows(base, row, column, stride, FLOAT: constexpr):
+    """The tile of ``column`` of the rows ``row``; zeros where the row is -1.
+
+    Rows end at ``stride``, a whole number of memory lines: what is past the last column is zero and stays zero, and
+    so numbers are read four at a time.
+    """
+    there = (row >= 0)[:, None] & (column < stride)[None, :]
     return tl.load(base + row.to(tl.int64)[:, None] * stride + column[None, :], mask=there, other=0.0).to(
         FLOAT
     )
 
 
 @triton.jit
-def _put_rows(base, row, column, n, stride, value, seed, FLOAT: constexpr, ROUND: constexpr):
+def _put_rows(base, row, column, stride, value, seed, FLOAT: constexpr, ROUND: constexpr):
     """Write rows; with ROUND to bfloat16, up or down at random with the right mean.
 
     A bfloat16 is the upper half of a float32's bits: a random carry into it goes up as often as the lower half says.
     Random bits are a function of (seed, row, column) alone: Philox for a row, a mixing of bits along it.
     """
-    there = (row >= 0)[:, None] & (column < n)[None, :]
+    there = (row >= 0)[:, None] & (column < stride)[None, :]
     if ROUND:
         key = tl.randint(seed, row).to(tl.uint32, bitcast=True)
         x = key[:, None] + column.to(tl.uint32)[None, :] * 0x9E3779B9
@@ -54,8 +58,18 @@ def _sees(place, left, right, j, FLOAT: constexpr):
 
 
 @triton.jit
+def _banded(band, x, FLOAT: constexpr, PRECISION: constexpr):
+    """``band @ x``, the band of zeros and ones: TF32 holds them, so that two products are as exact as three."""
+    if PRECISION == "tf32x3":
+        upper = (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+        return tl.dot(band, upper, input_precision="tf32") + tl.dot(band, x - upper, input_precision="tf32")
+    else:
+        return tl.dot(band, x, input_precision=PRECISION)
+
+
+@triton.jit
 def _hidden(
-    E, tokens, first, last, place, low, size, total, column, n, stride,
+    E, tokens, first, last, place, low, size, total, column, stride,
     POSITIONS: constexpr, EDGE: constexpr, FLOAT: constexpr, PRECISION: constexpr,
 ):  # fmt: skip
     """Means over the contexts of POSITIONS neighbours, as products: of a band with the rows of their neighbourhood."""
@@ -64,22 +78,16 @@ def _hidden(
     before = start - EDGE + tl.arange(0, EDGE)
     after = start + POSITIONS + tl.arange(0, EDGE)
     word = tl.load(tokens + place, mask=place < total, other=-1)
-    h = tl.dot(
-        _sees(place, left, right, place, FLOAT),
-        _rows(E, word, column, n, stride, FLOAT),
-        input_precision=PRECISION,
+    h = _banded(
+        _sees(place, left, right, place, FLOAT), _rows(E, word, column, stride, FLOAT), FLOAT, PRECISION
     )
     word = tl.load(tokens + before, mask=before >= 0, other=-1)
-    h += tl.dot(
-        _sees(place, left, right, before, FLOAT),
-        _rows(E, word, column, n, stride, FLOAT),
-        input_precision=PRECISION,
+    h += _banded(
+        _sees(place, left, right, before, FLOAT), _rows(E, word, column, stride, FLOAT), FLOAT, PRECISION
     )
     word = tl.load(tokens + after, mask=after < total, other=-1)
-    h += tl.dot(
-        _sees(place, left, right, after, FLOAT),
-        _rows(E, word, column, n, stride, FLOAT),
-        input_precision=PRECISION,
+    h += _banded(
+        _sees(place, left, right, after, FLOAT), _rows(E, word, column, stride, FLOAT), FLOAT, PRECISION
     )
     return h / tl.maximum(right - left - 1, 1).to(FLOAT)[:, None]
 
@@ -102,7 +110,7 @@ def _seen_by(
         left, right = _window(first, last, p, low, size)
         there = (p >= low) & (p < low + size)
         d = tl.load(room_d + (p - low)[:, None] * COLUMNS + offset[None, :], mask=there[:, None], other=0.0)
-        total += tl.dot(tl.trans(_sees(p, left, right, j, FLOAT)), d, input_precision=PRECISION)
+        total += _banded(tl.trans(_sees(p, left, right, j, FLOAT)), d, FLOAT, PRECISION)
     return total
 
 
@@ -129,25 +137,11 @@ def forward(
     for tile in range(split, tl.cdiv(n, COLUMNS), splits):
         column = tile * COLUMNS + tl.arange(0, COLUMNS)
         h = _hidden(
-            E,
-            tokens,
-            first,
-            last,
-            place,
-            low,
-            size,
-            total,
-            column,
-            n,
-            stride,
-            POSITIONS,
-            EDGE,
-            FLOAT,
-            PRECISION,
+            E, tokens, first, last, place, low, size, total, column, stride, POSITIONS, EDGE, FLOAT, PRECISION
         )
-        N = _rows(R, m, column, n, stride, FLOAT)
+        N = _rows(R, m, column, stride, FLOAT)
         S += tl.dot(h, tl.trans(N), input_precision=PRECISION)
-        s += tl.sum(h * _rows(R, target, column, n, stride, FLOAT), 1)
+        s += tl.sum(h * _rows(R, target, column, stride, FLOAT), 1)
     partial += split.to(tl.int64) * batch * (K + 1)
     tl.store(partial + b[:, None] * K + k[None, :], S, mask=inside[:, None] & (k < K)[None, :])
     tl.store(partial + batch * K + b, s, mask=inside & (tl.program_id(1) == 0))
@@ -240,7 +234,6 @@ def update(
                 size,
                 total,
                 column,
-                n,
                 stride,
                 POSITIONS,
                 EDGE,
@@ -249,13 +242,13 @@ def update(
             )
             own = inside & (tl.load(member + place, mask=inside, other=0) < 0)
             g = tl.load(G + batch * K + b, mask=own, other=0.0)
-            d = g[:, None] * _rows(R, tl.load(tokens + place, mask=own, other=-1), column, n, stride, FLOAT)
+            d = g[:, None] * _rows(R, tl.load(tokens + place, mask=own, other=-1), column, stride, FLOAT)
             for k0 in range(0, K, POSITIONS):
                 k = k0 + lane
                 there = inside[:, None] & (k < K)[None, :]
                 g2 = tl.load(G + b[:, None] * K + k[None, :], mask=there, other=0.0)
                 m = tl.load(negatives + k, mask=k < K, other=-1)
-                d += tl.dot(g2, _rows(R, m, column, n, stride, FLOAT), input_precision=PRECISION)
+                d += tl.dot(g2, _rows(R, m, column, stride, FLOAT), input_precision=PRECISION)
             if SUM:
                 d *= input_rate
             else:
@@ -279,15 +272,15 @@ def update(
                 change += tl.dot(g2, h, input_precision=PRECISION)
             W = tl.load(weight + k, mask=k < K, other=0.0)
             touches = size * W + tl.load(hits + k, mask=k < K, other=0).to(FLOAT) * (1.0 - W)
-            new = tl.exp(touches * shrink_out)[:, None] * _rows(R, m, column, n, stride, FLOAT) + change
-            _put_rows(R, m, column, n, stride, new, seed, FLOAT, ROUND)
+            new = tl.exp(touches * shrink_out)[:, None] * _rows(R, m, column, stride, FLOAT) + change
+            _put_rows(R, m, column, stride, new, seed, FLOAT, ROUND)
         for x0 in range(0, own_count, POSITIONS):  # the other targets
             x = x0 + lane
             m = tl.load(own_words + x, mask=x < own_count, other=-1)
             change = _gathered(room, G + batch * K, own_start, own_order, x, own_count, COLUMNS, True, FLOAT)
             touches = tl.load(own_touches + x, mask=x < own_count, other=0.0)
-            new = tl.exp(touches * shrink_out)[:, None] * _rows(R, m, column, n, stride, FLOAT) + change
-            _put_rows(R, m, column, n, stride, new, seed, FLOAT, ROUND)
+            new = tl.exp(touches * shrink_out)[:, None] * _rows(R, m, column, stride, FLOAT) + change
+            _put_rows(R, m, column, stride, new, seed, FLOAT, ROUND)
         for j0 in range(0, size + 2 * window, POSITIONS):  # the gradient at each place, from all that see it
             j = low - window + j0 + lane
             change = _seen_by(
@@ -303,6 +296,6 @@ def update(
                 room_e, G, context_start, context_order, x, context_count, COLUMNS, False, FLOAT
             )
             touches = tl.load(context_touches + x, mask=x < context_count, other=0.0)
-            new = tl.exp(touches * shrink_in)[:, None] * _rows(E, u, column, n, stride, FLOAT) + change
-            _put_rows(E, u, column, n, stride, new, seed + 1, FLOAT, ROUND)
+            new = tl.exp(touches * shrink_in)[:, None] * _rows(E, u, column, stride, FLOAT) + change
+            _put_rows(E, u, column, stride, new, seed + 1, FLOAT, ROUND)
         tl.debug_barrier()  # the room is free again
