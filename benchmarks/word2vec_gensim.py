@@ -3,8 +3,8 @@
     python benchmarks/word2vec_gensim.py wiki8.xz --out benchmarks/results/word2vec_gensim.json
 
 Runs go from the default of ``tp4 word2vec`` to gensim itself; each changes one thing of the one before. The last is
-what ``tp4 word2vec`` offers to those who want gensim's gradient. Every run
-that is finished is written down; started again, the rest is done. Ours take one thread, so that they repeat to the bit.
+what ``tp4 word2vec`` offers to those who want gensim's gradient. Every run that is finished is written down; started
+again, the rest is done. Ours take one thread, so that they repeat to the bit.
 """
 
 import argparse
