@@ -93,8 +93,8 @@ def train(
             is missing and on a GPU); shared 32, on a GPU 256.
         shared_negatives: K; default three for every four positions of a batch, on a GPU two, and with gensim's gradient
             three for every position (it makes larger steps, and fewer draws make them noisy: two are as accurate as
-            gensim, see benchmarks/results/word2vec_gensim.json). With k for each position a draw weighs
-            ``batch_size k / K`` in a step: from about 100 on training may diverge.
+            gensim at widths 64 and 256, see benchmarks/results/word2vec_gensim.json). With k for each position a draw
+            weighs ``batch_size k / K`` in a step: from about 100 on training may diverge.
         subsample: threshold t of `keep_probability`.
         window_gradient: "mean" (the true gradient) or "sum" (gensim's), see `StepSettings`.
         seed: for the start, the windows and the negatives; the latter two are the same at all widths.
