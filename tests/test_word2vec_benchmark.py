@@ -102,6 +102,7 @@ def test_both_libraries_train_on_the_whole_text(benchmark, text, tmp_path, monke
     assert [row["columns"] for row in rows] == [64, 256, 1024, 66]
     for row in rows:
         assert row["ratios"] == {who: row[who] / row["gensim"] for who in ("tp4", "tp4_sum", "tp4_sum_64")}
+        assert min(row["ratios"].values()) > 0
     assert seen == [40_000] * 4
 
 
