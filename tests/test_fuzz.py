@@ -13,6 +13,7 @@ import os
 import re
 import struct
 import sys
+import tempfile
 import zipfile
 from collections import Counter
 from fractions import Fraction
@@ -356,12 +357,11 @@ def test_pickles(data):
 
 
 def good_checkpoint():
-    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"tp4-fuzz-{os.getpid()}.npz"
     state = {"epoch": 1, "history": [{"loss": 0.25, "words": "naïve"}]}
-    checkpoint.save(path, {"embeddings": np.arange(600, dtype=np.float32), "readout": np.ones(3)}, state)
-    data = path.read_bytes()
-    path.unlink()
-    return data, state
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.npz"
+        checkpoint.save(path, {"embeddings": np.arange(600, dtype=np.float32), "readout": np.ones(3)}, state)
+        return path.read_bytes(), state
 
 
 CHECKPOINT, STATE = good_checkpoint()
@@ -465,6 +465,7 @@ def cut_off(folder):
         patch.chdir(home)
         patch.setenv("TP4_DATA", "embedded")
         patch.setenv("TP4_CACHE", str(folder / "cache"))
+        patch.setenv("TP4_OUT", str(folder / "out"))
         patch.setattr(device, "available_memory", lambda _: 64 << 20)
         patch.setattr(w2v_train, "_steps", lambda *_: (begun, 1, 1))
         patch.setattr(maml_train, "fit", begun)

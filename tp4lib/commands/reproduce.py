@@ -43,7 +43,7 @@ def reproduce(
     Example: tp4 reproduce 04 05 --preset laptop --data-dir DIR
     """
     selected = runner.notebooks(notebook or ())
-    out = out or (paths.checkout() or Path.cwd()) / "runs" / preset
+    out = out or paths.runs_dir(preset)
     outcomes = runner.run(
         selected, preset, out, data_dir=data_dir, device=device, seed=seed, workers=workers, threads=threads,
         timeout=timeout, in_place=in_place, resume=resume, say=lambda line: print(line, flush=True),

@@ -17,5 +17,5 @@ def teach(
     ] = None,
 ) -> None:
     """Write student versions: no answers, places to write in. The originals are the teacher's."""
-    out = out or (paths.checkout() or Path.cwd()) / "runs" / "students"
+    out = out or paths.runs_dir("students")
     classes.write_students(runner.notebooks(notebook), out)
