@@ -11,8 +11,9 @@ READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
 
 LOWEST ?= build/lowest
+PYTHONS ?= python3.11 python3.12 python3.13
 
-.PHONY: figures test test-lowest fuzz gallery install browser learn2learn lint format laptop clean
+.PHONY: figures test test-lowest test-arithmetic test-pythons fuzz gallery install browser learn2learn lint format laptop clean
 
 figures: $(READY)
 	$(BIN)/tp4 reproduce --preset ci --out runs/ci
@@ -27,6 +28,15 @@ test-lowest:
 	$(LOWEST)/bin/python -m pip install -q -e '.[notebooks,test]' -c $(LOWEST)/constraints.txt
 	$(MAKE) learn2learn PIP='$(LOWEST)/bin/python -m pip'
 	$(LOWEST)/bin/python -m pytest
+
+# The numerical tests as on other processors and with 1, 2 and 4 threads; tools/arithmetic.py has the table.
+test-arithmetic: $(READY)
+	$(BIN)/python tools/arithmetic.py
+
+# `make test` with each of PYTHONS in an environment of its own: make test-pythons PYTHONS="python3.12 python3.13"
+test-pythons:
+	@for python in $(PYTHONS); do $(MAKE) test PYTHON=$$python VENV=build/$$(basename $$python) || failed="$$failed $$python"; done; \
+	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 # 10,000 random inputs for each thing that reads one; at the end what became of them is counted.
 fuzz: $(READY)
