@@ -27,6 +27,11 @@ def pytest_configure(config):
         config.pluginmanager.register(untouched.Untouched(WATCHED), "untouched")
 
 
+def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):  # what takes longest comes first, so that no other process waits for it
+        items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
     """A headless Chromium; tests that need it are skipped, and say why, where there is none."""
