@@ -38,13 +38,18 @@ def build(names: Sequence[str] = COMMANDS) -> "typer.Typer":
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
-    @app.callback()  # also, one command alone is still called by its name
-    def options(
-        version: bool = typer.Option(False, "--version", help="Show the version and exit.", is_eager=True),
-    ) -> None:
-        if version:
+    def show_version(asked: bool) -> None:
+        if asked:
             print(f"tp4 {__version__}")
             raise typer.Exit
+
+    @app.callback()  # also for a single command, which is called by its name all the same
+    def options(
+        version: bool = typer.Option(
+            False, "--version", help="Show the version and exit.", is_eager=True, callback=show_version
+        ),
+    ) -> None:
+        pass
 
     for name in names:
         app.command(name)(getattr(import_module(f"tp4lib.commands.{name}"), name))

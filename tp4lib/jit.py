@@ -1,7 +1,7 @@
 """Numba, where it is installed, with a folder for its compiled functions that can be written.
 
-Import ``numba`` from here. It is None on the bare core. Numba keeps compiled functions beside their source and, where it
-can write neither there nor at home, refuses to define them.
+Import ``numba`` from here; it is None on the bare core. Numba keeps compiled functions beside their source, and refuses
+to define them where it can write neither there nor at home.
 """
 
 import os

@@ -52,6 +52,11 @@ class Package:
         return [part for part in parts if not _installed(part)]
 
     @property
+    def fits(self) -> bool:
+        """Whether the installed version lies within the bounds."""
+        return self.version is not None and within(self.version, self.bounds)
+
+    @property
     def command(self) -> str:
         """What to type to install it."""
         if paths.checkout() is None:
@@ -124,7 +129,7 @@ def explained(error: ImportError) -> str | None:
     command = owner.command if owner else Package(module, "", "notebooks").command
     if isinstance(error, ModuleNotFoundError):
         return _absent([owner.name if owner else module], command)
-    return f"{module} cannot be imported ({error}); expected a version that works here; see `tp4 doctor`, run `{command}`"
+    return f"{module} cannot be imported ({error}); expected one that works here; see `tp4 doctor`, or run `{command}`"
 
 
 def within(version: str, bounds: str) -> bool:

@@ -66,8 +66,8 @@ def _passing_cache() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["TP4_CACHE"] = folder  # for the processes that this one starts, too
     print(
-        f"tp4: neither the installation nor the home folder can be written; cached files go to {folder} and are removed "
-        "at the end; set TP4_CACHE to a folder to keep them",
+        f"tp4: neither the installation nor the home folder can be written; cached files go to {folder} until the end; "
+        "set TP4_CACHE to a folder to keep them",
         file=sys.stderr,
     )
     return Path(folder)
