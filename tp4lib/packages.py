@@ -39,14 +39,14 @@ class Package:
     @property
     def version(self) -> str | None:
         """The installed version; None where it is missing or its modules cannot be found."""
-        return None if self.lacking else metadata.version(self.name)
+        return metadata.version(self.name) if _installed(self.name) else None
 
     @property
     def lacking(self) -> list[str]:
         """What is not installed of it: nothing, itself, or parts of a package that only names others (jupyter)."""
         if not _installed(self.name):
             return [self.name]
-        if _modules_of(self.name):
+        if modules_of(self.name):
             return []
         parts = [_LINE.match(line)[1] for line in metadata.requires(self.name) or () if ";" not in line]
         return [part for part in parts if not _installed(part)]
@@ -125,7 +125,7 @@ def explained(error: ImportError) -> str | None:
             f"this Python lacks its own module {module!r} ({error}); expected a complete Python {sys.version_info[0]}."
             f"{sys.version_info[1]}; install one, with its C libraries, and run `make install`"
         )
-    owner = next((each for each in declared() if module in _modules_of(each.name)), None)
+    owner = next((each for each in declared() if module in modules_of(each.name)), None)
     command = owner.command if owner else Package(module, "", "notebooks").command
     if isinstance(error, ModuleNotFoundError):
         return _absent([owner.name if owner else module], command)
@@ -162,7 +162,7 @@ def _absent(names: list[str], command: str) -> str:
     )
 
 
-def _modules_of(name: str) -> list[str]:
+def modules_of(name: str) -> list[str]:
     """Top-level modules of a distribution; what it installs itself, where it is here."""
     plain = name.replace("-", "_").lower()
     try:
@@ -183,7 +183,7 @@ def _installed(name: str) -> bool:
         metadata.distribution(name)
     except metadata.PackageNotFoundError:
         return False
-    return all(map(_importable, _modules_of(name)))
+    return all(map(_importable, modules_of(name)))
 
 
 def _importable(module: str) -> bool:
