@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from tp4lib import paths, provenance
+from tp4lib import packages, paths, provenance
 from tp4lib.datasets import Found
 from tp4lib.errors import InputError
 from tp4lib.files import atomic_path, write_json
@@ -43,8 +43,9 @@ class Report:
 
     def show(self, fig: Any, name: str, caption: str, alt: str) -> "Picture":
         """Save a matplotlib figure as ``name.svg`` and ``name.png`` and display it with its caption and alt text."""
-        import matplotlib.pyplot as plt
-        from PIL import Image
+        with packages.needed():
+            import matplotlib.pyplot as plt
+            from PIL import Image
 
         for suffix in ("svg", "png"):
             # No date in the file: the same figure is the same bytes.
