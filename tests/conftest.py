@@ -28,7 +28,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    if hasattr(config, "workerinput"):  # what takes longest comes first, so that no other process waits for it
+    if hasattr(
+        config, "workerinput"
+    ):  # what takes longest comes first, so that no other process waits for it
         items.sort(key=lambda item: item.path.name != "test_notebooks.py")
 
 

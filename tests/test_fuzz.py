@@ -611,4 +611,8 @@ def test_environment_variables(cut_off, chosen, command, encoding):
 
 def test_every_variable_of_ours_is_among_them():
     sources = [path.read_text("utf-8") for path in Path(cli.__file__).parent.rglob("*.py")]
-    assert set(re.findall(r"TP4_[A-Z_]+", " ".join(sources))) <= set(VARIABLES)
+    ours = set(re.findall(r"TP4_[A-Z_]+", " ".join(sources))) - {
+        "TP4_FUZZ",
+        "TP4_HEAVY",
+    }  # which the tests read
+    assert ours <= set(VARIABLES)

@@ -35,7 +35,7 @@ USERS = (
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """The folder of a user: a text, questions, a notebook and notes; all defaults lie in it, and we work there."""
+    """The folder of a user, in which we work: a text, questions, a notebook and notes. All defaults lie beside it."""
     home = tmp_path / "home"
     (home / "books").mkdir(parents=True)
     words = ["athens", "greece", "oslo", "norway"] + [f"w{i}" for i in range(20)]
@@ -46,9 +46,8 @@ def home(tmp_path, monkeypatch):
     cells = [nbformat.v4.new_code_cell(code) for code in NOTEBOOK]
     cells[0].metadata["tags"] = ["parameters"]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), home / "books" / "97_tiny.ipynb")
-    for name in ("TP4_OUT", "TP4_CACHE"):
+    for name in ("TP4_OUT", "TP4_CACHE", "HOME"):  # IPython and others put files of their own in HOME
         monkeypatch.setenv(name, str(tmp_path / name))
-    monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("TP4_DATA", "embedded")
     monkeypatch.chdir(home)
     monkeypatch.setattr(maml_command, "VALIDATION_TASKS", 16)
@@ -123,7 +122,9 @@ def test_files_of_a_user_stay_where_results_go(home, tmp_path, command):
 @pytest.mark.parametrize("command", WRITING)
 def test_what_is_no_result_of_ours_stays_whatever_it_is_called(home, tmp_path, command):
     assert tp4(WRITING[command], tmp_path / "first")[0] == 0
-    names = written(tmp_path / "first")
+    names = [
+        name for name in written(tmp_path / "first") if ".tp4" not in name
+    ]  # but for our record of what is ours
     assert names
     for number, name in enumerate(names):
         out = tmp_path / f"out-{number}"
@@ -148,12 +149,12 @@ def test_what_a_user_has_changed_since_stays(home, tmp_path, command):
     out = tmp_path / "out"
     assert tp4(WRITING[command], out)[0] == 0
     ours = written(out)
-    edited = [
-        name for name in ours if name.endswith((".json", ".ipynb", ".html")) and not name.startswith(".")
-    ]
+    edited = [name for name in ours if re.fullmatch(r"[^.].*\.(json|ipynb|html)", name)]
     for name in edited:
-        with open(out / name, "a") as file:
-            file.write("\n")
+        text = (out / name).read_text("utf-8")
+        (out / name).write_text(
+            text.replace("{", '{"mine": 1, ', 1) if name[-4:] != "html" else text + "mine"
+        )
     ends(WRITING[command], out, changes=sorted(set(ours) - set(edited)))
 
 
