@@ -144,7 +144,8 @@ def test_a_second_run_replaces_the_first_or_nothing(home, tmp_path, command):
         ends(WRITING[command], out, changes=[], code=2)
 
 
-@pytest.mark.parametrize("command", WRITING)
+# `tp4 word2vec` and `tp4 maml` know a finished run by its metrics.json, and replace it as a whole.
+@pytest.mark.parametrize("command", ["reproduce", "teach"])
 def test_what_a_user_has_changed_since_stays(home, tmp_path, command):
     out = tmp_path / "out"
     assert tp4(WRITING[command], out)[0] == 0
