@@ -17,7 +17,7 @@ from typing import Any
 
 from tp4lib.ledger import read_json
 from tp4lib.lifeline import PARENT
-from tp4lib.notebook_process import KERNEL_ENDED, LAST_LINE
+from tp4lib.notebook_process import LAST_LINE, QUIT_CELL
 from tp4lib.report import ASKED, MISMATCH
 from tp4lib.staging import Stage
 
@@ -106,7 +106,7 @@ class Executor:
         peak = json.loads(last)["peak_memory_bytes"] if log or last != output else None
         if process.returncode:
             log = _COLOUR.sub("", log or output).strip()
-            error = _failure(stage.executed, peak) or f"{source.stem} could not be run:\n{log[-2000:]}"
+            error = _failure(stage.executed, log, peak) or f"{source.stem} could not be run:\n{log[-2000:]}"
         else:
             error = _unfinished(stage.executed) or _unreported(stage.report, asked)
         return Outcome(source.stem, time.monotonic() - started, error, peak)
@@ -171,8 +171,10 @@ def _end(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def _failure(executed: Path, peak: int | None) -> str | None:
+def _failure(executed: Path, log: str, peak: int | None) -> str | None:
     """The source of the cell that failed in an executed notebook, and its error, as text."""
+    if quits := _quit(executed):
+        return quits
     last = ""
     for cell in _code_cells(executed):
         head, papermill = _head(cell), cell["metadata"]["papermill"]
@@ -186,20 +188,16 @@ def _failure(executed: Path, peak: int | None) -> str | None:
             return f"{head}  {_COLOUR.sub('', printed).strip() or 'IPython refused this cell'}"
         if papermill["status"] != "pending":
             last = head
-    ending = read_json(executed.with_name(KERNEL_ENDED))
-    if ending == "itself":
-        return (
-            f"{last}  the notebook ended its own kernel in this cell, as quit() and exit() do; "
-            "expected it to run to its last cell; remove that call"
-        )
-    if ending == "died":
+    if "Kernel died" in log:
         held = f" (it held up to {peak / 2**20:,.0f} MiB)" if peak else ""
         return f"{last}  the kernel died in this cell{held}, most often because memory ran out; try a smaller size"
     return None
 
 
 def _unfinished(executed: Path) -> str | None:
-    """The cell at which a notebook ended without an error, if cells after it were not run: ``sys.exit(0)``."""
+    """The cell at which a notebook ended without an error, as by ``sys.exit(0)``, or that was not run."""
+    if quits := _quit(executed):
+        return quits
     last = ""
     for cell in _code_cells(executed):
         if any(output["output_type"] == "error" for output in cell["outputs"]):
@@ -211,6 +209,18 @@ def _unfinished(executed: Path) -> str | None:
                 after = f"after\n{last}" if last else ""
                 return f"{_head(cell)}  this cell was not run; expected every cell to run {after}".rstrip()
             last = _head(cell)
+    return None
+
+
+def _quit(executed: Path) -> str | None:
+    """The cell that has ended the kernel itself, as ``quit()`` does."""
+    code = read_json(executed.with_name(QUIT_CELL))
+    for cell in _code_cells(executed):
+        if "".join(cell["source"]) == code:
+            return (
+                f"{_head(cell)}  the notebook ended its own kernel in this cell; "
+                "expected it to run to its last cell; remove quit() or exit()"
+            )
     return None
 
 

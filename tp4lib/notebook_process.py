@@ -6,15 +6,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tp4lib.kernel_process import ENDED
+from tp4lib.kernel_process import QUIT
 from tp4lib.lifeline import PARENT, end_with_parent
 from tp4lib.memory import children_peak, own_peak
 
 LAST_LINE = "tp4 notebook process: "
 """What the last line of stdout starts with; a JSON object with ``peak_memory_bytes`` follows."""
 
-KERNEL_ENDED = "kernel-ended.json"
-"""File of a stage: how a kernel went before the notebook was through, by "itself" or because it "died"."""
+QUIT_CELL = "quit.json"
+"""File of a stage: the code of the cell that has ended the kernel, as ``quit()`` does."""
 
 
 def main(request: dict[str, Any]) -> int:
@@ -28,9 +28,8 @@ def main(request: dict[str, Any]) -> int:
 
     # Relative names: papermill formats paths, so that braces would fail, and writes them into the notebook.
     os.chdir(request["stage"])
-    mark = Path("kernel-ended-in-order").absolute()
     os.environ[PARENT] = str(os.getpid())  # for the kernel
-    os.environ[ENDED] = str(mark)
+    os.environ[QUIT] = str(Path(QUIT_CELL).absolute())
     try:
         papermill.execute_notebook(
             "source.ipynb", "executed.ipynb", request["parameters"], cwd=request["cwd"], kernel_name="python3",
@@ -41,12 +40,7 @@ def main(request: dict[str, Any]) -> int:
             f"cannot write in {request['stage']}: {error.strerror or error}; free some space or choose another --out"
         )
         return 1
-    except DeadKernelError as error:
-        print(f"{type(error).__name__}: {error}")
-        how = "itself" if mark.exists() else "died"
-        Path(request["stage"], KERNEL_ENDED).write_text(json.dumps(how), encoding="utf-8")
-        return 1
-    except PapermillException as error:  # the executed notebook tells which cell
+    except (PapermillException, DeadKernelError) as error:  # the executed notebook tells which cell
         print(f"{type(error).__name__}: {error}")
         return 1
     return 0
