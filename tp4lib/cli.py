@@ -118,7 +118,7 @@ def guarded() -> Iterator[None]:
         signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
-        sys.stdout.flush()  # here, where a full disk can still be told
+        _flush()
     except InputError as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -154,6 +154,17 @@ def _reason(error: Exception) -> str | None:
         errno.EIO: "expected a disk that works; try another one",
     }.get(error.errno, "expected files and folders that can be read and written; choose other ones")
     return f"{error}; {advice}"
+
+
+def _flush() -> None:
+    """Write out what was printed, while it can still be told that it was not."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _give_up_output()
+        fail(f"the output could not be shown ({error.strerror}), files are written; expected a stdout with room")
 
 
 def _give_up_output() -> None:
