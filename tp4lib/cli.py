@@ -164,7 +164,9 @@ def _flush() -> None:
         raise
     except OSError as error:
         _give_up_output()
-        fail(f"the output could not be shown ({error.strerror}), files are written; expected a stdout with room")
+        fail(
+            f"the output could not be shown ({error.strerror}), files are written; expected a stdout with room"
+        )
 
 
 def _give_up_output() -> None:

@@ -26,5 +26,5 @@ def teach(
         reproduce as runner,  # here, as it takes seconds, and not when only the help is asked for
     )
 
-    out = out or (paths.checkout() or Path.cwd()) / "runs" / "students"
+    out = out or paths.runs_dir("students")
     classes.write_students(runner.notebooks(notebook), out)
