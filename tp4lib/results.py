@@ -1,9 +1,9 @@
 """The files of one run belong together: those of a finished run stay until the next run in the folder is whole.
 
-A run works in ``OUT/unfinished``: there are its checkpoints, and at its end its results, ``metrics.json`` last. Then all
-of it moves to ``OUT``. The old metrics are the first of the old files to go, the new ones the last to come, so wherever
-``OUT/metrics.json`` is, the files beside it are of that run. If the process is killed meanwhile, the next command in
-this folder completes the exchange.
+A run works in ``OUT/unfinished``: there are its checkpoints, and at its end its results, ``metrics.json`` last. Then
+all of it moves to ``OUT``. The old metrics are the first of the old files to go, the new ones the last to come, so
+wherever ``OUT/metrics.json`` is, the files beside it are of that run. If the process is killed meanwhile, the next
+command in this folder completes the exchange.
 """
 
 import json
@@ -73,9 +73,7 @@ class Work:
             self.folder.rmdir()
 
     def _files(self, folder: Path) -> list[Path]:
-        return sorted(
-            path for pattern in (self._checkpoints, *self._others) for path in folder.glob(pattern)
-        )
+        return sorted(path for pattern in (self._checkpoints, *self._others) for path in folder.glob(pattern))
 
     def _forget_links(self) -> None:
         """Remove what `begin` linked to a finished run's checkpoint, where training has not replaced it."""
