@@ -136,7 +136,9 @@ def test_unknown_words_are_skipped_and_counted():
     assert (result.answered, result.total) == (1, 3)
     assert [(s.answered, s.total) for s in result.sections] == [(1, 2), (0, 1)]
     assert result.answers[1:] == (None, None)
-    assert evaluate(torch.eye(4), list("pqrs"), asked).accuracy == 0.0
+    none = evaluate(torch.eye(4), list("pqrs"), asked)
+    assert (none.accuracy, none.correct, none.answered, none.total) == (None, 0, 0, 3)
+    assert str(none) == "none of 3 questions answered: each has a word outside the vocabulary"
 
 
 def test_rows_of_zeros_are_no_obstacle():
@@ -160,7 +162,7 @@ def test_malformed_questions_are_refused_by_line(lines, named):
 
 
 def test_other_bad_input_is_refused(tmp_path):
-    with pytest.raises(InputError, match="cannot read questions"):
+    with pytest.raises(InputError, match=r"missing.txt does not exist; .*--questions"):
         Questions.load(tmp_path / "missing.txt")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(InputError, match="cannot read questions"):

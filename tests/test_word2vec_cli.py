@@ -109,13 +109,14 @@ def test_interrupted_and_killed_it_resumes_to_the_same_vectors(text, tmp_path):
     asked = ["--corpus", text / "text", "--questions", text / "questions", "--width", "5", "--epochs", "30"]
     assert tp4(*asked, "--out", tmp_path / "unbroken") == 0
     out = tmp_path / "broken"
+    saved = out / "unfinished" / "checkpoint.npz"
 
     def start(*more):
         command = [sys.executable, "-m", "tp4lib.cli", "word2vec", *map(str, asked), "--out", str(out), *more]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
-        old = os.stat(out / "checkpoint.npz").st_mtime_ns if more else 0
+        old = saved.stat().st_mtime_ns if more else 0
         while process.poll() is None:
-            if (out / "checkpoint.npz").exists() and os.stat(out / "checkpoint.npz").st_mtime_ns != old:
+            if saved.exists() and saved.stat().st_mtime_ns != old:
                 return process
             time.sleep(0.001)
         return process
@@ -186,7 +187,7 @@ def test_killed_at_random_moments_it_comes_to_the_same_bits(text, tmp_path):
 def written(folder) -> dict[str, int]:
     """The checkpoints there and when each was written, while files come and go."""
     times = {}
-    for path in folder.glob("checkpoint*.npz"):
+    for path in folder.glob("unfinished/checkpoint*.npz"):
         with contextlib.suppress(FileNotFoundError):
             times[path.name] = path.stat().st_mtime_ns
     return times
