@@ -240,8 +240,7 @@ def _identity(model: MetaModel, tasks: Tasks, validation: Sequence[Batch]) -> di
         asked.update(batch.x.cpu().contiguous().numpy().data)
         asked.update(batch.y.cpu().contiguous().numpy().data)
     return {
-        "learner": type(model).__name__,
-        **{name: getattr(model, name) for name in _RATES if hasattr(model, name)},
+        **{f"{name} of the model": getattr(model, name) for name in _RATES if hasattr(model, name)},
         **tasks.identity,
         "validation": asked.hexdigest(),
     }
