@@ -185,9 +185,9 @@ def test_blocks_change_nothing(kernel, monkeypatch):
     [
         (dict(x2=torch.zeros(3, 5)), "expected (n1, d) and (n2, d)"),
         (dict(x2=torch.zeros(3, 4, dtype=F64)), "one floating type"),
-        (dict(depth=0), "at least 1 hidden layer"),
+        (dict(depth=0), "depth = 0; expected a whole number >= 1"),
         (dict(activation="tanh"), "expected one of relu, erf, identity"),
-        (dict(w_std=-1.0), "drop the sign"),
+        (dict(w_std=-1.0), "w_std = -1.0; expected a finite number >= 0"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(change, words):

@@ -78,3 +78,32 @@ def _float(value: Real) -> float:
 def _shown(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def seed(value: Any, name: str = "seed") -> int:
+    """``value`` as a seed of every generator that is used here: a whole number from 0 to 2^63 - 1.
+
+    >>> seed(-1)
+    Traceback (most recent call last):
+    ...
+    tp4lib.errors.InputError: seed = -1; expected a whole number >= 0; try seed=0
+    """
+    number = whole(name, value, least=0, example=0)
+    return number if number < 2**63 else whole(name, value, least=0, most=2**63 - 1, example=0)
+
+
+def floating(name: str, value: Any) -> Any:
+    """``value``, a floating type of torch or None (the default type); Python's ``float`` and ``int`` are refused.
+
+    >>> floating("dtype", int)
+    Traceback (most recent call last):
+    ...
+    tp4lib.errors.InputError: dtype = <class 'int'>; expected a floating type of torch; try dtype=torch.float32
+    """
+    import torch  # only here: the command line checks its numbers before it takes the time to import torch
+
+    if value is not None and not (isinstance(value, torch.dtype) and value.is_floating_point):
+        raise InputError(
+            f"{name} = {_shown(value)}; expected a floating type of torch; try {name}=torch.float32"
+        )
+    return value
