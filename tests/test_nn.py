@@ -69,7 +69,7 @@ def test_orbit_trains_one_function_under_adam(start):
     curves = []
     for t in (0, 0.5, -0.25):
         model = MLP(8, 48, 1, start.shift(t), "tanh", bias=True, seed=1, dtype=DOUBLE)
-        groups = param_groups(model, lr=0.01, optimizer="adam", weight_decay=0.01)
+        groups = param_groups(model, lr=0.01, optimizer="adamw", weight_decay=0.01)
         curves.append(train(model, x, y, torch.optim.AdamW(groups, eps=1e-30), steps=12))
     assert (curves[1] - curves[0]).abs().max() < 1e-9
     assert (curves[2] - curves[0]).abs().max() < 1e-9
@@ -161,7 +161,7 @@ def test_base_width_gives_the_standard_network_there_for_every_parametrization()
 
 def test_weight_decay_per_step_is_the_same_at_every_width():
     for n in (64, 1024):
-        groups = param_groups(MLP(3, n, 1, mup(2), base_width=64), 1e-2, "adam", weight_decay=0.1)
+        groups = param_groups(MLP(3, n, 1, mup(2), base_width=64), 1e-2, "adamw", weight_decay=0.1)
         assert len(groups) == (1 if n == 64 else 2)
         assert [g["lr"] * g["weight_decay"] for g in groups] == pytest.approx([1e-3] * len(groups))
 
@@ -339,7 +339,7 @@ def test_seed_and_generator_decide_the_start_and_nothing_global_changes():
         (lambda: MLP(3, 8, 1, mup(2), multipliers=[1.0]), "multipliers has 1 numbers"),
         (lambda: MLP(3, 8, 1, mup(2), base_width=0), "base_width = 0"),
         (lambda: MLP(3, 8, 1, mup(2), seed=0, generator=torch.Generator()), "both seed and generator"),
-        (lambda: ABCLinear(3, 8, mup(1), layer=3), "layers 1 .. 2"),
+        (lambda: ABCLinear(3, 8, mup(1), layer=3), "layer = 3; expected a whole number from 1 to 2"),
         (lambda: param_groups(MLP(3, 8, 1, mup(1)), lr=float("nan")), "lr = nan"),
         (lambda: param_groups(MLP(3, 8, 1, mup(1)), lr=0.1, optimizer="lion"), "optimizer = 'lion'"),
         (lambda: param_groups(torch.nn.Linear(3, 1), lr=0.1), "parameter 'weight' is not in an ABCLinear"),

@@ -299,7 +299,7 @@ def test_training_that_diverges_says_so():
 
     with pytest.raises(InputError, match="try a smaller lr"):
         run()
-    with pytest.raises(InputError, match="at least the rank"):
+    with pytest.raises(InputError, match="width = 3; expected a whole number >= 5; try width=20"):
         net.sample(3)
 
 
