@@ -167,7 +167,8 @@ def test_same_seeds_same_numbers_and_nothing_global_changes():
         (dict(y=torch.ones(7, 1)), "expected (batch, d_in) and (batch, d_out)"),
         (dict(widths=(64,)), "two or more, increasing"),
         (dict(widths=(128, 64)), "two or more, increasing"),
-        (dict(seeds=0), "no seeds"),
+        (dict(seeds=0), "seeds = 0; expected a whole number >= 1"),
+        (dict(seeds=[]), "no seeds"),
         (dict(steps=0), "steps = 0"),
         (dict(optimizer="lion"), "optimizer = 'lion'"),
         (dict(activation="swish"), "activation = 'swish'"),
@@ -183,7 +184,7 @@ def test_bad_input_is_one_line(change, message):
         check(**arguments)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match=r"steps 0 \.\. 1"):
+    with pytest.raises(InputError, match="step = 2; expected a whole number from 0 to 1"):
         check(mup(1), x, y, widths=(8, 16), seeds=1, steps=1).exponent(0, step=2)
 
 

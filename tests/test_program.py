@@ -389,8 +389,8 @@ REFUSED = {
     "another world's product": (lambda w, x, W: W @ InfiniteWidth(400).gaussian(), "two worlds"),
     "outer of tensors": (lambda w, x, W: outer(torch.ones(3), x), "outer(u, v)"),
     "outer of unlike stacks": (lambda w, x, W: outer(x, torch.stack([x, x])), "pair them"),
-    "a negative std": (lambda w, x, W: w.gaussian(std=-1), "std=1.0"),
-    "a std that is none": (lambda w, x, W: w.matrix(std=math.nan), "std=1.0"),
+    "a negative std": (lambda w, x, W: w.gaussian(std=-1), "std=1"),
+    "a std that is none": (lambda w, x, W: w.matrix(std=math.nan), "std=1"),
     "no vectors": (lambda w, x, W: w.gaussian(count=0), "count=3"),
 }  # fmt: skip
 
@@ -415,7 +415,7 @@ def test_what_is_not_in_the_language_is_refused_with_its_rule(world, what):
         (lambda: FiniteWidth(2.5), "n=256"),
         (lambda: FiniteWidth(10**8).matrix(), "GiB"),
         (lambda: InfiniteWidth(10**13), "fewer samples"),
-        (lambda: InfiniteWidth(3), "samples=100_000"),
+        (lambda: InfiniteWidth(3), "samples=100000"),
         (lambda: InfiniteWidth(100, dtype=torch.int64), "torch.float64"),
         (lambda: InfiniteWidth(100, device="abacus"), "device"),
         (lambda: InfiniteWidth(40).gaussian(count=30), "samples=4000"),

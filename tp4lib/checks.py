@@ -42,13 +42,14 @@ def real(
     least: float = -math.inf,
     most: float = math.inf,
     above: float = -math.inf,
+    below: float = math.inf,
     example: float = 1.0,
 ) -> float:
-    """``value`` as a finite float with ``least <= value <= most`` and ``above < value``; NaN and booleans are refused.
+    """``value`` as a finite float, ``least <= value <= most``, ``above < value < below``; NaN and booleans are refused.
 
     Args:
         name: of the argument, as the caller types it.
-        above: a bound that is itself excluded, as 0 is for a learning rate.
+        above, below: bounds that are themselves excluded, as 0 is for a learning rate and 1 for momentum.
         example: what to suggest.
 
     >>> real("sigma", 0.5, least=0)
@@ -60,9 +61,9 @@ def real(
     """
     good = isinstance(value, Real) and not isinstance(value, bool)
     number = _float(value) if good else math.nan
-    if not (math.isfinite(number) and least <= number <= most and above < number):
+    if not (math.isfinite(number) and least <= number <= most and above < number < below):
         limits = [f"> {above:g}"] * (above > -math.inf) + [f">= {least:g}"] * (least > -math.inf)
-        limits += [f"<= {most:g}"] * (most < math.inf)
+        limits += [f"<= {most:g}"] * (most < math.inf) + [f"< {below:g}"] * (below < math.inf)
         expected = " ".join(["a finite number", " and ".join(limits)]).strip()
         raise InputError(f"{name} = {_shown(value)}; expected {expected}; try {name}={example:g}")
     return number

@@ -44,7 +44,9 @@ def diverged(where: str, loss: float, untrained: float, advice: str) -> Diverged
 
 
 def require_stable(where: str, loss: float, untrained: float, advice: str) -> None:
-    """Raise `diverged` if it is. A multiple of an untrained loss of 0 or less says nothing: then only NaN and inf count.
+    """Raise `diverged` if it is.
+
+    A multiple of an untrained loss of 0 or less says nothing; then only a loss that is not finite counts.
 
     >>> require_stable("step 3", 1.0, 0.7, "try a smaller lr")
     """

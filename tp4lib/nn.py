@@ -85,7 +85,7 @@ class ABCLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_parametrization(parametrization)
+        check_parametrization(parametrization)
         last = parametrization.depth + 1
         layer = whole("layer", layer, most=last, example=1)
         in_features, out_features = whole("in_features", in_features), whole("out_features", out_features)
@@ -181,7 +181,7 @@ class MLP(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_parametrization(parametrization)
+        check_parametrization(parametrization)
         d_in, width, d_out = whole("d_in", d_in), whole("width", width), whole("d_out", d_out)
         if activation not in ACTIVATIONS:
             raise InputError(
@@ -323,7 +323,8 @@ def param_groups(
     ]
 
 
-def _check_parametrization(p: object) -> None:
+def check_parametrization(p: object) -> None:
+    """Refuse what is not an `ABC`."""
     if not isinstance(p, ABC):
         raise InputError(f"parametrization = {p!r}; expected an ABC; try tp4lib.parametrization.mup(2)")
 
