@@ -94,7 +94,7 @@ class CoordCheck:
 
     def predicted(self, step: int) -> tuple[float, ...]:
         """Predicted powers of n of every layer's change after `step` steps (0: of its size at the start)."""
-        p = self.parametrization
+        p, step = self.parametrization, whole("step", step, least=0, example=self.steps)
         return (p.start_exponents, p.first_step_exponents, p.change_exponents)[min(step, 2)]
 
     def exponent(self, layer: int, step: int | None = None) -> tuple[float | None, float | None]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Any
 
 import torch
@@ -330,7 +329,7 @@ def check_parametrization(p: object) -> None:
 
 
 def _per_layer(name: str, value: float | Sequence[float | None] | None, count: int) -> list[float | None]:
-    if value is None or isinstance(value, Real):
+    if isinstance(value, str) or not hasattr(value, "__len__"):  # one number for all, looked at by the layers
         return [value] * count
     if len(value) != count:
         raise InputError(

@@ -90,7 +90,9 @@ class Task:
         """
         step, f = len(outputs) - 1, outputs[-1]
         loss, first, zero = (float(self.loss(g, self.y)) for g in (f, outputs[0], torch.zeros_like(f)))
-        untrained = max(first, zero) if math.isfinite(zero) else math.inf  # some losses are not made for the output 0
+        untrained = (
+            max(first, zero) if math.isfinite(zero) else math.inf
+        )  # some losses are not made for the output 0
         require_stable(f"step {step} of {self.steps}", loss, untrained, f"try a smaller lr than {self.lr}")
 
     def finish(self, outputs: list[Tensor], h: list[list[Vector]], kernel: Tensor | None = None) -> Training:
@@ -140,7 +142,9 @@ def make_task(
     std = [real(f"std[{layer}]", sigma, least=0) for layer, sigma in enumerate(std)]
     for name, data in (("xi", xi), ("y", y)):
         if not data.isfinite().all():
-            raise InputError(f"{name} holds numbers that are NaN or infinite; expected finite ones; look at {name}")
+            raise InputError(
+                f"{name} holds numbers that are NaN or infinite; expected finite ones; look at {name}"
+            )
     if batches is not None and (len(batches) != steps or any(len(batch) == 0 for batch in batches)):
         raise InputError(
             f"{len(batches)} batches for {steps} steps; expected a list of rows, not empty, for each step; "

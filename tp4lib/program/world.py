@@ -34,7 +34,9 @@ class World:
 
     def __init__(self, coordinates: int, seed: int, dtype: torch.dtype, device: torch.device | str) -> None:
         if not (isinstance(dtype, torch.dtype) and dtype in (torch.float64, torch.float32)):
-            raise InputError(f"dtype = {dtype!r}; expected torch.float64 or torch.float32; try torch.float64")
+            raise InputError(
+                f"dtype = {dtype!r}; expected torch.float64 or torch.float32; try dtype=torch.float64"
+            )
         self.coordinates, self.dtype, self.device = coordinates, dtype, resolve(device)
         # Random numbers are drawn on the CPU, so that every device starts from the same ones.
         self._generator = torch.Generator().manual_seed(checks.seed(seed))
@@ -269,4 +271,3 @@ class _FiniteMatrix:
 def _pairs(a: Tensor, b: Tensor) -> Tensor:
     """<a_i, b_j> / n of two vectors or stacks."""
     return a @ (b if b.dim() == 1 else b.T) / a.shape[-1]
-
