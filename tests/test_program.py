@@ -408,6 +408,31 @@ def test_what_is_not_in_the_language_is_refused_with_its_rule(world, what):
         assert torch.equal(state, torch.get_rng_state())
 
 
+def test_noises_are_at_most_half_the_samples():
+    world = InfiniteWidth(40)
+    world.gaussian(count=19)  # with the constant 1 they are 20
+    with pytest.raises(InputError, match="20 noises in 40 samples"):
+        world.gaussian()
+
+
+def test_a_sobol_point_on_the_border_is_a_finite_noise_beyond_all_others():
+    world = InfiniteWidth(64)
+    world._sobol[0][:2] = torch.tensor([0.0, 2.0**-30])  # the least that Sobol points can be, and the next
+    noise = world.gaussian().values
+    assert noise.isfinite().all()
+    assert noise.argmin() == 0
+    assert noise[0] < noise[1] < noise[2:].min()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_product_with_what_is_not_finite_is_refused(value, transposed):
+    world = InfiniteWidth(100)
+    W = world.matrix()
+    with pytest.raises(InputError, match="W @ x of a vector with coordinates that are NaN or infinite"):
+        (W.T if transposed else W) @ (world.gaussian() * value)
+
+
 @pytest.mark.parametrize(
     ("make", "hint"),
     [

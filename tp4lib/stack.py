@@ -25,28 +25,26 @@ _ADAM = dict(
 class Stack(nn.Module):
     """M copies of a network of `ABCLinear` layers, each with its own start and learning rate.
 
-        Member m does what `torch.optim.SGD` or `Adam` with `param_groups(model, lr[m], optimizer)` would do to its copy.
+    Member m does what `torch.optim.SGD` or `Adam` with `param_groups(model, lr[m], optimizer)` would do to its copy.
 
-        Args:
-            models: the different starts, networks alike but for their weights. Between its layers a network has to treat
-                leading dimensions as a batch.
-            pick: (M,) which of `models` each member starts from.
-            lr: (M,) learning rates eta.
-            optimizer: "sgd" or "adam".
+    Args:
+        models: the different starts, networks alike but for their weights. Between its layers a network has to treat
+            leading dimensions as a batch.
+        pick: (M,) which of `models` each member starts from.
+        lr: (M,) learning rates eta.
+        optimizer: "sgd" or "adam".
 
-        Shapes: x (B, d_in), the same for all members -> f (M, B, d_out).
+    Shapes: x (B, d_in), the same for all members -> f (M, B, d_out).
 
-        Raises:
-            InputError: an optimizer, a member's model or a rate that is none; a parameter outside every `ABCLinear`.
+    Raises:
+        InputError: an optimizer, a member's model or a rate that is none; a parameter outside every `ABCLinear`.
 
-        >>> from tp4lib.checks import real, whole
-    from tp4lib.errors import InputError
-    from tp4lib.nn import MLP
-        >>> from tp4lib.parametrization import mup
-        >>> stack = Stack([MLP(3, 16, 1, mup(1), seed=0)], [0, 0], [0.1, 0.2])
-        >>> stack.step(stack(torch.ones(5, 3)).square().sum((1, 2)))  # and both are trained, each at its rate
-        >>> stack(torch.ones(5, 3)).shape
-        torch.Size([2, 5, 1])
+    >>> from tp4lib.nn import MLP
+    >>> from tp4lib.parametrization import mup
+    >>> stack = Stack([MLP(3, 16, 1, mup(1), seed=0)], [0, 0], [0.1, 0.2])
+    >>> stack.step(stack(torch.ones(5, 3)).square().sum((1, 2)))  # and both are trained, each at its rate
+    >>> stack(torch.ones(5, 3)).shape
+    torch.Size([2, 5, 1])
     """
 
     def __init__(
