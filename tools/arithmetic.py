@@ -15,8 +15,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 WITHOUT_NUMBERS = (
-    "cli_help", "data_tables", "datasets", "device", "environment", "files", "fuzz", "gallery", "images", "notebooks",
-    "nothing_lost", "report", "reproduce", "supply", "teach", "trust_download", "trust_files", "untouched", "widgets",
+    "cli", "cli_help", "contents", "data_tables", "datasets", "device", "environment", "files", "fuzz", "gallery",
+    "images", "lab", "notebooks", "nothing_lost", "readme", "report", "reproduce", "reproduce_keeps", "results",
+    "supply", "teach", "trust_download", "trust_files", "untouched", "widgets",
 )  # fmt: skip
 """Tests of files, commands and pages. Whatever is not named here runs, so that no new test is forgotten."""
 
