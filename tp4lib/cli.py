@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tp4lib import __version__, environment, packages
+from tp4lib import __version__, environment, packages, paths
 from tp4lib.errors import InputError, fail
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = shlex.join(["tp4", *arguments])
     os.environ["TP4_COMMAND"] = command.encode("utf-8", "backslashreplace").decode("utf-8")
     with guarded():
+        paths.ensure_home()
         code = _run(arguments)
     sys.exit(code)
 
