@@ -119,7 +119,7 @@ def guarded() -> Iterator[None]:
         signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
-        _flush()
+        sys.stdout.flush()  # while it can still be told that it cannot be written
     except InputError as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -134,7 +134,10 @@ def guarded() -> Iterator[None]:
     except (OSError, MemoryError, RuntimeError) as error:
         if (line := _reason(error)) is None:
             raise
-        _give_up_output()
+        if _give_up_output() and getattr(error, "filename", None) is None:
+            line = (
+                f"the output cannot be shown ({error}); expected a stdout with room; choose another, or none"
+            )
         fail(line)
 
 
@@ -157,28 +160,17 @@ def _reason(error: Exception) -> str | None:
     return f"{error}; {advice}"
 
 
-def _flush() -> None:
-    """Write out what was printed, while it can still be told that it was not."""
+def _give_up_output() -> bool:
+    """Let output that cannot be written go nowhere, and say whether there is some: Python would try again at its end."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _give_up_output()
-        fail(
-            f"the output could not be shown ({error.strerror}), files are written; expected a stdout with room"
-        )
-
-
-def _give_up_output() -> None:
-    """Let output that cannot be written go nowhere: Python would try again, and fail again, at its end."""
-    with contextlib.suppress(OSError, ValueError):  # a stream of a test or a notebook has no file number
-        try:
-            sys.stdout.flush()
-        except OSError:
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):  # a stream of a test or a notebook has no file number
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, sys.stdout.fileno())
             os.close(null)
+        return True
+    return False
 
 
 def _interrupt(number: int, frame: Any) -> None:
