@@ -74,14 +74,18 @@ def _can_be_made(folder: Path) -> bool:
     return os.access(there, os.W_OK | os.X_OK)
 
 
+def ensure_home() -> None:
+    """Give a user without a home (no ``$HOME``, no account) a temporary one: libraries cannot be imported without."""
+    try:
+        Path.home()
+    except RuntimeError:
+        with contextlib.suppress(OSError):
+            os.environ["HOME"] = str(_temporary())
+
+
 def _temporary_cache() -> Path:
     try:
-        folder = Path(tempfile.gettempdir()) / f"tp4-cache-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        # Compiled functions are read from here: nobody else may have put them there.
-        if hasattr(os, "getuid") and (folder.is_symlink() or folder.stat().st_uid != os.getuid()):
-            folder = Path(tempfile.mkdtemp(prefix="tp4-cache-"))
-        out_dir(folder)
+        folder = out_dir(_temporary())
     except (OSError, InputError):
         raise InputError(
             f"no folder for cached files: {', '.join(map(str, cache_places()))} and {tempfile.gettempdir()} cannot be "
@@ -94,3 +98,14 @@ def _temporary_cache() -> Path:
         file=sys.stderr,
     )
     return folder
+
+
+def _temporary() -> Path:
+    """A folder below the system's temporary one that lasts longer than this process and is this user's alone."""
+    if not hasattr(os, "getuid"):
+        return Path(tempfile.mkdtemp(prefix="tp4-"))
+    folder = Path(tempfile.gettempdir()) / f"tp4-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    # Compiled functions are read from here: nobody else may have put them there.
+    mine = not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+    return folder if mine else Path(tempfile.mkdtemp(prefix="tp4-"))
