@@ -135,9 +135,9 @@ report.metric("runs", len(list(folder.iterdir())))
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory):
     """One run of notebooks that end early, report something else than asked for, or are badly stored; the folder of its
-    results has a name that papermill would format, with letters that are no UTF-8."""
+    results has a name that papermill would format, with letters that are no UTF-8, and is relative."""
     folder = tmp_path_factory.mktemp("odd")
-    out = folder / "o {x} \udcff ü"
+    out = Path("o {x} \udcff ü")
     books = {
         name: notebook(folder / f"{name}.ipynb", *cells)
         for name, cells in {
@@ -166,9 +166,10 @@ def odd(tmp_path_factory):
         del cell["id"]
     books["colab {copy} of 08"].write_text(json.dumps(colab))
     with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         patch.setenv("TP4_COMMAND", "tp4 reproduce --out 'o {x} \udcff'")
         outcomes = reproduce.run(list(books.values()), "ci", out, seed=7, workers=2, say=lambda line: None)
-    return out, {outcome.notebook: outcome.error for outcome in outcomes}
+    return folder / out, {outcome.notebook: outcome.error for outcome in outcomes}
 
 
 @pytest.mark.parametrize(
