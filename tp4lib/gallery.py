@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from latex2mathml.converter import convert
+from tp4lib import packages
 
 _STYLE = """
 :root { --ink: #1c1e21; --soft: #5c6470; --line: #dfe3e8; --paper: #ffffff; --tint: #f5f7fa; --accent: #0072b2;
@@ -206,6 +206,9 @@ def _number(value: float | None, metric: Mapping[str, Any]) -> str:
 
 def _text(text: str) -> str:
     """Text as HTML, its ``$...$`` as MathML, which browsers draw by themselves: the page fetches nothing."""
+    with packages.needed():
+        from latex2mathml.converter import convert
+
     words = re.split(r"\$([^$]+)\$", text)
     return "".join(convert(word) if place % 2 else html.escape(word) for place, word in enumerate(words))
 

@@ -1,10 +1,13 @@
 """Where the project's own files are, in a checkout and in an installed package, and where results and caches go."""
 
+import contextlib
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 from tp4lib.errors import InputError
+from tp4lib.files import out_dir
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -24,30 +27,34 @@ def shared(name: str) -> Path:
 def cache_dir() -> Path:
     """The folder for downloads and derived files; it is made if need be.
 
-    ``$TP4_CACHE``; else the first that can be written of ``data/cache`` of the checkout, ``~/.cache/tp4``, and a
-    folder of this user's below the system's temporary one.
+    ``$TP4_CACHE``; else the first of `cache_places` that can be written; else (a read-only installation and no home) a
+    folder of this user's below the system's temporary one, and a line on stderr says so.
 
     Raises:
-        InputError: there is none that can be written.
+        InputError: ``$TP4_CACHE``, or all of them, cannot be written.
     """
     if chosen := os.environ.get("TP4_CACHE"):
-        places = [Path(chosen).absolute()]
-    else:
-        root = checkout()
-        places = [root / "data" / "cache"] if root else []
-        places += [Path.home() / ".cache" / "tp4"] if _has_home() else []
-        places += [_temporary()]
-    for place in places:
         try:
-            place.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            continue
-        if os.access(place, os.W_OK | os.X_OK) and (place != _temporary() or _is_mine(place)):
-            return place
-    raise InputError(
-        f"no folder for the cache: {', '.join(map(str, places))} cannot be written; expected a writable folder; "
-        "try TP4_CACHE=/some/folder"
-    )
+            return out_dir(Path(chosen).absolute())
+        except InputError:
+            raise InputError(
+                f"TP4_CACHE={chosen} cannot be written; expected a folder that can; choose another, or unset TP4_CACHE"
+            ) from None
+    for place in cache_places():
+        with contextlib.suppress(InputError):
+            return out_dir(place)
+    return _temporary_cache()
+
+
+def cache_places() -> list[Path]:
+    """Where cached files may lie, the preferred place first; data may lie in a checkout that cannot be written."""
+    if chosen := os.environ.get("TP4_CACHE"):
+        return [Path(chosen).absolute()]
+    root = checkout()
+    places = [root / "data" / "cache"] if root else []
+    with contextlib.suppress(RuntimeError):  # no $HOME, and the system does not know this user
+        places.append(Path.home().absolute() / ".cache" / "tp4")
+    return places
 
 
 def runs_dir(preset: str) -> Path:
@@ -67,18 +74,38 @@ def _can_be_made(folder: Path) -> bool:
     return os.access(there, os.W_OK | os.X_OK)
 
 
-def _has_home() -> bool:
+def ensure_home() -> None:
+    """Give a user without a home (no ``$HOME``, no account) a temporary one: libraries cannot be imported without."""
     try:
-        return Path.home().is_absolute()
-    except RuntimeError:  # no $HOME, and the system does not know this user
-        return False
+        Path.home()
+    except RuntimeError:
+        with contextlib.suppress(OSError):
+            os.environ["HOME"] = str(_temporary())
+
+
+def _temporary_cache() -> Path:
+    try:
+        folder = out_dir(_temporary())
+    except (OSError, InputError):
+        raise InputError(
+            f"no folder for cached files: {', '.join(map(str, cache_places()))} and {tempfile.gettempdir()} cannot be "
+            "written; expected one that can; try TP4_CACHE=/some/folder"
+        ) from None
+    os.environ["TP4_CACHE"] = str(folder)  # said once, and for the processes that this one starts, too
+    print(
+        f"tp4: neither the installation nor the home folder can be written; cached files go to {folder}; "
+        "set TP4_CACHE to another folder to keep them longer",
+        file=sys.stderr,
+    )
+    return folder
 
 
 def _temporary() -> Path:
-    user = os.getuid() if hasattr(os, "getuid") else "user"
-    return Path(tempfile.gettempdir()) / f"tp4-cache-{user}"
-
-
-def _is_mine(folder: Path) -> bool:
-    """Nobody else may put files where we would read them."""
-    return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
+    """A folder below the system's temporary one that lasts longer than this process and is this user's alone."""
+    if not hasattr(os, "getuid"):
+        return Path(tempfile.mkdtemp(prefix="tp4-"))
+    folder = Path(tempfile.gettempdir()) / f"tp4-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    # Compiled functions are read from here: nobody else may have put them there.
+    mine = not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+    return folder if mine else Path(tempfile.mkdtemp(prefix="tp4-"))

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tp4lib import paths, provenance
+from tp4lib import packages, paths, provenance
 from tp4lib.datasets import Found
 from tp4lib.errors import InputError
 from tp4lib.ledger import Ledger
@@ -66,8 +66,9 @@ class Report:
         Raises:
             InputError: a file of that name is there that no report has written.
         """
-        import matplotlib.pyplot as plt
-        from PIL import Image
+        with packages.needed():
+            import matplotlib.pyplot as plt
+            from PIL import Image
 
         for suffix in ("svg", "png"):
             # No date in the file: the same figure is the same bytes.

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tp4lib import paths
-from tp4lib import reproduce as runner
+from tp4lib import packages, paths
 
 
 def reproduce(
@@ -46,6 +45,11 @@ def reproduce(
 
     Example: tp4 reproduce 04 05 --preset laptop --data-dir DIR
     """
+    packages.require("core", "notebooks")  # before anything is run
+    from tp4lib import (
+        reproduce as runner,  # here, as it takes seconds, and not when only the help is asked for
+    )
+
     selected = runner.notebooks(notebook or ())
     out = out or paths.runs_dir(preset)
     outcomes = runner.run(

@@ -4,12 +4,9 @@ import enum
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from tp4lib import device as devices
 from tp4lib.files import alone_in
-from tp4lib.word2vec.run import run
 
 
 class Negatives(enum.StrEnum):
@@ -79,6 +76,11 @@ def word2vec(
 
     Example: tp4 word2vec --corpus text8 --width inf --max-vocab 5000 --out runs/w2v
     """
+    import torch  # here, as it takes seconds, and not when only the help is asked for
+
+    from tp4lib import device as devices
+    from tp4lib.word2vec.run import run
+
     with alone_in(out):
         run(
             corpus, out, width=width, min_count=min_count, max_vocab=max_vocab, max_bytes=max_bytes,

@@ -14,14 +14,9 @@ import math
 import numpy as np
 import torch
 
+from tp4lib.jit import numba
 from tp4lib.word2vec.cbow import CBOW, Diverged, StepSettings, changed_rows
 from tp4lib.word2vec.sampling import Block
-
-try:
-    import numba
-except ImportError:  # pragma: no cover - the bare core runs on torch alone
-    numba = None
-
 
 TILE = 512  # columns worked on at a time
 
