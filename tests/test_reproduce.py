@@ -382,22 +382,6 @@ def test_results_go_where_they_can(monkeypatch, tmp_path):
     assert paths.runs_dir("ci") == tmp_path / "runs" / "ci"
 
 
-def test_caches_go_where_they_can(monkeypatch, tmp_path):
-    monkeypatch.setattr(paths, "checkout", lambda: tmp_path / "checkout")
-    monkeypatch.setattr(paths.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
-    monkeypatch.delenv("TP4_CACHE", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert paths.cache_dir() == tmp_path / "checkout" / "data" / "cache"
-    (tmp_path / "file").write_text("")
-    monkeypatch.setattr(paths, "checkout", lambda: tmp_path / "file")  # no folder can be made below a file
-    assert paths.cache_dir() == tmp_path / "home" / ".cache" / "tp4"
-    monkeypatch.setenv("HOME", str(tmp_path / "file"))
-    assert paths.cache_dir().parent == tmp_path / "tmp"
-    monkeypatch.setenv("TP4_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(InputError, match=r"no folder for the cache: .*; try TP4_CACHE="):
-        paths.cache_dir()
-
-
 def test_names_select_notebooks(monkeypatch, tmp_path):
     (tmp_path / "notebooks").mkdir()
     for name in ("00_start_here", "04_word2vec_limit", "05_word2vec_pca"):
