@@ -116,6 +116,14 @@ def test_a_finished_run_can_be_gone_on_with(tmp_path, monkeypatch, linked):
     assert names(tmp_path) == {"checkpoint.npz": "first", "vectors.bin": "again", "metrics.json": "again"}
 
 
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    (tmp_path / "unfinished").mkdir()
+    for name in (".vectors.bin.1-x.part", ".checkpoint-0001.0of2.npz.abc.part", ".metrics.json.y.part"):
+        (tmp_path / "unfinished" / name).write_text("half")
+    finished(tmp_path, "first")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.npz", "metrics.json", "vectors.bin"]
+
+
 def test_a_run_refused_before_it_begins_leaves_nothing(tmp_path):
     finished(tmp_path, "first")
     before = listing(tmp_path)

@@ -9,6 +9,7 @@ import torch
 
 import tp4lib.device
 from tp4lib import datasets
+from tp4lib.divergence import is_diverged
 from tp4lib.errors import InputError
 from tp4lib.word2vec import CBOW, Corpus, analogy, fast
 from tp4lib.word2vec.baselines import kernel_limit_embeddings, ntk_start
@@ -41,8 +42,11 @@ def make_blocks(corpus: Corpus, **options) -> list[Block]:
 
 
 def run(model: CBOW, blocks: list[Block], settings: StepSettings | None = None, steps=torch_steps) -> CBOW:
+    """Train on all blocks, and make sure that this is training: what a diverging run computes is an accident."""
     for block in blocks:
-        steps(model, block, settings or StepSettings())
+        loss, positions = steps(model, block, settings or StepSettings())
+        seen = 1 + block.weight * block.negatives.shape[1]  # the target, and the negatives of a position
+        assert not is_diverged(loss / max(positions, 1), seen * math.log(2))
     return model
 
 

@@ -53,6 +53,13 @@ class Work:
         """Make ``folder`` ready; see `working`."""
         self.exchange()
         self._forget_links()
+        for name in (
+            METRICS,
+            self._checkpoints,
+            *self._others,
+        ):  # half-written by a killed run: OUT is ours alone
+            for part in self.folder.glob(f".{name}.*.part"):
+                part.unlink()
         unfinished = sorted(self.folder.glob(self._checkpoints))
         if not (resume and unfinished):
             self._require_ours()
