@@ -240,12 +240,12 @@ def test_patience_stops_on_a_plateau_and_says_so(enough):
 def test_divergence_is_detected(enough):
     with pytest.raises(InputError, match=r"diverged in epoch 3: the query loss is nan.*smaller --lr"):
         scripted(enough, [0.2] * 4, losses=[1.0, 1.0, math.nan, 1.0])
-    # 3 (log 5 + 1) = 7.83
+    # 6 log 5 = 9.657
     with pytest.raises(
-        Diverged, match=r"epoch 3: the query loss is 7.9 at meta-step \d+; expected .* 7.828 at most"
+        Diverged, match=r"epoch 3: the query loss is 9.7 at meta-step \d+; expected .* 9.657 at most"
     ):
-        scripted(enough, [0.2] * 4, losses=[1.0, 1.0, 7.9, 200.0])
-    _, history = scripted(enough, [0.2] * 4, losses=[1.0, 1.0, 7.8, 1.0])
+        scripted(enough, [0.2] * 4, losses=[1.0, 1.0, 9.7, 200.0])
+    _, history = scripted(enough, [0.2] * 4, losses=[1.0, 1.0, 9.6, 1.0])
     assert len(history.epochs) == 4
 
 
