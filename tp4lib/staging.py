@@ -79,7 +79,7 @@ class Stage:
         if self._failed_before.exists():
             os.replace(self._failed_before, self.folder / "failed.json")
         elif not any(self.report.iterdir()):
-            shutil.rmtree(self.folder)
+            self._discard()
 
     def fail(self, told: dict[str, Any]) -> None:
         """Remember why there are no new results."""
@@ -122,7 +122,7 @@ class Stage:
         for name in set(below.names()) - {*read_json(run)["files"], run.name}:
             below.remove(name)
         os.replace(run, self.results / run.name)
-        shutil.rmtree(self.folder)
+        self._discard()
 
     def recover(self) -> None:
         """Go on with an exchange that was cut off, and remove what was left half-written."""
@@ -131,7 +131,7 @@ class Stage:
         if self._is_whole():
             self.exchange()
         elif self._is_exchanged():
-            shutil.rmtree(self.folder)
+            self._discard()
         elif self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
@@ -153,6 +153,15 @@ class Stage:
         """The bytes that a run has left in the stage."""
         files = (self.executed, *self.report.rglob("*"))
         return sum(file.stat().st_size for file in files if file.is_file())
+
+    def _discard(self) -> None:
+        """Remove the stage; what says whose it is goes last, so that this can be cut off."""
+        for rest in self.folder.iterdir():
+            if _is_folder(rest):
+                shutil.rmtree(rest)
+            elif rest.name != "stage.json":
+                rest.unlink()
+        shutil.rmtree(self.folder)
 
     def _begun(self) -> dict[str, Any]:
         told = read_json(self.folder / "stage.json")
