@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+import browsing
 import nbformat
 import pytest
 
@@ -32,6 +33,10 @@ def book(path, code="pass"):
     return path
 
 
+def svg(value):
+    return f'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><title>{value}</title></svg>'
+
+
 def stand_in(self, source, stage, parameters):
     """In place of `Executor.execute`: a notebook's code is the value that it reports and the names of its figures."""
     if self._stopped:
@@ -40,7 +45,7 @@ def stand_in(self, source, stage, parameters):
     value, *figures = "".join(code).split()
     shutil.copy(stage.source, stage.executed)
     for name in figures:
-        (stage.report / f"{name}.svg").write_text(f"<svg>{value}</svg>")
+        (stage.report / f"{name}.svg").write_text(svg(value))
         (stage.report / f"{name}.png").write_text(f"png {value}")
     if value == "interrupt":
         self.stop()
@@ -52,7 +57,7 @@ def stand_in(self, source, stage, parameters):
     report = {
         "notebook": stage.name, "preset": parameters["preset"], "seed": parameters["seed"], "data": [],
         "metrics": {"x": {"value": float(value)}}, "environment": {"versions": {"tp4lib": "1"}, "commit": "a" * 40},
-        "figures": [{"name": name, "caption": f"caption of {name}", "alt": "alt"} for name in figures],
+        "figures": [{"name": name, "caption": f"caption of {name}", "alt": f"what {name} shows"} for name in figures],
     }  # fmt: skip
     files.write_json(stage.report / "metrics.json", report)
     return Outcome(source.stem, 0.5, None, 7)
@@ -114,6 +119,21 @@ def test_a_failing_run_leaves_the_old_results_and_the_page_says_that_they_are_ol
     ]  # fmt: skip
     assert not (out / ".01_a.new").exists()
     assert "older" not in (out / "index.html").read_text().partition("<body>")[2]
+
+
+def test_the_page_with_older_failed_unfinished_and_mixed_results_reads_well(tmp_path, browser):
+    names, out = ("01_a", "02_b", "my copy {x} & y"), tmp_path / "out"
+    a, b, c = (book(tmp_path / f"{name}.ipynb", f"{k} figure{k}") for k, name in enumerate(names))
+    run(a, b, c, out=out)
+    run(book(a, "fail"), out=out, seed=1)
+    run(c, out=out, seed=1, preset="laptop")
+    with pytest.raises(KeyboardInterrupt):
+        run(book(b, "interrupt"), out=out)
+    page = (out / "index.html").read_text()
+    assert page.count('class="older"') == 3  # the mixture, the failure, what has not ended
+    pages, wrong = browsing.inspect(browser, out)
+    assert pages == ["index.html"]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_a_run_of_one_notebook_keeps_the_others(tmp_path):
@@ -282,9 +302,7 @@ def test_killed_at_any_operation_on_files_a_run_leaves_the_old_results_or_the_ne
             assert kept == old, count
             assert not ended
         else:
-            assert now["01_a/eight.svg"] == now["01_a/both.svg"] == b"<svg>8.0</svg>".replace(b"8.0", b"8"), (
-                count
-            )
+            assert now["01_a/eight.svg"] == now["01_a/both.svg"] == svg(8).encode(), count
             assert "01_a/one.svg" not in now, count
             assert not (out / ".01_a.new").exists(), count
             assert Ledger(out / "01_a").names() == [
@@ -364,7 +382,7 @@ def test_results_that_met_a_foreign_file_wait_and_take_their_place_once_it_has_g
     (out / "01_a" / "one.svg").rename(tmp_path / "one.svg")
     run(book(tmp_path / "02_b.ipynb", "2"), out=out)
     assert value(out) == 1
-    assert (out / "01_a" / "one.svg").read_text() == "<svg>1</svg>"
+    assert (out / "01_a" / "one.svg").read_text() == svg(1)
 
 
 def test_a_result_that_was_changed_by_hand_is_refused_before_anything(tmp_path):
@@ -414,7 +432,7 @@ def test_what_a_live_session_has_written_is_ours_and_other_files_are_not_replace
     report.save()
     report.save()
     run(book(tmp_path / "01_a.ipynb", "1 one"), out=tmp_path / "out")
-    assert (tmp_path / "out" / "01_a" / "one.svg").read_text() == "<svg>1</svg>"
+    assert (tmp_path / "out" / "01_a" / "one.svg").read_text() == svg(1)
     assert (tmp_path / "out" / "01_a" / "mine.svg").read_text() == "mine"
 
 

@@ -447,7 +447,7 @@ def starved(tmp_path_factory):
     books = [
         notebook(folder / "01_killed.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"),
         notebook(folder / "02_limited.ipynb", limit, "x = bytearray(4 << 30)"),
-        notebook(folder / "03_much.ipynb", "x = b'1' * (400 << 20)\ndel x", REPORTS),
+        notebook(folder / "03_much.ipynb", REPORTS, "x = b'1' * (400 << 20)\ndel x"),
         notebook(folder / "04_little.ipynb", REPORTS),
     ]
     lines = []

@@ -72,18 +72,19 @@ class Executor:
     def execute(self, source: Path, stage: Stage, parameters: dict[str, Any]) -> Outcome:
         """Run the notebook in ``stage``, which came from ``source``, and wait for it; the results stay in the stage."""
         asked = {"notebook": stage.name, "preset": parameters["preset"], "seed": parameters["seed"]}
-        request = {"stage": str(stage.folder), "cwd": str(stage.out), "parameters": parameters}
+        folder, out = (os.path.abspath(place) for place in (stage.folder, stage.out))
+        request = {"stage": folder, "cwd": out, "parameters": parameters}
         started = time.monotonic()
         with self._lock:
             if self._stopped:
                 return Outcome(source.stem, 0.0, "was not started")
             process = subprocess.Popen(
                 [sys.executable, "-m", "tp4lib.notebook_process", json.dumps(request)],
-                env=self._environment | {"TP4_OUT": str(stage.folder), ASKED: json.dumps(asked)},
+                env=self._environment | {"TP4_OUT": folder, ASKED: json.dumps(asked)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                text=True,
+                encoding="utf-8",
                 errors="replace",
                 start_new_session=True,  # Ctrl-C reaches us alone: we end it
             )

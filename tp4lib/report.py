@@ -44,7 +44,7 @@ class Report:
             raise InputError(
                 f"unknown preset {preset!r}; expected one of {', '.join(PRESETS)}; set it in the parameters cell"
             )
-        asked = json.loads(os.environ.get(ASKED, "{}"))
+        asked = _asked()
         wrong = [
             f"{key} is {own!r}, asked was {asked[key]!r}"
             for key, own in (("preset", preset), ("seed", seed))
@@ -172,6 +172,17 @@ class Table:
             f"{key}: {_number(m['value'])} {m.get('unit', '')} (published {_number(m.get('published'))})"
             for key, m in self.metrics.items()
         )
+
+
+def _asked() -> dict[str, Any]:
+    """What `tp4 reproduce` asked for; empty in a session of its own."""
+    try:
+        asked = json.loads(os.environ.get(ASKED, "{}"))
+    except ValueError:
+        asked = None
+    if not isinstance(asked, dict):
+        raise InputError(f"{ASKED} is not what `tp4 reproduce` sets; expected JSON; unset {ASKED}")
+    return asked
 
 
 def _number(value: float | None) -> str:

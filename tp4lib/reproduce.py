@@ -51,7 +51,7 @@ def notebooks(names: Sequence[str] = ()) -> list[Path]:
     chosen: list[Path] = []
     for name in names:
         found = _file(name) if "/" in name or name.endswith(".ipynb") else _of_collection(name, everything)
-        if not any(found.resolve() == other.resolve() for other in chosen):
+        if not any(os.path.realpath(found) == os.path.realpath(other) for other in chosen):
             chosen.append(found)
     _require_own_names(chosen)
     return chosen
@@ -354,7 +354,7 @@ def _require_data(preset: str, data_dir: Path | None) -> None:
 
 
 def _environment(preset: str, data_dir: Path | None, device: str, threads: int) -> dict[str, str]:
-    data = str(data_dir.resolve()) if data_dir is not None else EMBEDDED if preset == "ci" else None
+    data = os.path.realpath(data_dir) if data_dir is not None else EMBEDDED if preset == "ci" else None
     return {
         "TP4_COMMAND": f"tp4 reproduce --preset {preset}",  # unless the command line has told more
         **os.environ,
