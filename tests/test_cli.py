@@ -120,7 +120,7 @@ def test_texts_and_names(monkeypatch):
     assert environment.unknown() == ["TP4_OFLINE"]
 
 
-NONSENSE = ["", "false", "quatsch", "/nowhere/x", "-1", "\udcff", "a\nb", "text"]
+NONSENSE = ["", "false", "quatsch", "/proc/nowhere/x", "-1", "\udcff", "a\nb", "text"]
 COMMANDS = [
     ["--version"],
     ["data", "questions"],
