@@ -159,7 +159,7 @@ def asked_by(evaluate: Callable[..., Any] | None) -> str | None:
     ``partial(evaluate, questions=...)``, and "a function" for any other.
 
     >>> asked_by(functools.partial(evaluate, questions=Questions.parse([": a", "b c d e"])))[:6]
-    '51ba4f'
+    '31d426'
     """
     questions = getattr(evaluate, "keywords", {}).get("questions")
     if evaluate is None or isinstance(questions, Questions):
