@@ -33,7 +33,8 @@ class Dtype(enum.StrEnum):
 
 def word2vec(
     corpus: Annotated[
-        Path, typer.Option(help="Text: words between spaces or line ends, plain, .xz, .gz, .bz2 or .zip.")
+        Path,
+        typer.Option(help="Text, plain or packed (.xz, .gz, .bz2, .zip); or text8 or fil9, which are found."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for vectors.bin, metrics.json and the checkpoint.")],
     width: Annotated[str, typer.Option(help="Hidden width, or inf for the exact limit.")] = "64",

@@ -1,5 +1,6 @@
 """One run from a text to vectors and metrics: what ``tp4 word2vec`` and ``python -m tp4lib.word2vec`` do."""
 
+import os
 import sys
 from contextlib import ExitStack
 from functools import partial
@@ -20,6 +21,7 @@ from tp4lib.word2vec.train import Trained, train
 from tp4lib.word2vec.vectors import save_vectors
 
 CHECKPOINTS, VECTORS = "checkpoint*.npz", "vectors.bin"
+TEXTS = ("text8", "fil9")  # data sets that can be named in place of a file
 
 
 def run(
@@ -44,7 +46,7 @@ def run(
     (`tp4lib.results`).
 
     Args:
-        corpus: text, words between spaces; plain, .xz, .gz, .bz2 or .zip.
+        corpus: text, words between spaces; plain, .xz, .gz, .bz2 or .zip; or the name of a data set, see `TEXTS`.
         width: a positive integer, or "inf".
         min_count, max_vocab, max_bytes: see `Corpus.load`.
         questions: None for gensim's questions-words.txt; without gensim nothing is asked.
@@ -59,6 +61,7 @@ def run(
     """
     n = parse_width(width)
     asked, asked_in = _questions(questions, speak=shards.rank == 0)
+    source, corpus = _text(corpus, shards)
     with open_text(corpus):  # a wrong name is told before a folder is made for it
         pass
     with ExitStack() as stack:
@@ -66,7 +69,7 @@ def run(
         working = results.working(out, "word2vec", checkpoints=CHECKPOINTS, others=(VECTORS,), resume=resume)
         work = shards.first(lambda: stack.enter_context(working))
         folder = out / results.UNFINISHED
-        data = [provenance.source(source) for source in (corpus, asked_in) if source is not None]
+        data = [provenance.source(each) for each in (source, asked_in) if each is not None]
         text = Corpus.load(corpus, min_count, max_vocab, max_bytes)
         columns = columns_of(len(text.vocab), n)
         if save_dim is not None:
@@ -114,6 +117,16 @@ def run(
                 f"{metrics['tokens_per_second']:,.0f} tokens/s; {out / results.METRICS}"
             )
     return metrics
+
+
+def _text(corpus: Path, shards: Shards) -> tuple[datasets.Found | Path, Path]:
+    """What to read, and the file that holds it: the file ``corpus``, else the data set of that name."""
+    if str(corpus) not in TEXTS or os.path.lexists(corpus):
+        return corpus, corpus
+    found = shards.first(lambda: datasets.find(str(corpus))) or datasets.find_local(str(corpus))
+    if shards.rank == 0:
+        print(f"tp4: --corpus {corpus}: {found.describe()}", file=sys.stderr)
+    return found, found.path
 
 
 def _questions(
