@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tp4lib import __version__, environment, packages
+from tp4lib import __version__, environment, packages, paths
 from tp4lib.errors import InputError, fail
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = shlex.join(["tp4", *arguments])
     os.environ["TP4_COMMAND"] = command.encode("utf-8", "backslashreplace").decode("utf-8")
     with guarded():
+        paths.ensure_home()
         code = _run(arguments)
     sys.exit(code)
 
@@ -118,7 +119,7 @@ def guarded() -> Iterator[None]:
         signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
-        sys.stdout.flush()  # here, where a full disk can still be told
+        sys.stdout.flush()  # while it can still be told that it cannot be written
     except InputError as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -148,8 +149,8 @@ def _reason(error: Exception) -> str | None:
     if not isinstance(error, OSError):
         return None
     advice = {
-        errno.ENOSPC: "expected room on the disk; free some space, or choose another --out",
-        errno.EDQUOT: "expected room in your quota; free some space, or choose another --out",
+        errno.ENOSPC: "expected room where files, or the output, go; free some space, or choose another --out",
+        errno.EDQUOT: "expected room within your quota; free some space, or choose another --out",
         errno.EMFILE: "expected fewer open files, or a higher limit; try `ulimit -n 4096` before",
         errno.EIO: "expected a disk that works; try another one",
     }.get(error.errno, "expected files and folders that can be read and written; choose other ones")
@@ -158,10 +159,10 @@ def _reason(error: Exception) -> str | None:
 
 def _give_up_output() -> None:
     """Let output that cannot be written go nowhere: Python would try again, and fail again, at its end."""
-    with contextlib.suppress(OSError, ValueError):  # a stream of a test or a notebook has no file number
-        try:
-            sys.stdout.flush()
-        except OSError:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):  # a stream of a test or a notebook has no file number
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, sys.stdout.fileno())
             os.close(null)

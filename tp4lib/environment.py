@@ -18,11 +18,11 @@ VARIABLES = {
     "TP4_OFFLINE": "1 for no downloads",
     "TP4_PROGRESS": "0 for no progress bars",
 }
-"""What a user may set, with what it means. ``TP4_COMMAND``, ``TP4_DEVICE`` and ``TP4_PARENT`` are set by tp4 for the
-processes that it starts."""
+"""What a user may set, with what it means."""
 
 _FLAGS = ("TP4_OFFLINE", "TP4_PROGRESS")
-_INTERNAL = ("TP4_COMMAND", "TP4_DEVICE", "TP4_PARENT")
+# Set by tp4 for the processes that it starts.
+_INTERNAL = ("TP4_ASKED", "TP4_COMMAND", "TP4_DEVICE", "TP4_PARENT")
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 

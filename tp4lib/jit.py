@@ -33,3 +33,7 @@ try:
     import numba
 except ImportError:  # the bare core runs on torch alone
     numba = None
+except ValueError as error:
+    raise InputError(
+        f"numba does not start ({error}); expected settings that it can use; unset NUMBA_NUM_THREADS, or correct it"
+    ) from error

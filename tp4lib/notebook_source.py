@@ -29,8 +29,8 @@ def read_notebook(path: str | Path) -> dict[str, Any]:
     ``execution_count``.
 
     Raises:
-        InputError: no regular file, not readable, not UTF-8, empty, not JSON (a merge conflict is named), not a notebook,
-            or of another format than 4.
+        InputError: no regular file, not readable, not UTF-8, empty, not JSON (a merge conflict is named), not a
+            notebook, or of another format than 4.
     """
     notebook = _parsed(path)
     if not isinstance(notebook, dict) or "nbformat" not in notebook:
@@ -64,35 +64,46 @@ def source_digest(notebook: dict[str, Any]) -> str:
     cells = [
         "".join(cell["source"])
         for cell in notebook["cells"]
-        if cell["cell_type"] == "code"
-        and "injected-parameters" not in cell.get("metadata", {}).get("tags", [])
+        if cell["cell_type"] == "code" and INJECTED[0] not in cell.get("metadata", {}).get("tags", [])
     ]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
 def store_outputs(executed: Path, source: Path, preset: str) -> None:
-    """Put the outputs of a run into the notebook that it came from, with the digest of its source."""
-    notebook = json.loads(executed.read_text("utf-8"))
-    notebook["cells"] = [
-        cell for cell in notebook["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])
-    ]
-    for count, cell in enumerate((cell for cell in notebook["cells"] if cell["cell_type"] == "code"), 1):
-        # Times, places and progress bars of one machine are no part of the result.
-        cell["metadata"] = {key: value for key, value in cell["metadata"].items() if key == "tags"}
-        cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
+    """Put the outputs of a run into the notebook that it came from, with the digest of its source.
+
+    Everything else in the notebook stays as it is: text, cell metadata, and metadata of other tools.
+    """
+    notebook, ran = (read_notebook(path) for path in (source, executed))
+    notebook["cells"], outputs = _own_cells(notebook), _own_cells(ran)
+    count = 0
+    for cell, done in zip(notebook["cells"], outputs, strict=True):
+        if cell["cell_type"] != "code":
+            continue
+        count += 1
         cell["execution_count"] = count
+        # Progress bars of one machine are no part of the result.
+        cell["outputs"] = [output for output in done["outputs"] if output.get("name") != "stderr"]
         for output in cell["outputs"]:
             if "execution_count" in output:
                 output["execution_count"] = count
-    for cell in notebook["cells"]:
-        cell["metadata"].pop("papermill", None)
-    notebook["metadata"] = {
+    notebook["metadata"] |= {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
         KEY: {"preset": preset, "source": source_digest(notebook)},
     }
+    notebook["metadata"].pop("papermill", None)
     with atomic_path(source) as part:
         part.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _own_cells(notebook: dict[str, Any]) -> list[dict[str, Any]]:
+    """The cells but for those that papermill has added."""
+    return [
+        cell
+        for cell in notebook["cells"]
+        if not set(INJECTED) & set(map(str, cell["metadata"].get("tags", [])))
+    ]
 
 
 def _parsed(path: str | Path) -> Any:

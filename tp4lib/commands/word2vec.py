@@ -32,7 +32,10 @@ class Dtype(enum.StrEnum):
 
 
 def word2vec(
-    corpus: Annotated[Path, typer.Option(help="Text: words between spaces; plain, .xz, .gz, .bz2 or .zip.")],
+    corpus: Annotated[
+        Path,
+        typer.Option(help="Text, plain or packed (.xz, .gz, .bz2, .zip); or text8 or fil9, which are found."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for vectors.bin, metrics.json and the checkpoint.")],
     width: Annotated[str, typer.Option(help="Hidden width, or inf for the exact limit.")] = "64",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the text.")] = 5,
@@ -63,7 +66,7 @@ def word2vec(
     ] = Dtype.float32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; 1 gives the same bits each time.")] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     save: Annotated[bool, typer.Option("--save-vectors/--no-save-vectors", help="Write vectors.bin.")] = True,
     save_dim: Annotated[
         int | None, typer.Option(min=1, help="Save the vectors in so many principal coordinates.")
@@ -71,8 +74,9 @@ def word2vec(
 ) -> None:
     """Train Word2Vec at one width or at width infinity.
 
-    Its embeddings are scored on word analogies after each epoch. On several GPUs: torchrun --nproc-per-node=N -m
-    tp4lib.word2vec, with the same options.
+    Its embeddings are scored on word analogies after each epoch. A line of text is no sentence: windows reach across
+    line ends. A run works in --out/unfinished, and its files replace those of an earlier run when it is whole. On
+    several GPUs: torchrun --nproc-per-node=N -m tp4lib.word2vec, with the same options.
 
     Example: tp4 word2vec --corpus text8 --width inf --max-vocab 5000 --out runs/w2v
     """

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from numbers import Integral
-
 import torch
 from torch import Tensor
 
+from tp4lib.checks import whole
 from tp4lib.device import require_memory
 from tp4lib.errors import InputError
 from tp4lib.program.vectors import Vector
@@ -57,10 +56,8 @@ class InfiniteWidth(World):
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
     ) -> None:
-        if isinstance(samples, bool) or not isinstance(samples, Integral) or samples < 16:
-            raise InputError(f"samples = {samples!r}; expected a whole number >= 16; try samples=100_000")
-        super().__init__(int(samples), seed, dtype, device)
-        self.samples = int(samples)
+        self.samples = whole("samples", samples, least=16, example=100_000)
+        super().__init__(self.samples, seed, dtype, device)
         self.require(3 * _SOBOL, "the first noises")
         sobol = torch.quasirandom.SobolEngine(_SOBOL, scramble=True, seed=seed)
         self._sobol = list(sobol.draw(self.samples, dtype=torch.float64).T)  # uniforms, multiples of 2^-30
@@ -141,6 +138,11 @@ class _Products:
     def hat(self, x: Vector, std: float) -> Tensor:
         """Zhat of a stack x: (B, M), a new leaf of autograd's graph."""
         values, found = x._tensor.detach().to(x.world.dtype), []
+        if not values.isfinite().all():  # what has NaN in it would count as a combination of earlier vectors
+            raise InputError(
+                "W @ x of a vector with coordinates that are NaN or infinite; expected finite ones; "
+                "look at x.values, or train at a smaller rate"
+            )
         for row, y in enumerate(values):
             inside = self.basis.coefficients(y)
             rest = y - inside @ self.basis.rows

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tp4lib.errors import InputError
-from tp4lib.nn import ACTIVATIONS
+from tp4lib.nn import ACTIVATIONS, check_parametrization
 from tp4lib.parametrization import ABC
 from tp4lib.program.training import SLOPES, Loss, Task, Training, gram, make_task, require, squared_loss
 from tp4lib.program.world import World, outer
@@ -71,6 +71,7 @@ def train_mlp(
     >>> train_mlp(InfiniteWidth(1000), xi, y, mup(2), steps=3).outputs.shape
     torch.Size([4, 2, 1])
     """
+    check_parametrization(parametrization)
     if not parametrization.is_stable:
         broken = next(c for c in parametrization.stability_conditions if not c.holds)
         raise InputError(
@@ -78,7 +79,7 @@ def train_mlp(
             f"try mup({parametrization.depth})"
         )
     last = parametrization.depth + 1
-    std = [float(std)] * last if isinstance(std, (int, float)) else list(std)
+    std = list(std) if hasattr(std, "__iter__") else [std] * last
     if len(std) != last:
         raise InputError(f"std has {len(std)} numbers; one per layer, {last}, are needed; try std=1.0")
     task = make_task(world, xi, y, activation, lr, steps, std, loss, momentum, batches)
@@ -116,7 +117,8 @@ def _train_features(world: World, task: Task, s: float, u: float, r_layers: list
             h.append(W_l @ phi(h[-1]))
         x = [phi(h_l) for h_l in h]
         v = [part for part, power in ((start, s), (change, u)) if power < 1 + _CLOSE]
-        outputs.append(task.output(world.mean(x[-1], sum(v) if v else 0 * start), step))
+        outputs.append(world.mean(x[-1], sum(v) if v else 0 * start))
+        task.check(outputs)
         hs.append(h)
         if step == task.steps:
             break
@@ -171,10 +173,12 @@ def _train_kernel(
         f = f0.to(kernel)
 
     outputs, buffer = [f], None
+    task.check(outputs)
     for step in range(task.steps):
         buffer = task.buffer(buffer, task.pick(kernel, step).T @ task.chi(f, step))
         f = f - task.lr * buffer
-        outputs.append(task.output(f, step + 1))
+        outputs.append(f)
+        task.check(outputs)
     return task.finish(outputs, [h] * (task.steps + 1), kernel)
 
 

@@ -48,17 +48,17 @@ def train_rnn(
     """
     if xi.dim() != 3:
         raise InputError(f"xi is {tuple(xi.shape)}; expected (P, K, d_in); try xi[..., None]")
-    std = list(std)
+    std = list(std) if hasattr(std, "__iter__") else [std] * 3
     if len(std) != 3:
         raise InputError(f"std has {len(std)} numbers; expected those of U, W and v; try std=(1, 1, 1)")
     task = make_task(world, xi, y, activation, lr, steps, std, loss, momentum, batches)
     phi, slope, xi = ACTIVATIONS[activation], SLOPES[activation], task.xi
-    times = xi.shape[1]
+    times, steps, lr = xi.shape[1], task.steps, task.lr
     require(world, 1 + steps, times, len(xi))
     U, W, v = (
-        world.gaussian(std[0], count=xi.shape[2]),
-        world.matrix(std[1]),
-        world.gaussian(std[2], count=y.shape[1]),
+        world.gaussian(task.std[0], count=xi.shape[2]),
+        world.matrix(task.std[1]),
+        world.gaussian(task.std[2], count=y.shape[1]),
     )
     m_U = m_v = m_W = None
     outputs, hs = [], []
@@ -67,7 +67,8 @@ def train_rnn(
         for k in range(1, times):
             h.append(W @ phi(h[-1]) + xi[:, k] @ U)
         x = [phi(h_k) for h_k in h]
-        outputs.append(task.output(world.mean(x[-1], v), step))
+        outputs.append(world.mean(x[-1], v))
+        task.check(outputs)
         hs.append(h)
         if step == steps:
             break

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tp4lib.checks import real, whole
+from tp4lib.divergence import require_stable
 from tp4lib.errors import InputError
 from tp4lib.nn import ACTIVATIONS
 from tp4lib.program.infinite import InfiniteWidth
@@ -80,18 +82,18 @@ class Task:
         """torch.optim.SGD's momentum buffer."""
         return gradient if old is None or self.momentum == 0 else self.momentum * old + gradient
 
-    def output(self, f: Tensor, step: int) -> Tensor:
-        """f after so many steps.
+    def check(self, outputs: list[Tensor]) -> None:
+        """Look at f after the last step so far, beside f of the untrained network and beside the output 0.
 
         Raises:
-            InputError: it is not finite.
+            Diverged: f is not finite, or its loss is above `tp4lib.divergence.FACTOR` times the untrained one.
         """
-        if not f.isfinite().all():
-            raise InputError(
-                f"training diverged: f is no longer finite after step {step} of {self.steps}; expected finite numbers; "
-                f"try a smaller lr than {self.lr}"
-            )
-        return f
+        step, f = len(outputs) - 1, outputs[-1]
+        loss, first, zero = (float(self.loss(g, self.y)) for g in (f, outputs[0], torch.zeros_like(f)))
+        untrained = (
+            max(first, zero) if math.isfinite(zero) else math.inf
+        )  # some losses are not made for the output 0
+        require_stable(f"step {step} of {self.steps}", loss, untrained, f"try a smaller lr than {self.lr}")
 
     def finish(self, outputs: list[Tensor], h: list[list[Vector]], kernel: Tensor | None = None) -> Training:
         phi, kernels = ACTIVATIONS[self.activation], []
@@ -135,11 +137,14 @@ def make_task(
             f"xi is {tuple(xi.shape)} and y is {tuple(y.shape)}; expected P inputs and (P, d_out) targets; "
             "try y[:, None] for one output"
         )
-    if not isinstance(steps, int) or steps < 0 or not math.isfinite(lr) or not 0 <= momentum < 1:
-        raise InputError(
-            f"steps = {steps}, lr = {lr}, momentum = {momentum}; expected whole steps >= 0, a finite rate, "
-            "0 <= momentum < 1; try steps=8, lr=0.1"
-        )
+    steps, lr = whole("steps", steps, least=0, example=8), real("lr", lr, least=0, example=0.1)
+    momentum = real("momentum", momentum, least=0, below=1, example=0.9)
+    std = [real(f"std[{layer}]", sigma, least=0) for layer, sigma in enumerate(std)]
+    for name, data in (("xi", xi), ("y", y)):
+        if not data.isfinite().all():
+            raise InputError(
+                f"{name} holds numbers that are NaN or infinite; expected finite ones; look at {name}"
+            )
     if batches is not None and (len(batches) != steps or any(len(batch) == 0 for batch in batches)):
         raise InputError(
             f"{len(batches)} batches for {steps} steps; expected a list of rows, not empty, for each step; "
