@@ -577,8 +577,8 @@ def test_file_names(cut_off, command, name, what, given_whole, encoding):
 
 VARIABLES = (
     "TP4_DATA", "TP4_CACHE", "TP4_OUT", "TP4_OFFLINE", "TP4_PROGRESS", "TP4_COMMAND", "TP4_DEVICE", "TP4_PARENT",
-    "TP4_ASKED",
-    "TP4_KERNEL_QUIT", "TP4_MISSPELT", "OMP_NUM_THREADS", "COLUMNS", "LINES", "TERMINAL_WIDTH", "TERM", "NO_COLOR", "HOME",
+    "TP4_ASKED", "TP4_KERNEL_QUIT", "TP4_MISSPELT", "OMP_NUM_THREADS", "COLUMNS", "LINES", "TERMINAL_WIDTH", "TERM",
+    "NO_COLOR", "HOME",
     "XDG_CACHE_HOME", "LC_ALL", "PYTHONIOENCODING", "WORLD_SIZE", "RANK",
 )  # fmt: skip
 SETTINGS = st.one_of(
