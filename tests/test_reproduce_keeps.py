@@ -239,6 +239,8 @@ def test_resume_sees_another_library_and_other_data_behind_one_name(tmp_path, mo
     questions = reproduce.provenance.source(reproduce.datasets.find_local("questions", "embedded"))
     for told, same in (
         (questions, True),
+        ({"name": "digits", "source": "embedded", "title": "digits", "sha256": None}, True),
+        ({"name": "digits", "source": "cache", "title": "digits", "sha256": None}, False),
         (questions | {"sha256": "0" * 64}, False),
         ({"name": "mine"}, False),
     ):
