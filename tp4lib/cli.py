@@ -134,10 +134,7 @@ def guarded() -> Iterator[None]:
     except (OSError, MemoryError, RuntimeError) as error:
         if (line := _reason(error)) is None:
             raise
-        if _give_up_output() and getattr(error, "filename", None) is None:
-            line = (
-                f"the output cannot be shown ({error}); expected a stdout with room; choose another, or none"
-            )
+        _give_up_output()
         fail(line)
 
 
@@ -152,16 +149,16 @@ def _reason(error: Exception) -> str | None:
     if not isinstance(error, OSError):
         return None
     advice = {
-        errno.ENOSPC: "expected room on the disk; free some space, or choose another --out",
-        errno.EDQUOT: "expected room in your quota; free some space, or choose another --out",
+        errno.ENOSPC: "expected room where files, or the output, go; free some space, or choose another --out",
+        errno.EDQUOT: "expected room within your quota; free some space, or choose another --out",
         errno.EMFILE: "expected fewer open files, or a higher limit; try `ulimit -n 4096` before",
         errno.EIO: "expected a disk that works; try another one",
     }.get(error.errno, "expected files and folders that can be read and written; choose other ones")
     return f"{error}; {advice}"
 
 
-def _give_up_output() -> bool:
-    """Let output that cannot be written go nowhere, and say whether there is some: Python would try again at its end."""
+def _give_up_output() -> None:
+    """Let output that cannot be written go nowhere: Python would try again, and fail again, at its end."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -169,8 +166,6 @@ def _give_up_output() -> bool:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, sys.stdout.fileno())
             os.close(null)
-        return True
-    return False
 
 
 def _interrupt(number: int, frame: Any) -> None:

@@ -52,16 +52,18 @@ _TELLING = 12  # characters from which a removed text that occurs elsewhere is n
 
 @dataclass(frozen=True)
 class _Piece:
-    """A part of a cell: kept text, or what has been taken out of it."""
+    """A part of a cell: kept text, or what has been taken out of it.
+
+    ``stub`` stands in the place of an answer in code; in text an answer with a stub becomes a cell to write in.
+    """
 
     text: str
     taken: bool = False
-    stub: str | None = (
-        None  # of an answer: what stands in its place in code (in text it is a cell to write in)
-    )
+    stub: str | None = None
 
     @property
     def secret(self) -> str:
+        """The text alone, on one line: without tags and the title of a fold."""
         return " ".join(_SUMMARY.sub(" ", self.text).split())
 
 
