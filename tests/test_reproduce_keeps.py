@@ -231,14 +231,16 @@ def test_resume_sees_another_library_and_other_data_behind_one_name(tmp_path, mo
     run(a, out=out)
     stage = Stage(out, "01_a")
     identity = stage.whole()
-    given = {key: identity[key] for key in ("seed", "preset", "data", "library", "versions", "source")}
+    given = {key: identity[key] for key in ("seed", "preset", "data", "library", "packages", "source")}
     assert reproduce._finished(stage, given) is not None
-    for key, other in (("library", "b" * 64), ("versions", {"torch": "9"}), ("data", "/elsewhere")):
+    for key, other in (("library", "b" * 64), ("packages", "c" * 64), ("data", "/elsewhere")):
         assert reproduce._finished(stage, given | {key: other}) is None
     report = json.loads((out / "01_a" / "metrics.json").read_text())
     questions = reproduce.provenance.source(reproduce.datasets.find_local("questions", "embedded"))
     for told, same in (
         (questions, True),
+        ({"name": "digits", "source": "embedded", "title": "digits", "sha256": None}, True),
+        ({"name": "digits", "source": "cache", "title": "digits", "sha256": None}, False),
         (questions | {"sha256": "0" * 64}, False),
         ({"name": "mine"}, False),
     ):
