@@ -1,5 +1,6 @@
 """Every size, count, seed, rate and scale that the theory modules take is refused in one way: `tp4lib.checks`."""
 
+import doctest
 import math
 import re
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tp4lib import coordcheck, kernels
+from tp4lib import checks, coordcheck, divergence, kernels
 from tp4lib.compression import compress
 from tp4lib.dual import Hermite, dual
 from tp4lib.errors import InputError
@@ -192,3 +193,10 @@ def test_numpys_whole_numbers_are_sizes_and_stay_exact():
     assert LinearLimit(np.int64(3), np.int32(2)).U.shape == (5, 3)
     assert mup(np.int64(2)) == mup(2)
     assert PiMLP(np.int64(3), 2, np.int64(4), 1, seed=np.int64(0)).U.shape == (4, 3)
+
+
+@pytest.mark.parametrize("module", [checks, divergence], ids=lambda module: module.__name__)
+def test_docstring_examples(module):
+    results = doctest.testmod(module)
+    assert results.attempted >= 4
+    assert results.failed == 0
