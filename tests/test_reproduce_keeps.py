@@ -19,7 +19,7 @@ import pytest
 from tp4lib import files, reproduce
 from tp4lib.errors import InputError
 from tp4lib.execution import Executor, Outcome
-from tp4lib.ledger import Ledger
+from tp4lib.manifest import Manifest
 from tp4lib.report import Report
 from tp4lib.staging import Stage
 
@@ -307,7 +307,7 @@ def test_killed_at_any_operation_on_files_a_run_leaves_the_old_results_or_the_ne
             assert now["01_a/eight.svg"] == now["01_a/both.svg"] == svg(8).encode(), count
             assert "01_a/one.svg" not in now, count
             assert not (out / ".01_a.new").exists(), count
-            assert Ledger(out / "01_a").names() == [
+            assert Manifest(out / "01_a").names() == [
                 "both.png", "both.svg", "eight.png", "eight.svg", "metrics.json", "run.json",
             ]  # fmt: skip
         assert run(a, out=out)[0].error is None  # and it can be run again
@@ -405,8 +405,8 @@ def test_a_result_that_was_changed_by_hand_is_refused_before_anything(tmp_path):
 def test_results_of_a_version_without_ledgers_are_known(tmp_path):
     a, out = book(tmp_path / "01_a.ipynb", "1 one"), tmp_path / "out"
     run(a, out=out)
-    for ledger in out.rglob(".tp4-written.json"):
-        ledger.unlink()
+    for manifest in out.rglob(".tp4-written.json"):
+        manifest.unlink()
     (out / "01_a" / "mine.txt").write_text("mine")
     told = json.loads((out / "01_a" / "run.json").read_text())
     files.write_json(
@@ -507,11 +507,11 @@ def test_parts_of_others_and_of_running_processes_stay(tmp_path):
 def test_several_threads_of_one_process_share_a_ledger(tmp_path):
     """Reports of one session write one after the other; what is noted twice is noted once."""
     for _ in range(3):
-        Ledger(tmp_path).write_json("a.json", {"b": threading.active_count()})
-    assert Ledger(tmp_path).names() == ["a.json"]
+        Manifest(tmp_path).write_json("a.json", {"b": threading.active_count()})
+    assert Manifest(tmp_path).names() == ["a.json"]
     (tmp_path / "a.json").unlink()
     os.symlink(tmp_path / "b", tmp_path / "a.json")
     (tmp_path / "b").write_text("mine")
     with pytest.raises(InputError, match="was not written by tp4"):
-        Ledger(tmp_path).write_json("a.json", {})
+        Manifest(tmp_path).write_json("a.json", {})
     assert (tmp_path / "b").read_text() == "mine"

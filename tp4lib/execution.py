@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tp4lib.ledger import read_json
 from tp4lib.lifeline import PARENT
+from tp4lib.manifest import read_json
 from tp4lib.notebook_process import LAST_LINE, QUIT_CELL
 from tp4lib.report import ASKED, MISMATCH
 from tp4lib.staging import Stage

@@ -18,7 +18,7 @@ from tp4lib import paths
 from tp4lib.cli import guarded
 from tp4lib.errors import InputError
 from tp4lib.files import write_json
-from tp4lib.ledger import read_json
+from tp4lib.manifest import read_json
 
 _MEASURED = ("seconds", "peak_memory_bytes", "disk_bytes")
 TABLE = Path(__file__).resolve().parent / "needs.json"

@@ -12,7 +12,7 @@ from typing import Any
 from tp4lib import packages, paths, provenance
 from tp4lib.datasets import Found
 from tp4lib.errors import InputError
-from tp4lib.ledger import Ledger
+from tp4lib.manifest import Manifest
 
 PRESETS = ("ci", "laptop", "paper")
 ASKED = "TP4_ASKED"
@@ -73,7 +73,7 @@ class Report:
         for suffix in ("svg", "png"):
             # No date in the file: the same figure is the same bytes.
             extra = {"metadata": {"Date": None}} if suffix == "svg" else {}
-            with Ledger(self.folder).atomic_path(f"{name}.{suffix}") as part:
+            with Manifest(self.folder).atomic_path(f"{name}.{suffix}") as part:
                 fig.savefig(part, format=suffix, **extra)
         full, small = io.BytesIO(), io.BytesIO()
         fig.savefig(full, format="png", dpi=INLINE_DPI)
@@ -119,7 +119,7 @@ class Report:
 
     def save(self) -> Path:
         """Write ``metrics.json`` (metrics, figures, and `tp4lib.provenance.record`) and return its path."""
-        Ledger(self.folder).write_json(
+        Manifest(self.folder).write_json(
             "metrics.json",
             {
                 **provenance.record(seed=self.seed, preset=self.preset),

@@ -1,7 +1,7 @@
 """Run the numbered notebooks, some at once if asked to, and gather what they report.
 
 A notebook's new results grow beside the old ones and take their place once they are whole (`tp4lib.staging`); nothing
-that this program did not write is replaced or removed (`tp4lib.ledger`).
+that this program did not write is replaced or removed (`tp4lib.manifest`).
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from tp4lib.datasets import EMBEDDED
 from tp4lib.errors import InputError
 from tp4lib.execution import Executor, Outcome, clock
 from tp4lib.files import alone_in, write_json
-from tp4lib.ledger import Ledger, digest, read_json
+from tp4lib.manifest import Manifest, digest, read_json
 from tp4lib.notebook_source import read_notebook, source_digest, store_outputs
 from tp4lib.report import PRESETS
 from tp4lib.staging import Stage, stages
@@ -153,8 +153,8 @@ def gather(out: Path, workers: int, **asked: Any) -> dict[str, Any]:
         "runner": {"workers": workers},
     }
     merged |= _of_all(reports, merged)
-    Ledger(out).write_json("metrics.json", merged)
-    with Ledger(out).atomic_path("index.html") as part:
+    Manifest(out).write_json("metrics.json", merged)
+    with Manifest(out).atomic_path("index.html") as part:
         part.write_text(gallery.index_page(merged), encoding="utf-8", errors="replace")
     return merged
 
@@ -202,7 +202,7 @@ class _Run:
 
     def _prepare(self, chosen: dict[Path, Stage], resume: bool) -> dict[Path, Stage]:
         """Refuse what cannot work, then make the stages; returns those of the notebooks that are to be run."""
-        Ledger(self.out).require(["metrics.json", "index.html"])
+        Manifest(self.out).require(["metrics.json", "index.html"])
         names = [stage.name for stage in chosen.values()]
         for stage in stages(self.out):
             try:
@@ -386,7 +386,7 @@ def _finished(stage: Stage, identity: dict[str, Any]) -> Outcome | None:
     run, report = stage.whole(), read_json(stage.results / "metrics.json")
     if not run or not report or {key: run.get(key) for key in identity} != identity:
         return None
-    files = Ledger(stage.results)
+    files = Manifest(stage.results)
     there = all(files.is_ours(name) for name in run["files"])
     if (
         not there

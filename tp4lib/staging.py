@@ -22,10 +22,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tp4lib import ledger
+from tp4lib import manifest
 from tp4lib.errors import InputError
 from tp4lib.files import PART, remove_stale_parts, write_json
-from tp4lib.ledger import Ledger, digest, read_json
+from tp4lib.manifest import Manifest, digest, read_json
 
 
 class Stage:
@@ -53,11 +53,11 @@ class Stage:
             raise InputError(
                 f"{self.folder} was not made by tp4; expected a name that is free; choose another --out"
             )
-        Ledger(self.out).require([f"{self.name}.ipynb"])
-        results = Ledger(self.results)
+        Manifest(self.out).require([f"{self.name}.ipynb"])
+        results = Manifest(self.results)
         # Figures of the results that are there will most likely be drawn again.
         told = read_json(self.results / "run.json")
-        before = told.get("files", []) if ledger.is_run(told) else []
+        before = told.get("files", []) if manifest.is_run(told) else []
         results.require({"metrics.json", "run.json", *before})
 
     def begin(self, identity: dict[str, Any]) -> None:
@@ -106,7 +106,7 @@ class Stage:
         Raises:
             InputError: a file that is not ours has the name of one of the results; nothing was moved.
         """
-        top, below = Ledger(self.out), Ledger(self.results)
+        top, below = Manifest(self.out), Manifest(self.results)
         run = self.folder / "run.json"
         staged = sorted(self._staged(), key=lambda file: file.name == "metrics.json")  # numbers after figures
         below.require([*(file.name for file in staged), run.name])
@@ -138,12 +138,12 @@ class Stage:
     def whole(self) -> dict[str, Any] | None:
         """The ``run.json`` of the results in their place; None where there are none."""
         told = read_json(self.results / "run.json")
-        return told if ledger.is_run(told) else None
+        return told if manifest.is_run(told) else None
 
     def failed(self) -> dict[str, Any] | None:
         """What a run that came to its end without results left."""
         told = read_json(self.folder / "failed.json")
-        return told if ledger.is_run(told) else None
+        return told if manifest.is_run(told) else None
 
     def begun(self) -> str | None:
         """When a run was begun that has left neither results nor the reason: it goes on, or was killed."""
@@ -169,7 +169,7 @@ class Stage:
 
     def _staged(self) -> list[Path]:
         """The files that are results: those of the report's folder itself."""
-        left_out = ("run.json", ledger.FILE)
+        left_out = ("run.json", manifest.FILE)
         files = sorted(self.report.iterdir()) if self.report.is_dir() else []
         return [
             file for file in files
@@ -192,7 +192,7 @@ class Stage:
 
     def _is_whole(self) -> bool:
         told = read_json(self.folder / "run.json")
-        return ledger.is_run(told) and "files" in told
+        return manifest.is_run(told) and "files" in told
 
 
 def stages(out: Path) -> Iterator[Stage]:

@@ -12,10 +12,10 @@ from tp4lib.errors import InputError
 from tp4lib.files import atomic_path, json_bytes, write_json
 
 FILE = ".tp4-written.json"
-"""The ledger's own file in a folder: each file name with the SHA-256 of what was written there."""
+"""The manifest's own file in a folder: each file name with the SHA-256 of what was written there."""
 
 
-class Ledger:
+class Manifest:
     """The files of ``folder`` that this program wrote and nobody has changed since.
 
     A digest is noted *before* its file takes its place, beside the digest of the file that is there, so that a process
