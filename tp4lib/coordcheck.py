@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tp4lib import checks, packages
+from tp4lib import checks
 from tp4lib.checks import real, whole
 from tp4lib.errors import InputError
 from tp4lib.nn import MLP, param_groups
@@ -147,10 +147,9 @@ class CoordCheck:
         Bands are one standard deviation over seeds, dashed lines the predicted slopes, and labels give the exponents.
         Widths at which a seed diverged are left out and marked by a cross at the top with the step it happened at.
         """
-        with packages.needed():
-            import matplotlib.pyplot as plt
+        import matplotlib.pyplot as plt
 
-            from tp4lib.plotting import label_lines
+        from tp4lib.plotting import label_lines
 
         step = self.steps if step is None else step
         fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.0))
