@@ -206,8 +206,8 @@ def scale(
         roles: {pattern: role} where shapes do not tell it: "input", "vector", "hidden", "output", "finite", or (out
             axis, in axis). Patterns are a shell's, such as "blocks.*.weight".
         fold: {pattern: e}: a further multiplier m^-e, put into initialization and rates. {"*.q.*": 0.5} makes
-            attention logits q k / d of q k / sqrt(d), where the head dimension d grows; {"ln_f.*": 1} before a readout that
-            is tied to the embedding is its 1/m.
+            attention logits q k / d of q k / sqrt(d), where the head dimension d grows; {"ln_f.*": 1}, before a readout
+            that is tied to the embedding, is its 1/m.
 
     Raises:
         InputError: a `make` that ignores the width, changes its structure with it or its shapes from call to call; a
