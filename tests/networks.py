@@ -144,12 +144,11 @@ def words(count=1, rows=8, seed=0):
 
 
 def samples(shape, count=1, rows=16, seed=0, dtype=torch.float32):
-    """Batches of random inputs of a shape, with one of 5 classes each."""
+    """Batches of inputs of a shape, each of one of 5 classes: a prototype and noise."""
     g = torch.Generator().manual_seed(seed)
-    return [
-        (
-            torch.randn(rows, *shape, generator=g, dtype=torch.float64).to(dtype),
-            torch.randint(5, (rows,), generator=g),
-        )
-        for _ in range(count)
-    ]
+    prototypes, found = torch.randn(5, *shape, generator=g, dtype=torch.float64), []
+    for _ in range(count):
+        y = torch.randint(5, (rows,), generator=g)
+        noise = torch.randn(rows, *shape, generator=g, dtype=torch.float64)
+        found.append(((prototypes[y] + 0.5 * noise).to(dtype), y))
+    return found

@@ -5,6 +5,8 @@ r"""The coordinate check for any module: with which powers of the width its outp
 In muP every module's output changes by Theta(1): d = 0. In the kernel regime hidden ones change like n^-r. Source: Yang
 et al. 2022 (Tensor Programs V, arXiv 2203.03466), appendix D, for the check; `ABC.change_exponents` for the powers.
 
+>>> import torch
+>>> from torch import nn
 >>> from tp4lib.parametrization import mup
 >>> def make(width):
 ...     return nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
@@ -27,6 +29,7 @@ from tp4lib.checks import real
 from tp4lib.module_runs import Optimizer, Runs, rms
 from tp4lib.parametrization import ABC
 from tp4lib.powers import power_of_width, shown
+from tp4lib.scale import Row
 from tp4lib.tables import Table
 
 if TYPE_CHECKING:
@@ -170,7 +173,7 @@ def check_module(
     change: dict[str, np.ndarray] = {}
     diverged_at = np.full(shape, -1)
     lengths: dict[int, dict[str, int]] = {}  # of the outputs, at each width
-    roles_of: dict[str, str] = {}  # of each module's matrix
+    rules: dict[str, Row] = {}  # of each leaf module's matrix, or gain
     for i, seed, net, update in runs.all("coordinate check"):
         first = last = runs.outputs(net.model)
         for step in range(1, steps + 1):
@@ -184,23 +187,25 @@ def check_module(
             moved = rms(last[name] - h) if diverged_at[i, seed] < 0 and name in last else math.nan
             change.setdefault(name, np.full(shape, math.nan))[i, seed] = moved
         lengths[i] = {name: h.numel() for name, h in first.items()}
-        roles_of |= {
-            name.rpartition(".")[0]: row.role for name, row in net.rows.items() if len(row.shape) > 1
-        }
+        for name, module in net.model.named_modules():
+            own = [row for key, row in net.rows.items() if key.rpartition(".")[0] == name]
+            if own and not list(module.children()):
+                rules[name] = max(own, key=lambda row: len(row.shape))
     predicted = {}
     for name in change:
         grows = lengths[0].get(name) != lengths[len(runs.widths) - 1].get(name)
-        if (power := _predicted(parametrization, roles_of.get(name), grows)) is not None:
+        if (power := _predicted(parametrization, rules.get(name), grows)) is not None:
             predicted[name] = power
     return ModuleCheck(runs.label, runs.widths, start, change, predicted, diverged_at, tolerance)
 
 
-def _predicted(p: ABC | None, role: str | None, grows: bool) -> float | None:
-    """Power of a module's change: 0 in muP; else by the role of its matrix, or of the width of its output."""
-    if (
-        p is None or p.learns_features or not p.is_stable
-    ):  # an unstable one is held to what a stable one keeps
-        return 0.0
+def _predicted(p: ABC | None, rule: Row | None, grows: bool) -> float | None:
+    """Power of a module's change: 0 in muP, less a fold; else by the role of its matrix, or whether its output grows."""
+    if p is None or not p.is_stable:
+        return 0.0  # an unstable parametrization is held to what a stable one keeps
+    if p.learns_features:
+        return rule.step if rule else 0.0
+    role = rule.role if rule else ""
     if role == "input":
         return p.change_exponents[0]
     if role == "output":
