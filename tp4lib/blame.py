@@ -172,15 +172,11 @@ def _moves(
         p.data.copy_(old[name])
         changes = {module: rms(after[module] - h) / PART for module, h in before.items() if module in after}
         where = name.rpartition(".")[0]
-        while (
-            where and where not in changes
-        ):  # a module that is not called: the smallest one around it that is
-            where = where.rpartition(".")[0]
-        yield (
-            name,
-            changes.get(where, changes[next(reversed(changes))]) / _unit(model, name, p, inputs),
-            changes,
-        )
+        if (
+            where not in changes
+        ):  # a token, or a matrix that a function is given: the first module that it moves
+            where = next((module for module, size in changes.items() if size), where)
+        yield name, changes.get(where, 0.0) / _unit(model, name, p, inputs), changes
 
 
 def _owner(model: nn.Module, name: str) -> nn.Module:

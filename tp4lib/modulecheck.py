@@ -200,7 +200,7 @@ def check_module(
 
 
 def _predicted(p: ABC | None, rule: Row | None, grows: bool) -> float | None:
-    """Power of a module's change: 0 in muP, less a fold; else by the role of its matrix, or whether its output grows."""
+    """Power of a module's change: 0 in muP, less a fold; else by the role of its matrix, or by what grows."""
     if p is None or not p.is_stable:
         return 0.0  # an unstable parametrization is held to what a stable one keeps
     if p.learns_features:
