@@ -81,9 +81,9 @@ def rate(name, factor):
 
     def make(net, lr):
         p, m = net.model.get_parameter(name), max(net.rows[name].growth)
-        others = [g | {"params": [q for q in g["params"] if q is not p]} for g in net.groups(lr, eps=1e-30)]
+        others = [g | {"params": [q for q in g["params"] if q is not p]} for g in net.groups(lr, eps=1e-18)]
         return torch.optim.Adam(
-            [*others, {"params": [p], "lr": lr * net.rows[name].adam * m**factor, "eps": 1e-30}]
+            [*others, {"params": [p], "lr": lr * net.rows[name].adam * m**factor, "eps": 1e-18}]
         )
 
     return make
@@ -93,7 +93,7 @@ def start(name, factor):
     def make(net, lr):
         with torch.no_grad():
             net.model.get_parameter(name).mul_(max(net.rows[name].growth) ** factor)
-        return torch.optim.Adam(net.groups(lr, eps=1e-30))
+        return torch.optim.Adam(net.groups(lr, eps=1e-18))
 
     return make
 
@@ -169,8 +169,8 @@ def test_muP_by_hand_or_by_another_library_is_checked_as_it_is():
         )
 
     how = HOW | dict(make=make, parametrization=None)
-    right = dict(optimizer=lambda net, lr: microsoft.MuAdam(net.model.parameters(), lr=lr, eps=1e-30))
-    wrong = dict(optimizer=lambda net, lr: torch.optim.Adam(net.model.parameters(), lr=lr, eps=1e-30))
+    right = dict(optimizer=lambda net, lr: microsoft.MuAdam(net.model.parameters(), lr=lr, eps=1e-18))
+    wrong = dict(optimizer=lambda net, lr: torch.optim.Adam(net.model.parameters(), lr=lr, eps=1e-18))
     assert check_module(**how | right).ok
     assert not check_module(**how | wrong).ok
     with pytest.raises(InputError, match="expected optimizer to be a function"):
@@ -178,7 +178,7 @@ def test_muP_by_hand_or_by_another_library_is_checked_as_it_is():
 
 
 def test_another_optimizer():
-    found = check_module(**HOW | dict(optimizer=lambda net, lr: torch.optim.NAdam(net.groups(lr, eps=1e-30))))
+    found = check_module(**HOW | dict(optimizer=lambda net, lr: torch.optim.NAdam(net.groups(lr, eps=1e-18))))
     assert found.ok, found.table()
 
 

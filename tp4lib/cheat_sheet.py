@@ -1,4 +1,4 @@
-"""One page of muP, written from `ABC`: what to do with each kind of weight, in the paper's form and in the practical one.
+"""One page of muP, written from `ABC`: what to do with each kind of weight, in the paper's form and in practice.
 
 Sources: Yang & Hu 2021 (Tensor Programs IV, arXiv 2011.14522), Table 1; Yang et al. 2022 (Tensor Programs V, arXiv
 2203.03466), Table 3. Every exponent on the page is computed; tests hold the page of the documentation to this text.
@@ -34,8 +34,8 @@ def cheat_sheet() -> str:
 def _by_hand(p: ABC) -> list[str]:
     """Tensor Programs V's form: no multiplier in the forward pass, a = 0."""
     lines = [
-        "**What to do (no multipliers in the network; Tensor Programs V, Table 3).** For each weight, $m$ is that of its "
-        "fan-out (input) or of its fan-in (hidden, output).",
+        "**What to do (no multipliers in the network; Tensor Programs V, Table 3).** For each weight, $m$ is that of "
+        "its fan-out (input) or of its fan-in (hidden, output).",
         "",
         "| | $m$ of | initial standard deviation × | SGD rate × | Adam rate × | AdamW decay × | Adam's eps × |",
         "|---|---|---|---|---|---|---|",
@@ -51,28 +51,24 @@ def _by_hand(p: ABC) -> list[str]:
 def _abc(points: list[ABC]) -> list[str]:
     """The paper's form: multiplier n^-a, initialization n^-b, rate n^-c."""
     lines = [
-        "**The same as abc-parametrizations (Tensor Programs IV, Table 1).** $W = n^{-a} w$, $w_{ij} \\sim \\mathcal N(0, "
-        "n^{-2b})$, SGD rate $\\eta n^{-c}$, Adam rate $\\eta n^{-c_l}$.",
+        "**The same as abc-parametrizations (Tensor Programs IV, Table 1).** $W = n^{-a} w$, $w_{ij} \\sim \\mathcal "
+        "N(0, n^{-2b})$, SGD rate $\\eta n^{-c}$, Adam rate $\\eta n^{-c_l}$.",
         "",
         "| | | $a$ | $b$ | $c$ (SGD) | $c_l$ (Adam) | $r$ |",
         "|---|---|---|---|---|---|---|",
     ]
     for p in points:
         for l, (name, _) in enumerate(KINDS.values()):  # noqa: E741
-            cells = [_number(x) for x in (p.a[l], p.b[l], p.c, p.adam_exponents[l])]
-            first = (
-                [f"{p.name}: {p.regime}", name, *cells, f"${_number(p.r)}$"]
-                if l == 0
-                else ["", name, *cells, ""]
-            )
-            lines.append("| " + " | ".join(f"${c}$" if c in cells else c for c in first) + " |")
+            cells = [f"${_number(x)}$" for x in (p.a[l], p.b[l], p.c, p.adam_exponents[l])]
+            label, r = (f"{p.name}: {p.regime}", f"${_number(p.r)}$") if l == 0 else ("", "")
+            lines.append("| " + " | ".join([label, name, *cells, r]) + " |")
     return lines
 
 
 REST = [
     "**And then**",
-    "- Weight decay: rate × decay is the same for all matrices (the column above), none for biases and gains. Decoupled "
-    "(AdamW): L2 in Adam's gradient transfers with no power of the width.",
+    "- Weight decay: rate × decay is the same for all matrices (the column above), none for biases and gains. "
+    "Decoupled (AdamW): L2 in Adam's gradient transfers with no power of the width.",
     "- Attention: logits $q k / d$ where the head dimension $d$ grows; nothing to do where it is fixed.",
     "- Tied readout: the matrix is an input; its $1/m$ goes into the gain before it, or into the forward pass.",
     "- Convolutions: count channels. Depthwise ones, class tokens and positions are inputs; routers are outputs.",

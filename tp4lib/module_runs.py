@@ -17,7 +17,7 @@ from tp4lib.parametrization import ABC
 from tp4lib.progress import bar
 from tp4lib.scale import Scaled, optimizer_kind, scale
 
-TINY_EPS = 1e-30  # Adam's: a larger one would hide that its steps do not depend on the gradient's size
+TINY_EPS = 1e-18  # far below any gradient; with less, a gradient whose square underflows in float32 would be blown up
 
 Optimizer = str | Callable[[Scaled, float], torch.optim.Optimizer]
 

@@ -61,6 +61,15 @@ class ModuleCheck:
         return {name: power for name in self.change if (power := self._fit(self.change, name)[0]) is not None}
 
     @property
+    def off(self) -> dict[str, float]:
+        """{module: power minus prediction}, of those that have both."""
+        return {
+            name: power - self.predicted[name]
+            for name, power in self.powers.items()
+            if name in self.predicted
+        }
+
+    @property
     def starts(self) -> dict[str, float]:
         """{module: power of the width with which its output at the start grows}."""
         return {name: power for name in self.start if (power := self._fit(self.start, name)[0]) is not None}
