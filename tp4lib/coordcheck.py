@@ -26,15 +26,20 @@ import torch
 from torch import Tensor
 
 from tp4lib import checks
+from tp4lib.blame import blame
 from tp4lib.checks import real, whole
 from tp4lib.errors import InputError
+from tp4lib.modulecheck import check_module
 from tp4lib.nn import MLP, param_groups
 from tp4lib.parametrization import ABC
+from tp4lib.powers import power_of_width
 from tp4lib.progress import bar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+__all__ = ["CoordCheck", "Growth", "blame", "check", "check_module"]
 
 BLOW_UP = 1e6  # a run has diverged when some layer's root mean square exceeds this, or is not finite
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
@@ -105,19 +110,7 @@ class CoordCheck:
         than three widths are left, or a size is exactly 0.
         """
         sizes = self._sizes(step)[:, :, layer]  # (widths, seeds)
-        kept = np.isfinite(sizes).all(1)
-        if kept.sum() < 3 or (sizes[kept] <= 0).any():
-            return None, None
-        logs, squares = np.log(np.array(self.widths)[kept]), sizes[kept] ** 2
-
-        def slope(columns: np.ndarray) -> float:
-            return float(np.polyfit(logs, 0.5 * np.log(columns.mean(1)), 1)[0])
-
-        seeds = squares.shape[1]
-        if seeds < 2:
-            return slope(squares), None
-        jackknife = np.array([slope(np.delete(squares, seed, axis=1)) for seed in range(seeds)])
-        return slope(squares), float(np.sqrt((seeds - 1) * jackknife.var()))
+        return power_of_width(np.array(self.widths), sizes)
 
     def growth(self, step: int | None = None) -> list[Growth]:
         """Predicted and measured exponent and a verdict, for each layer's start and for its change after `step`."""

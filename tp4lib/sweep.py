@@ -29,7 +29,9 @@ from tp4lib.checks import real, whole
 from tp4lib.device import available_memory, require_memory
 from tp4lib.errors import InputError
 from tp4lib.progress import bar
+from tp4lib.scale import Scaled
 from tp4lib.stack import Stack
+from tp4lib.sweep_any import Trainer, loss_named
 
 _COPIES = {"sgd": 2, "adam": 5}  # of the weights: themselves and scratch; for Adam gradients and averages too
 _CPU_STACK = 2**25  # bytes of stacked weights beyond which a CPU gains nothing from more members at once
@@ -133,7 +135,7 @@ def minibatches(count: int, batch_size: int, steps: int, seed: int = 0) -> Itera
 
 
 def sweep(
-    make: Callable[[int], nn.Module],
+    make: Callable[[int], nn.Module | Scaled],
     rates: Sequence[float],
     seeds: Sequence[int],
     x: Tensor,
@@ -148,6 +150,8 @@ def sweep(
     blowup: float = 1e4,
     batch_seed: int = 0,
     members: int | None = None,
+    weight_decay: float = 0.0,
+    schedule: Callable[[int, int], float] | None = None,
     desc: str = "sweep",
 ) -> Sweep:
     r"""Train `make(seed)` at every rate for every seed, all on the same minibatches, and say what happened.
@@ -159,7 +163,8 @@ def sweep(
 
     Args:
         make: seed -> network of `ABCLinear` layers, e.g. `lambda seed: MLP(64, 256, 10, mup(2), seed=seed)`; the
-            same network but for its start. Members of one seed start from the same weights.
+            same network but for its start. Members of one seed start from the same weights. Any other network as
+            `tp4lib.scale.scale` returns it: those are trained one after another.
         rates: R learning rates eta. seeds: S different seeds.
         x: (N, d_in) inputs. y: targets, (N, d_out) floats for "square", (N,) class numbers for "cross_entropy".
         steps: number of updates. batch_size: samples per update.
@@ -172,16 +177,25 @@ def sweep(
         batch_seed: of the minibatches.
         members: how many members to stack at once; None takes what fits and is fast here. The result does not
             depend on it beyond rounding.
+        weight_decay, schedule: for networks of `scale` alone: decoupled decay (Adam is AdamW), and (update, steps) ->
+            factor on all rates, such as `tp4lib.sweep_any.warmup_and_decay`. Their x, y may have any shape whose
+            first axis is samples; "cross_entropy" is averaged over all positions.
 
     Raises:
         InputError: any argument that cannot work, or not enough memory for a single member.
     """
-    _check(x, y, test, steps, batch_size, evaluate_every, blowup, optimizer, loss)
     rates = np.sort(_distinct("rates", rates, lambda name, rate: real(name, rate, above=0, example=0.1)))
     seeds = _distinct("seeds", seeds, lambda name, seed: checks.seed(seed, name))
     batch_seed = checks.seed(batch_seed, "batch_seed")
     model = make(int(seeds[0]))
-    _check_model(model, x, y, loss)
+    alone = isinstance(model, Scaled)
+    _check(x, y, test, steps, batch_size, evaluate_every, blowup, optimizer, loss, alone)
+    if not alone:
+        _check_model(model, x, y, loss)
+        if weight_decay or schedule:
+            raise InputError(
+                "weight_decay and schedule are for networks of tp4lib.scale; expected one of those; leave them out"
+            )
 
     every = evaluate_every or steps
     evaluated_at = (
@@ -197,6 +211,21 @@ def sweep(
         test_loss=np.full((*grid, len(evaluated_at)), math.inf),
         test_accuracy=np.zeros((*grid, len(evaluated_at))),
     )
+    if alone:
+        shared = (
+            x,
+            y,
+            steps,
+            optimizer,
+            loss_named(loss),
+            blowup,
+            test,
+            evaluated_at,
+            weight_decay,
+            schedule,
+        )
+        _one_by_one(result, make, Trainer(*shared), batch_size, batch_seed, desc)
+        return _without_lost(result)
     # Seed by seed, so that a chunk needs few different starts.
     where = np.array([(r, s) for s in range(len(seeds)) for r in range(len(rates))])
     chunk = _members(model, x.device, optimizer, batch_size, members, len(where))
@@ -215,7 +244,30 @@ def sweep(
                     running.evaluate(result, evaluated_at.index(t + 1), *test)
                 if t < steps:
                     progress.update(len(part))
-    # The last test, and tests between a blow-up and the minibatch that shows it, are of a member already lost.
+    return _without_lost(result)
+
+
+def _one_by_one(
+    result: Sweep,
+    make: Callable[[int], Scaled],
+    trainer: Trainer,
+    batch_size: int,
+    batch_seed: int,
+    desc: str,
+) -> None:
+    with bar(total=result.diverged_at.size, desc=desc, unit="run") as progress:
+        for r, s in np.ndindex(*result.diverged_at.shape):
+            batches = minibatches(len(trainer.x), batch_size, trainer.steps + 1, batch_seed)
+            losses, diverged_at, tests = trainer.run(
+                make(int(result.seeds[s])), float(result.rates[r]), batches
+            )
+            result.losses[r, s], result.diverged_at[r, s] = losses, diverged_at
+            result.test_loss[r, s], result.test_accuracy[r, s] = tests
+            progress.update()
+
+
+def _without_lost(result: Sweep) -> Sweep:
+    """The last test, and tests between a blow-up and the minibatch that shows it, are of a member already lost."""
     lost = (result.diverged_at[..., None] >= 0) & (result.evaluated_at >= result.diverged_at[..., None])
     lost |= ~np.isfinite(result.test_loss)
     result.test_loss[lost], result.test_accuracy[lost] = math.inf, 0.0
@@ -306,8 +358,8 @@ def _distinct(name: str, values: Sequence[float], check: Callable[[str, float], 
     return np.array(numbers)
 
 
-def _check(x, y, test, steps, batch_size, evaluate_every, blowup, optimizer, loss) -> None:
-    if loss not in _LOSSES:
+def _check(x, y, test, steps, batch_size, evaluate_every, blowup, optimizer, loss, alone) -> None:
+    if not alone and loss not in _LOSSES:
         raise InputError(f"loss = {loss!r}; expected one of {', '.join(_LOSSES)}; try loss='square'")
     if optimizer not in _COPIES:
         raise InputError(f"optimizer = {optimizer!r}; expected sgd or adam; try optimizer='sgd'")
@@ -317,6 +369,8 @@ def _check(x, y, test, steps, batch_size, evaluate_every, blowup, optimizer, los
         whole("evaluate_every", evaluate_every, example=10)
     real("blowup", blowup, above=1, example=1e4)
     for inputs, targets, what in ((x, y, "x and y"), (*(test or (x, y)), "test")):
+        if alone and len(inputs) == len(targets):
+            continue
         shaped = targets.dim() == (2 if loss == "square" else 1) and len(inputs) == len(targets)
         kind = targets.is_floating_point() if loss == "square" else targets.dtype == torch.int64
         if not (shaped and kind and inputs.dim() == 2):
