@@ -10,8 +10,9 @@ from torch import Tensor
 from tp4lib.errors import InputError
 from tp4lib.nn import ACTIVATIONS
 from tp4lib.program.infinite import InfiniteWidth
+from tp4lib.program.optimizers import SGD, Adam, AdamRule, SGDRule
 from tp4lib.program.vectors import Vector
-from tp4lib.program.world import Matrix, World
+from tp4lib.program.world import World
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -63,7 +64,7 @@ class Task:
     steps: int
     std: list[float]
     loss: Loss
-    momentum: float
+    optimizer: SGD | Adam
     batches: list[Tensor] | None
 
     def pick(self, x: Vector | Tensor, step: int) -> Vector | Tensor:
@@ -76,9 +77,9 @@ class Task:
         with torch.enable_grad():
             return torch.autograd.grad(self.loss(leaf, self.pick(self.y, step)), leaf)[0]
 
-    def buffer(self, old: Vector | Matrix | None, gradient: Vector | Matrix) -> Vector | Matrix:
-        """torch.optim.SGD's momentum buffer."""
-        return gradient if old is None or self.momentum == 0 else self.momentum * old + gradient
+    def rule(self) -> SGDRule | AdamRule:
+        """The optimizer's rule for one weight."""
+        return self.optimizer.rule(self.lr)
 
     def output(self, f: Tensor, step: int) -> Tensor:
         """f after so many steps.
@@ -122,7 +123,7 @@ def make_task(
     steps: int,
     std: list[float],
     loss: Loss,
-    momentum: float,
+    optimizer: SGD | Adam,
     batches: Sequence[Sequence[int]] | None,
 ) -> Task:
     """Check the arguments that the ready programs share, and put the numbers where the world is."""
@@ -135,10 +136,9 @@ def make_task(
             f"xi is {tuple(xi.shape)} and y is {tuple(y.shape)}; expected P inputs and (P, d_out) targets; "
             "try y[:, None] for one output"
         )
-    if not isinstance(steps, int) or steps < 0 or not math.isfinite(lr) or not 0 <= momentum < 1:
+    if not isinstance(steps, int) or steps < 0 or not math.isfinite(lr):
         raise InputError(
-            f"steps = {steps}, lr = {lr}, momentum = {momentum}; expected whole steps >= 0, a finite rate, "
-            "0 <= momentum < 1; try steps=8, lr=0.1"
+            f"steps = {steps}, lr = {lr}; expected whole steps >= 0 and a finite rate; try steps=8, lr=0.1"
         )
     if batches is not None and (len(batches) != steps or any(len(batch) == 0 for batch in batches)):
         raise InputError(
@@ -148,6 +148,6 @@ def make_task(
     return Task(
         xi=xi.detach().to(world.device, world.dtype),
         y=y.detach().to(world.device, world.dtype) if y.is_floating_point() else y.to(world.device),
-        activation=activation, lr=lr, steps=steps, std=std, loss=loss, momentum=momentum,
+        activation=activation, lr=lr, steps=steps, std=std, loss=loss, optimizer=optimizer,
         batches=None if batches is None else [torch.as_tensor(batch, device=world.device) for batch in batches],
     )  # fmt: skip
