@@ -118,7 +118,8 @@ RULES = {
         SGD(momentum=0.8, weight_decay=0.05),
         lambda net: torch.optim.SGD(
             # Coupled decay is part of the gradient, which is 1/n of the program's.
-            [g | {"weight_decay": 0.05 * 0.4 / g["lr"]} for g in net.groups(0.4)], momentum=0.8
+            [g | {"weight_decay": 0.05 * 0.4 / g["lr"]} for g in net.groups(0.4)],
+            momentum=0.8,
         ),
     ),
     "adam": (
@@ -155,3 +156,138 @@ def test_at_finite_width_the_program_is_torchs_network(name, shape):
         loss = F.cross_entropy(expected[-1].flatten(0, 1), TARGETS.flatten())
         assert found.losses[-1] == pytest.approx(float(loss), abs=1e-10)
     assert (found.outputs[-1] - found.outputs[0]).abs().max() > 0.05
+
+
+# -- width infinity ------------------------------------------------------------------------------------------------
+
+SHAPE = Transformer(vocab=4)
+
+
+def limit(samples=3000, seeds=2, **world):
+    return estimate(
+        lambda w: train_transformer(w, TOKENS, TARGETS, SHAPE, lr=0.4, steps=5).outputs,
+        samples,
+        seeds=seeds,
+        **({"derivatives": "stein"} | world),
+    )
+
+
+@pytest.fixture(scope="module")
+def found():
+    """Logits of ordinary networks by width, all with torch's own start."""
+    torch.manual_seed(1)
+    runs = {32: 48, 64: 48, 128: 32, 256: 16}
+    return {
+        n: torch.stack([ordinary(n, SHAPE, RULES["sgd"][1], 5) for _ in range(many)])
+        for n, many in runs.items()
+    }
+
+
+def rms(x):
+    return float(x.square().mean().sqrt())
+
+
+def slope_and_error(deviations):
+    """The fitted power of n, and its standard error; deviations: {n: (networks,) mean squares}."""
+    x = np.log(list(deviations))
+    x = x - x.mean()
+    y = np.array([0.5 * math.log(d.mean()) for d in deviations.values()])
+    errors = np.array([0.5 * float(d.std() / d.mean()) / len(d) ** 0.5 for d in deviations.values()])
+    weights = x / (x @ x)
+    return float(weights @ y), float(np.sqrt((weights**2) @ errors**2))
+
+
+def test_ordinary_networks_approach_the_limit(found):
+    exact, untied = limit(), limit(derivatives="none")
+    squares = {n: (f - exact.mean)[:, 1:].square().mean((1, 2, 3, 4)) for n, f in found.items()}
+    slope, error = slope_and_error(squares)
+    assert error < 0.05
+    assert slope == pytest.approx(-0.5, abs=0.1)
+    f = found[256]
+    noise = math.hypot(rms(f.std(0)[1:]) / len(f) ** 0.5, exact.noise)
+    assert rms((f.mean(0) - exact.mean)[1:]) < 2 * noise
+    assert rms((f.mean(0) - untied.mean)[1:]) > 2 * rms((f.mean(0) - exact.mean)[1:])
+    assert rms(untied.mean - exact.mean) > 10 * exact.noise
+
+
+def test_stein_and_autograd_draw_the_same_limit():
+    stein, autograd = limit(4000), limit(1500, derivatives="autograd")
+    assert rms(stein.mean - autograd.mean) < 3 * math.hypot(stein.noise, autograd.noise)
+    assert max(stein.noise, autograd.noise) < 0.01
+
+
+def test_attention_starts_uniform_and_moves():
+    run = train_transformer(
+        InfiniteWidth(2000, derivatives="stein"), TOKENS, TARGETS, Transformer(4, depth=2, heads=2), lr=0.4, steps=2
+    )  # fmt: skip
+    assert run.attention.shape == (3, 2, 2, 3, 4, 4)
+    uniform = torch.tril(torch.ones(4, 4)).double()
+    assert torch.allclose(run.attention[0], uniform / uniform.sum(1, keepdim=True), atol=0.02)
+    assert torch.allclose(run.attention.sum(-1), torch.ones(()).double())
+    assert not (run.attention * (1 - uniform)).any()
+    assert (run.attention[-1] - run.attention[0]).abs().max() > 0.02
+    assert run.losses[-1] < 0.9 * run.losses[0]
+    assert len(run.before) == len(run.after) == 3
+
+
+def test_targets_that_do_not_count_change_nothing():
+    asked = TARGETS.clone()
+    asked[:, :2] = -100
+    first = train_transformer(FiniteWidth(16), TOKENS, asked, SHAPE, steps=2)
+    expected = ordinary(16, SHAPE, lambda net: torch.optim.SGD(net.groups(0.1)), 2, seed=0, targets=asked)
+    assert torch.allclose(first.outputs, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (dict(world="infinite"), "InfiniteWidth"),
+        (dict(shape=4), "Transformer"),
+        (dict(tokens=TOKENS.double()), "whole numbers"),
+        (dict(tokens=TOKENS[0]), "whole numbers"),
+        (dict(tokens=TOKENS + 1), "vocab=5"),
+        (dict(tokens=-1 - TOKENS), "expected 0 .. 3"),
+        (dict(targets=TARGETS - 5), "-100"),
+        (dict(targets=TARGETS[:, 1:]), "text"),
+        (dict(targets=0 * TARGETS - 100), "text"),
+        (dict(steps=2.5), "steps=8"),
+        (dict(lr=math.nan), "lr=0.1"),
+        (dict(optimizer="lion"), "optimizer='sgd'"),
+        (dict(batches=[[0]]), "batches=None"),
+        (dict(batches=[[3]] * 2), "batches=None"),
+        (dict(batches=[[]] * 2), "batches=None"),
+    ],
+)
+def test_bad_input_is_refused(options, hint):
+    given = dict(world=FiniteWidth(8), tokens=TOKENS, targets=TARGETS, shape=SHAPE, steps=2) | options
+    with pytest.raises(InputError, match=hint) as error:
+        train_transformer(**given)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [dict(vocab=2.5), dict(vocab=1), dict(depth=0), dict(heads=True), dict(branch=math.inf), dict(std=(1, 1)),
+     dict(std=(1, -1, 1)), dict(activation="sine")],
+)  # fmt: skip
+def test_bad_shapes_are_refused(options):
+    with pytest.raises(InputError, match="try "):
+        Transformer(**(dict(vocab=4) | options))
+
+
+def test_too_many_steps_for_the_samples_say_how_many_would_do():
+    with pytest.raises(InputError, match="expected at most 250, half as many; try samples=2000"):
+        train_transformer(InfiniteWidth(500, derivatives="stein"), TOKENS, TARGETS, SHAPE, lr=0.4, steps=8)
+
+
+def test_divergence_is_seen_at_its_step():
+    with pytest.raises(Diverged, match=r"step [12] of 30"):
+        train_transformer(FiniteWidth(16), TOKENS, TARGETS, SHAPE, lr=50.0, steps=30)
+
+
+def test_more_than_the_memory_is_refused_before_the_work_begins():
+    for world in (InfiniteWidth(2000, derivatives="stein"), InfiniteWidth(2000)):
+        with pytest.raises(InputError, match="GiB"):
+            train_transformer(world, TOKENS, TARGETS, SHAPE, steps=10**6)
+    with pytest.raises(InputError, match="GiB"):
+        train_transformer(FiniteWidth(200_000), TOKENS, TARGETS, SHAPE, optimizer="adam")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tp4lib.errors import InputError
 from tp4lib.program.vectors import Vector
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ class Rows:
 class ConditionedMatrix:
     """W at width infinity as four thin matrices, u, e, u' and e': a product takes four passes over them and no graph.
 
-    A direction of a vector that is smaller than 1 / sqrt(M) of it gets no noise: the samples would not resolve it, and
-    it changes covariances by less than 1 / M. So the basis stops growing where training repeats itself.
+    A direction of a vector that is smaller than M^(-1/4) / 2 of it gets no noise of its own. It would change
+    covariances by less than 1 / (4 sqrt(M)), which the samples do not resolve. So the basis grows slowly where training
+    repeats itself, and with it the time and the memory.
     """
 
     def __init__(self, world: InfiniteWidth, std: float) -> None:
@@ -84,7 +86,7 @@ class ConditionedMatrix:
                 for u in new:
                     row = row - (row @ u / self.world.samples) * u
             size = row.square().mean().sqrt()
-            if size > y.square().mean().sqrt() / self.world.samples**0.5:
+            if size > 0.5 * self.world.samples**-0.25 * y.square().mean().sqrt():
                 new.append(row / size)
         if new:
             for u, e in zip(new, self._fresh(len(new))):
@@ -93,10 +95,15 @@ class ConditionedMatrix:
 
     def _fresh(self, count: int) -> Tensor:
         """(count, M) noises, orthonormal to each other and to all of the world's earlier ones."""
-        seen = self.world._noises
+        seen, samples = self.world._noises, self.world.samples
+        if 2 * (seen.count + count) > samples:
+            raise InputError(
+                f"{seen.count + count} noises in {samples} samples; expected at most {samples // 2}, half as many; "
+                f"try samples={4 * samples}, fewer steps or fewer inputs"
+            )
         noise = torch.stack([self.world._draw() for _ in range(count)])
         noise = noise - seen.coefficients(noise) @ seen.rows
-        lower = torch.linalg.cholesky(noise @ noise.T / self.world.samples)
+        lower = torch.linalg.cholesky(noise @ noise.T / samples)
         noise = torch.linalg.solve_triangular(lower, noise, upper=False)
         for row in noise:
             seen.append(row)
