@@ -16,6 +16,7 @@ from tp4lib.program import (
     InfiniteWidth,
     NoiseWarning,
     estimate,
+    fitted_power,
     squared_loss,
     train_mlp,
     train_resnet,
@@ -287,6 +288,21 @@ def test_an_unknown_way_of_finding_derivatives_is_refused():
 def test_a_noise_needs_two_seeds(seeds):
     with pytest.raises(InputError, match="seeds=4"):
         estimate(lambda world: world.mean(world.gaussian()), 100, seeds=seeds)
+
+
+@pytest.mark.parametrize("squares", [{64: torch.ones(3)}, {64: torch.ones(3), 128: torch.ones(1)}])
+def test_a_power_needs_widths_and_networks(squares):
+    with pytest.raises(InputError, match="two or more widths"):
+        fitted_power(squares)
+
+
+def test_the_error_of_a_power_covers_it():
+    generator, off = torch.Generator().manual_seed(0), []
+    for _ in range(100):
+        squares = {n: torch.randn(20, generator=generator).square() / n for n in (64, 128, 256, 512)}
+        slope, error = fitted_power(squares)
+        off.append((slope + 0.5) / error)
+    assert 0.7 < np.std(off) < 1.4
 
 
 def test_a_program_returns_one_tensor():

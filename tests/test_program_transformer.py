@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +9,16 @@ from torch import nn
 
 from tp4lib.divergence import Diverged
 from tp4lib.errors import InputError
-from tp4lib.program import SGD, Adam, FiniteWidth, InfiniteWidth, Transformer, estimate, train_transformer
+from tp4lib.program import (
+    SGD,
+    Adam,
+    FiniteWidth,
+    InfiniteWidth,
+    Transformer,
+    estimate,
+    fitted_power,
+    train_transformer,
+)
 
 GENERATOR = torch.Generator().manual_seed(3)
 TEXT = torch.randint(4, (3, 5), generator=GENERATOR)
@@ -187,20 +195,10 @@ def rms(x):
     return float(x.square().mean().sqrt())
 
 
-def slope_and_error(deviations):
-    """The fitted power of n, and its standard error; deviations: {n: (networks,) mean squares}."""
-    x = np.log(list(deviations))
-    x = x - x.mean()
-    y = np.array([0.5 * math.log(d.mean()) for d in deviations.values()])
-    errors = np.array([0.5 * float(d.std() / d.mean()) / len(d) ** 0.5 for d in deviations.values()])
-    weights = x / (x @ x)
-    return float(weights @ y), float(np.sqrt((weights**2) @ errors**2))
-
-
 def test_ordinary_networks_approach_the_limit(found):
     exact, untied = limit(), limit(derivatives="none")
     squares = {n: (f - exact.mean)[:, 1:].square().mean((1, 2, 3, 4)) for n, f in found.items()}
-    slope, error = slope_and_error(squares)
+    slope, error = fitted_power(squares)
     assert error < 0.05
     assert slope == pytest.approx(-0.5, abs=0.1)
     f = found[256]
