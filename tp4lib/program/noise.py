@@ -49,13 +49,15 @@ def fitted_power(squares: Mapping[int, Tensor]) -> tuple[float, float]:
     Raises:
         InputError: fewer than two widths, or a width with fewer than two networks.
 
-    >>> fitted_power({64: torch.tensor([4.0, 4.0]), 256: torch.tensor([1.0, 1.0])})
-    (-0.5, 0.0)
+    >>> slope, error = fitted_power({64: torch.tensor([4.0, 4.0]), 256: torch.tensor([1.0, 1.0])})
+    >>> f"{slope:.2f} +- {error:.2f}"
+    '-0.50 +- 0.00'
     """
     if len(squares) < 2 or any(len(s) < 2 for s in squares.values()):
+        counts = {n: len(s) for n, s in squares.items()}
         raise InputError(
-            f"networks by width: { ({n: len(s) for n, s in squares.items()}) }; expected two or more widths with two or "
-            "more networks each; train more networks"
+            f"networks by width: {counts}; expected two or more widths with two or more networks each; "
+            "train more networks"
         )
     x = torch.tensor([math.log(n) for n in squares], dtype=torch.float64)
     weights = (x - x.mean()) / (x - x.mean()).square().sum()
