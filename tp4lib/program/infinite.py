@@ -80,6 +80,11 @@ class InfiniteWidth(World):
     def __repr__(self) -> str:
         return f"InfiniteWidth({self.samples} samples)"
 
+    @property
+    def noises(self) -> int:
+        """How many independent noises the program has drawn; the samples have to be at least twice as many."""
+        return self._noises.count - 1
+
     def require(self, vectors: int, what: str) -> None:
         """Raise InputError if there is no memory for that many more vectors."""
         size = vectors * self.samples * self.dtype.itemsize
