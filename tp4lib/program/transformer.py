@@ -320,7 +320,7 @@ def _check(
 
 
 def _require(world: World, shape: Transformer, rows: int, steps: int) -> None:
-    """Refuse before the work begins what would not fit (counts measured; see `memory` in the tests)."""
+    """Refuse before the work begins what would not fit: 7 or 8, and 3, vectors a product stay (measured)."""
     if isinstance(world, InfiniteWidth):
         products = 2 * shape.depth * (4 * shape.heads + 2) * rows  # forward and back
         graph = 9 if world.derivatives == "autograd" else 4
