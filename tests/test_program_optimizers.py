@@ -163,9 +163,9 @@ def test_weight_decay_and_momentum_have_a_limit(optimizer, decay):
     exact = estimate(train, 1024, seeds=2, derivatives="stein")
     spread = [
         rms((torch.stack([train(FiniteWidth(n, s)) for s in range(12)]) - exact.mean)[:, 1:])
-        for n in (32, 512)
+        for n in (32, 256)
     ]
-    assert spread[1] < 0.5 * spread[0]  # 16^(-1/2) = 0.25
+    assert spread[1] < 0.6 * spread[0]  # 8^(-1/2) = 0.35
 
 
 def test_residual_networks_have_a_limit_of_depth():
@@ -187,10 +187,10 @@ def test_the_residual_program_is_approached_by_networks():
         lambda w: train_resnet(w, XI, Y, depth=3, lr=0.5, steps=4).outputs, 2000, derivatives="stein"
     )
     spread = []
-    for n in (32, 128, 512):
-        runs = [train_resnet(FiniteWidth(n, s), XI, Y, depth=3, lr=0.5, steps=4).outputs for s in range(16)]
+    for n in (32, 256):
+        runs = [train_resnet(FiniteWidth(n, s), XI, Y, depth=3, lr=0.5, steps=4).outputs for s in range(24)]
         spread.append(rms((torch.stack(runs) - exact.mean)[:, 1:]))
-    assert np.polyfit(np.log([32, 128, 512]), np.log(spread), 1)[0] == pytest.approx(-0.5, abs=0.15)
+    assert math.log(spread[1] / spread[0], 8) == pytest.approx(-0.5, abs=0.15)
 
 
 # -- products by Stein's lemma -------------------------------------------------------------------------------------
