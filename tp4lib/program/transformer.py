@@ -320,8 +320,15 @@ def _check(
 
 
 def _require(world: World, shape: Transformer, rows: int, steps: int) -> None:
-    """Refuse before the work begins what would not fit: 7 or 8, and 3, vectors a product stay (measured)."""
-    if isinstance(world, InfiniteWidth):
-        products = 2 * shape.depth * (4 * shape.heads + 2) * rows  # forward and back
-        graph = 9 if world.derivatives == "autograd" else 4
-        world.require(graph * products * (1 + steps), "this training")
+    """Refuse before the work begins what would not fit."""
+    if not isinstance(world, InfiniteWidth):
+        return
+    products = 2 * shape.depth * (4 * shape.heads + 2) * rows * (1 + steps)  # forward and back
+    if world.derivatives == "autograd":
+        vectors = 9 * products  # 7 or 8 stay (measured)
+    else:
+        # Three copies of the noises, in buffers that grow by half, of which there are at most M / 2; and the vectors
+        # of the outer products.
+        outers = shape.depth * (8 * shape.heads + 4) * rows * steps
+        vectors = min(3 * products, 9 * world.samples // 4) + outers + 25 * rows
+    world.require(vectors, "this training")
