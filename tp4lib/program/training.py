@@ -12,8 +12,9 @@ from tp4lib.divergence import require_stable
 from tp4lib.errors import InputError
 from tp4lib.nn import ACTIVATIONS
 from tp4lib.program.infinite import InfiniteWidth
+from tp4lib.program.optimizers import SGD, Adam, AdamRule, SGDRule
 from tp4lib.program.vectors import Vector
-from tp4lib.program.world import Matrix, World
+from tp4lib.program.world import World
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -65,7 +66,7 @@ class Task:
     steps: int
     std: list[float]
     loss: Loss
-    momentum: float
+    optimizer: SGD | Adam
     batches: list[Tensor] | None
 
     def pick(self, x: Vector | Tensor, step: int) -> Vector | Tensor:
@@ -78,9 +79,9 @@ class Task:
         with torch.enable_grad():
             return torch.autograd.grad(self.loss(leaf, self.pick(self.y, step)), leaf)[0]
 
-    def buffer(self, old: Vector | Matrix | None, gradient: Vector | Matrix) -> Vector | Matrix:
-        """torch.optim.SGD's momentum buffer."""
-        return gradient if old is None or self.momentum == 0 else self.momentum * old + gradient
+    def rule(self) -> SGDRule | AdamRule:
+        """The optimizer's rule for one weight."""
+        return self.optimizer.rule(self.lr)
 
     def check(self, outputs: list[Tensor]) -> None:
         """Look at f after the last step so far, beside f of the untrained network and beside the output 0.
@@ -124,7 +125,7 @@ def make_task(
     steps: int,
     std: list[float],
     loss: Loss,
-    momentum: float,
+    optimizer: SGD | Adam,
     batches: Sequence[Sequence[int]] | None,
 ) -> Task:
     """Check the arguments that the ready programs share, and put the numbers where the world is."""
@@ -138,7 +139,6 @@ def make_task(
             "try y[:, None] for one output"
         )
     steps, lr = whole("steps", steps, least=0, example=8), real("lr", lr, least=0, example=0.1)
-    momentum = real("momentum", momentum, least=0, below=1, example=0.9)
     std = [real(f"std[{layer}]", sigma, least=0) for layer, sigma in enumerate(std)]
     for name, data in (("xi", xi), ("y", y)):
         if not data.isfinite().all():
@@ -153,6 +153,6 @@ def make_task(
     return Task(
         xi=xi.detach().to(world.device, world.dtype),
         y=y.detach().to(world.device, world.dtype) if y.is_floating_point() else y.to(world.device),
-        activation=activation, lr=lr, steps=steps, std=std, loss=loss, momentum=momentum,
+        activation=activation, lr=lr, steps=steps, std=std, loss=loss, optimizer=optimizer,
         batches=None if batches is None else [torch.as_tensor(batch, device=world.device) for batch in batches],
     )  # fmt: skip
