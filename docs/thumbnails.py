@@ -15,6 +15,7 @@ SHOWN = {
     "06_maml_omniglot": "table2",
     "07_pi_limits": "features",
     "08_mu_transfer": "loss_against_rate",
+    "09_mup_for_your_model": "valley",
 }
 """Which figure stands for a notebook."""
 WIDTH, COLOURS = 300, 64
