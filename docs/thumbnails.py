@@ -15,6 +15,7 @@ SHOWN = {
     "06_maml_omniglot": "table2",
     "07_pi_limits": "features",
     "08_mu_transfer": "loss_against_rate",
+    "09_mup_for_your_model": "valley",
     "10_transformer_of_width_infinity": "fan",
 }
 """Which figure stands for a notebook."""

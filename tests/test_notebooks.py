@@ -169,6 +169,8 @@ def said(collection, name):
     [
         ("00_start_here", 4),
         ("01_abc_parametrizations", 5),
+        ("09_mup_for_your_model", 4),
+        ("09_mup_for_your_model", 5),
         ("10_transformer_of_width_infinity", 4),
         ("10_transformer_of_width_infinity", 5),
     ],
@@ -272,6 +274,29 @@ def test_08_optimum_stays_in_mup_and_drifts_in_sp(collection):
             assert abs(value) < 0.4, key
         if key.startswith("drift/SP"):
             assert value < -0.35, key
+
+
+def test_09_any_module_in_mup_passes_its_check_and_planted_bugs_are_found(collection):
+    report = collection[1]["09_mup_for_your_model"]["metrics"]
+    m = metrics(collection, "09_mup_for_your_model")
+    assert m["check/muP, largest power"] < 0.15
+    assert m["check/muP, smallest power"] > -0.25  # narrow networks: at preset laptop it is above -0.15
+    assert m["check/SP, largest power"] > 0.5
+    assert abs(m["drift/muP"]) < 0.4
+    assert m["drift/SP"] < -0.7
+    assert abs(m["blame/right network, furthest off"]) < 0.25
+    for bug, name in {
+        "one rate for all": "weight",
+        "readout initialized again": "head.weight, start",
+        "one matrix forgotten": "blocks.0.down.weight, step",
+        "wider heads, logits / √d": "effect",
+        "tied readout without its 1/m": "wte.weight, start",
+    }.items():
+        assert name in report[f"blame/{bug}"]["note"]
+    for model in ("torchvision's ViT", "in Hugging Face's style"):
+        assert m[f"others/{model}, muP, passes"]
+        assert not m[f"others/{model}, SP, passes"]
+    assert m["decay/ratio of the widest to the base"] == pytest.approx(1)
 
 
 def test_10_ordinary_transformers_approach_the_one_of_width_infinity(collection):

@@ -14,7 +14,7 @@ import torch
 from networks import GPT, VIT_ROLES, cross_entropy, vision_transformer
 from torch import nn
 
-from tp4lib import roles, tables
+from tp4lib import cheat_sheet, paths, roles, sweep_any, tables
 from tp4lib import scale as module
 from tp4lib.errors import InputError
 from tp4lib.parametrization import ABC, mean_field, mup, ntk, standard
@@ -480,8 +480,21 @@ def test_bad_numbers_in_groups(arguments, message):
         scale(GPT, 32, 16, mup(2)).groups(**arguments)
 
 
-@pytest.mark.parametrize("of", [module, roles, tables])
+@pytest.mark.parametrize("of", [module, roles, tables, cheat_sheet, sweep_any])
 def test_docstring_examples(of):
     results = doctest.testmod(of)
     assert results.attempted
     assert not results.failed
+
+
+def test_the_page_of_the_documentation_is_what_abc_says():
+    path = paths.checkout() / "docs" / "mup_cheat_sheet.md"
+    assert path.read_text("utf-8") == cheat_sheet.page(), "run `python -m tp4lib.cheat_sheet`"
+    rows = scale(networks.perceptron, 32, 16, mup(2)).rows
+    for name, words in (("0.weight", "input"), ("2.weight", "hidden"), ("6.weight", "output")):
+        (line,) = [x for x in cheat_sheet.page().splitlines() if x.startswith(f"| {words}") and "fan" in x]
+        shown = [cell.strip(" $") for cell in line.split("|")[3:-1]]
+        value = {"1": 1, "m": 2, "1/m": 1 / 2, "m^{-1/2}": 2**-0.5}
+        row = rows[name]
+        factors = [row.init, row.sgd, row.adam, 1 / row.adam, row.eps]
+        assert [value[cell] for cell in shown] == pytest.approx(factors)
