@@ -45,7 +45,8 @@ def notebooks() -> str:
     for book in collection.load():
         entry, seconds = words.get(book.name, {}), _seconds("laptop").get(book.name)
         label = entry.get("headline", "")
-        measured = wall.row(label, book, entry["numbers"][label]) if label else "–"
+        key = entry.get("numbers", {}).get(label)
+        measured = wall.row(label, book, key) if key in book.metrics else "–"
         # GitHub's tables show no padding between a picture and its border; 150 pixels keep rows low.
         picture = f'<img src="docs/images/{book.name[:2]}.png" width="150" alt="{book.title}">'
         link = f"notebooks/{book.path.name}"
