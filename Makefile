@@ -1,69 +1,86 @@
 # Two commands on a fresh machine with Python >= 3.11, make and a C compiler:
 #   make figures   every notebook at preset ci -> runs/ci/index.html
-#   make test      ruff and pytest, the notebooks included
+#   make test      ruff and pytest, the notebooks included; leaves everything else in this folder as it was
 # And what they show, as a site: make gallery (of the committed notebooks), make gallery RUN=runs/ci (of a run).
 # make install LOCK=1 takes exactly the versions of requirements.lock.
 PYTHON ?= python3
+PYTHONS ?= python3.11 python3.12 python3.13
 VENV ?= .venv
-BIN := $(VENV)/bin
-PIP ?= $(BIN)/python -m pip
-READY := $(VENV)/.ready
-DOCS := $(VENV)/.docs
-
 LOWEST ?= build/lowest
+BIN := $(VENV)/bin
+PIP ?= "$(BIN)/python" -m pip
 
-.PHONY: figures test test-lowest fuzz gallery install browser learn2learn lint format laptop clean
+# Stamps of what is installed. A target with spaces in its path has to have them escaped, a command has to have it quoted.
+space := $(subst ,, )
+STAMPS := $(subst $(space),\ ,$(VENV))
+READY := $(STAMPS)/.ready
+DOCS := $(STAMPS)/.docs
+
+.PHONY: figures test test-lowest test-arithmetic test-pythons fuzz gallery install browser learn2learn lint format \
+        laptop clean
+# `make -j figures test`: tests that watch this folder must not run beside what writes in it.
+.NOTPARALLEL:
 
 figures: $(READY)
-	$(BIN)/tp4 reproduce --preset ci --out runs/ci
+	"$(BIN)/tp4" reproduce --preset ci --out runs/ci
 
+# In two processes, each file in one of them.
 test: lint $(DOCS) browser
-	$(BIN)/python -m pytest
+	"$(BIN)/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The same tests with every direct dependency at its lower bound, in an environment of its own.
 test-lowest:
-	$(PYTHON) -m venv $(LOWEST)
-	$(PYTHON) tools/supply.py lowest > $(LOWEST)/constraints.txt
-	$(LOWEST)/bin/python -m pip install -q -e '.[notebooks,test]' -c $(LOWEST)/constraints.txt
-	$(MAKE) learn2learn PIP='$(LOWEST)/bin/python -m pip'
-	$(LOWEST)/bin/python -m pytest
+	$(PYTHON) -m venv "$(LOWEST)"
+	$(PYTHON) tools/supply.py lowest > "$(LOWEST)/constraints.txt"
+	"$(LOWEST)/bin/python" -m pip install -q -e '.[notebooks,test]' -c "$(LOWEST)/constraints.txt"
+	$(MAKE) learn2learn PIP='"$(LOWEST)/bin/python" -m pip'
+	"$(LOWEST)/bin/python" -m pytest
 
-# 10,000 random inputs for each thing that reads one; what became of them is counted in fuzz.txt.
+# The numerical tests as on other processors and with 1, 2 and 4 threads; tools/arithmetic.py has the table.
+test-arithmetic: $(READY)
+	"$(BIN)/python" tools/arithmetic.py
+
+# `make test` with each of PYTHONS, in an environment of its own: make test-pythons PYTHONS="python3.12 python3.13"
+test-pythons:
+	@for python in $(PYTHONS); do \
+	  $(MAKE) test PYTHON=$$python VENV=build/$$(basename $$python) || failed="$$failed $$python"; \
+	done; [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
+
+# 10,000 random inputs for each thing that reads one; at the end what became of them is counted.
 fuzz: $(READY)
-	rm -f fuzz.txt
-	TP4_FUZZ=10000 TP4_FUZZ_LOG=fuzz.txt $(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-seed=0
-	cat fuzz.txt
+	log=$$(mktemp) && TP4_FUZZ=10000 TP4_FUZZ_LOG=$$log "$(BIN)/python" -m pytest tests/test_fuzz.py --hypothesis-seed=0; \
+	code=$$?; cat $$log; rm -f $$log; exit $$code
 
 # Sphinx over the executed notebooks -> docs/_build/html/index.html; runs nothing, fetches nothing.
 gallery: $(DOCS)
-	$(BIN)/python docs/build.py $(if $(RUN),--run $(RUN))
+	"$(BIN)/python" docs/build.py $(if $(RUN),--run "$(RUN)")
 
 lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
 
 format: $(READY)
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	"$(BIN)/ruff" check --fix .
+	"$(BIN)/ruff" format .
 
 # The outputs that are committed: real data (TP4_DATA, or downloaded), about an hour on two cores.
 laptop: $(READY)
-	$(BIN)/tp4 reproduce --preset laptop --out runs/laptop --workers 2 --in-place
+	"$(BIN)/tp4" reproduce --preset laptop --out runs/laptop --workers 2 --in-place
 
 install: $(READY)
 
 $(READY): pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "tp4 needs Python >= 3.11, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -e '.[notebooks,test]' $(if $(LOCK),-c requirements.lock)
+	$(PYTHON) -m venv "$(VENV)"
+	"$(BIN)/python" -m pip install -q --upgrade pip
+	"$(BIN)/python" -m pip install -q -e '.[notebooks,test]' $(if $(LOCK),-c requirements.lock)
 	$(MAKE) learn2learn
-	touch $@
+	touch "$@"
 
 # What the gallery needs besides; a stamp of its own, so that `make figures` installs no more than it uses.
 $(DOCS): $(READY)
-	$(BIN)/python -m pip install -q -e '.[docs]'
-	touch $@
+	"$(BIN)/python" -m pip install -q -e '.[docs]'
+	touch "$@"
 
 # The tests that look at pages need Chromium. Root on Debian gets it; elsewhere, and when it cannot be had, they are
 # skipped with the reason.

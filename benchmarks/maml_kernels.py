@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from tp4lib.divergence import Diverged
 from tp4lib.files import out_dir, write_json
 from tp4lib.maml import kernel_fomaml, omniglot, train
 
@@ -41,7 +42,12 @@ def trained(kind, space, seed, meta_steps, patience=None, **settings):
         if meta_steps == SWEEP_STEPS
         else []
     )
-    history = train.fit(learner, tasks, questions, meta_steps=meta_steps, patience=patience)
+    try:
+        history = train.fit(learner, tasks, questions, meta_steps=meta_steps, patience=patience)
+    except Diverged as error:  # at the largest scales: a row that says so, and the next
+        key = {"limit": kind[0], "activation": kind[1], "seed": seed, **learner.settings}
+        print(f"{key}: {error}", flush=True)
+        return key | {"stopped": str(error)}, learner.space
     one, twenty = (train.accuracy(learner, asked, steps) for steps in (1, 20))
     row = {
         "limit": kind[0], "activation": kind[1], "seed": seed, **learner.settings,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import api
 import collection
+import measured
 import wall
 from sphinx.cmd.build import build_main
 
@@ -44,7 +45,7 @@ def stage(source: Path, run: Path | None) -> list[collection.Notebook]:
     shutil.rmtree(source, ignore_errors=True)
     (source / "notebooks").mkdir(parents=True)
     notebooks = collection.load(run)
-    parts = wall.write(source, notebooks) | {"launch": launch_note(), "cite": citation()}
+    parts = measured.parts() | wall.write(source, notebooks) | {"launch": launch_note(), "cite": citation()}
     for page in DOCS.glob("*.md"):
         filled = re.sub(r"<!-- (\w+) -->", lambda place: parts[place[1]], page.read_text("utf-8"))
         (source / page.name).write_text(filled, "utf-8")

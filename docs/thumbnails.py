@@ -16,6 +16,7 @@ SHOWN = {
     "07_pi_limits": "features",
     "08_mu_transfer": "loss_against_rate",
     "09_mup_for_your_model": "valley",
+    "10_transformer_of_width_infinity": "fan",
 }
 """Which figure stands for a notebook."""
 WIDTH, COLOURS = 300, 64

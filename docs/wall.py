@@ -9,7 +9,7 @@ import math
 import tomllib
 from pathlib import Path
 
-from collection import ROOT, Metric, Notebook
+from collection import ROOT, Notebook
 
 WORDS = tomllib.loads((Path(__file__).parent / "wall.toml").read_text("utf-8"))
 
@@ -49,16 +49,18 @@ def _exact(value: float) -> str:
     return f"{value:g}".replace("-", "−")
 
 
-def _row(label: str, metric: Metric) -> str:
-    """One line of a card: what, our number, the published one."""
+def row(label: str, notebook: Notebook, key: str) -> str:
+    """One line of a card: what, our number, and beside it the paper's where the paper has one, else the theory's."""
+    metric = notebook.metrics[key]
     ours = number(metric.value, metric.unit, metric.published)
-    theirs = "" if metric.published is None else f" <small>(published {_exact(metric.published)})</small>"
+    source = "published" if f"{notebook.name}/{key}" in WORDS["published"].values() else "theory"
+    theirs = "" if metric.published is None else f" <small>({source} {_exact(metric.published)})</small>"
     return f"{label} **{ours}**{theirs}"
 
 
 def _numbers(notebook: Notebook, keys: dict[str, str]) -> list[str]:
     """A run at another preset may lack some of the named numbers; what was not measured is not shown."""
-    return [_row(label, notebook.metrics[key]) for label, key in keys.items() if key in notebook.metrics]
+    return [row(label, notebook, key) for label, key in keys.items() if key in notebook.metrics]
 
 
 def _section(notebook: Notebook) -> str:
@@ -106,7 +108,10 @@ def _presets(notebooks: list[Notebook]) -> str:
 
 
 def _overview(notebooks: list[Notebook]) -> str:
-    lines = ["| notebook | of the paper | measured here (published) | time, 2 cores |", "|---|---|---|---|"]
+    lines = [
+        "| notebook | of the paper | measured here (published, or theory) | time, 2 cores |",
+        "|---|---|---|---|",
+    ]
     for notebook in notebooks:
         words = WORDS["notebooks"].get(notebook.name, {})
         rows = "<br>".join(_numbers(notebook, words.get("numbers", {}))) or "–"

@@ -76,8 +76,8 @@ def test_doctor_goes_on_where_something_is_broken(capsys, monkeypatch, tmp_path)
 
 
 def merged(workers: int = 1, **changes) -> dict:
-    runs = {f"{i:02}_x": {"seconds": 60.0, "ok": True, "peak_memory_bytes": (i + 1) << 20, "disk_bytes": 100}
-            for i in range(len(notebooks()))}  # fmt: skip
+    runs = {path.stem: {"seconds": 60.0, "ok": True, "peak_memory_bytes": (i + 1) << 20, "disk_bytes": 100}
+            for i, path in enumerate(notebooks())}  # fmt: skip
     runs[max(runs)] |= changes
     return {
         "runs": runs,
@@ -85,6 +85,13 @@ def merged(workers: int = 1, **changes) -> dict:
         "runner": {"workers": workers},
         "environment": {"threads": 1, "python": "3.11", "versions": {"torch": "2.6"}},
     }
+
+
+def mine() -> dict:
+    """As many notebooks as the collection has, one of them another."""
+    run = merged()
+    run["runs"]["99_mine"] = run["runs"].pop(min(run["runs"]))
+    return run
 
 
 def test_needs_are_those_of_a_whole_run(tmp_path):
@@ -99,11 +106,36 @@ def test_needs_are_those_of_a_whole_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "run", [merged(workers=2), merged(ok=False), merged(peak_memory_bytes=None), {}, {"runs": {}}]
+    "run",
+    [
+        merged(workers=2),
+        merged(ok=False),
+        merged(peak_memory_bytes=None),
+        merged(seconds=float("nan")),
+        merged(disk_bytes=-1),
+        mine(),
+        {},
+        {"runs": {}},
+        {"runs": [], "runner": {}, "environment": 0},
+    ],
 )
 def test_needs_of_part_of_a_run_are_refused(run):
     with pytest.raises(InputError, match="expected the"):
         needs.measured(run, 2)
+
+
+def test_a_file_that_is_no_run_or_no_table_is_refused_in_one_line(tmp_path):
+    table = tmp_path / "needs.json"
+    for content in (None, "", "[]", "{", '{"preset": "mine"}'):
+        if content is not None:
+            (tmp_path / "metrics.json").write_text(content)
+        with pytest.raises(InputError, match="tells of no run"):
+            needs.main(tmp_path, table)
+    (tmp_path / "metrics.json").write_text(json.dumps(merged()))
+    table.write_text("[]")
+    with pytest.raises(InputError, match="is damaged"):
+        needs.main(tmp_path, table)
+    assert table.read_text() == "[]"
 
 
 def test_the_table_that_ships_covers_the_collection():

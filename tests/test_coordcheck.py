@@ -54,6 +54,47 @@ def test_error_covers_the_noise():
         assert abs(measured - power) < 4 * error
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 7])
+def test_the_error_is_the_jackknifes(seeds):
+    """sqrt((S - 1) / S sum_s (slope without s - their mean)^2): the error of a mean where the slope is one."""
+    found = power_law([0.3], noise=0.2, seeds=seeds)
+    squares = found.start[:, :, 0] ** 2
+    without = [
+        np.polyfit(np.log(WIDTHS), 0.5 * np.log(np.delete(squares, s, axis=1).mean(1)), 1)[0]
+        for s in range(seeds)
+    ]
+    spread = sum((slope - np.mean(without)) ** 2 for slope in without)
+    error = found.exponent(0, 0)[1]
+    assert error == pytest.approx(math.sqrt((seeds - 1) / seeds * spread), rel=1e-9)
+    if seeds == 2:  # and so half the distance of the two seeds' own slopes
+        assert error == pytest.approx(abs(without[0] - without[1]) / 2, rel=1e-9)
+
+
+@pytest.mark.parametrize(("spread", "shown"), [(1.0, 10**1.5), (4.0, 10**1.5), (14.0, 17.0)])
+def test_the_axis_shows_at_least_a_decade_and_a_half_where_sizes_hardly_differ(spread, shown):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    sizes = np.geomspace(1, spread, len(WIDTHS))[:, None, None] * np.ones((1, 2, 1))
+    none = np.full((len(WIDTHS), 2), -1)
+    found = CoordCheck(
+        ABC([0, 0.5], [0, 0], 0, name="flat"), WIDTHS, sizes, sizes[:, :, None], sizes[..., 0], none, 0.1
+    )
+    found = dataclasses.replace(found, parametrization=mup(1), start=np.concatenate([sizes, sizes], axis=2),
+                                change=np.concatenate([sizes, sizes], axis=2)[:, :, None])  # fmt: skip
+    figure = found.plot()
+    low, high = figure.axes[0].get_ylim()
+    assert high / low == pytest.approx(shown, rel=0.15)
+    plt.close(figure)
+
+
+def test_an_output_that_is_nan_behind_finite_layers_has_diverged():
+    found = check(mup(1), *batch(), widths=(8, 16), seeds=1, steps=2, std=[1.0, 1e308], lr=0.1)
+    assert (found.diverged_at == 0).all()
+    assert np.isnan(found.loss).all()
+
+
 @pytest.mark.parametrize(
     "p", [mup(2), ntk(2), standard(2, lr_exponent=1), mup(1)], ids=lambda p: f"{p.name}, L={p.depth}"
 )
@@ -167,7 +208,8 @@ def test_same_seeds_same_numbers_and_nothing_global_changes():
         (dict(y=torch.ones(7, 1)), "expected (batch, d_in) and (batch, d_out)"),
         (dict(widths=(64,)), "two or more, increasing"),
         (dict(widths=(128, 64)), "two or more, increasing"),
-        (dict(seeds=0), "no seeds"),
+        (dict(seeds=0), "seeds = 0; expected a whole number >= 1"),
+        (dict(seeds=[]), "no seeds"),
         (dict(steps=0), "steps = 0"),
         (dict(optimizer="lion"), "optimizer = 'lion'"),
         (dict(activation="swish"), "activation = 'swish'"),
@@ -183,7 +225,7 @@ def test_bad_input_is_one_line(change, message):
         check(**arguments)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match=r"steps 0 \.\. 1"):
+    with pytest.raises(InputError, match="step = 2; expected a whole number from 0 to 1"):
         check(mup(1), x, y, widths=(8, 16), seeds=1, steps=1).exponent(0, step=2)
 
 

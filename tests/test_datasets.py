@@ -76,8 +76,11 @@ def test_find_downloads_into_the_cache_once(server, places, monkeypatch):
     assert (first.source, second.source) == ("download", "cache")
     assert first.path.read_bytes() == BODY
     assert datasets.verify(second) == "ok"
+    assert first.title == "text8, English Wikipedia (2006)"
     second.path.write_bytes(b"other")
-    assert datasets.verify(second) == "differs"
+    other = datasets.find("text8")
+    assert datasets.verify(other) == "differs"
+    assert other.title == "text8.zip, 5 bytes, of unknown digest"
 
 
 def test_failed_download_falls_back_and_says_so(server, places, monkeypatch, capsys):

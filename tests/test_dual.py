@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tp4lib import kernels
@@ -158,5 +158,48 @@ def test_batches_of_matrices():
 def test_bad_input():
     with pytest.raises(InputError, match="expected one of relu, erf"):
         dual("swish")
-    with pytest.raises(InputError, match="try terms=48"):
+    with pytest.raises(InputError, match="terms = 10; expected a whole number from 1 to 5"):
         Hermite(torch.tanh, terms=10, nodes=5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=40, deadline=None)
+@given(one=st.floats(-6, 6), other=st.floats(-6, 6), r=st.sampled_from([1, 4, 100]), seed=st.integers(0, 100))
+@example(one=6.0, other=6.0, r=100, seed=0)
+@example(one=-6.0, other=-6.0, r=1, seed=0)
+def test_float32_agrees_with_float64_wherever_it_can(name, one, other, r, seed):
+    u, v = vectors(4, r, seed, 10**one).float(), vectors(3, r, seed + 1, 10**other).float()
+    v = torch.cat([v, 10 ** (other - one) * u[:1], torch.zeros(1, r)])
+    kernel = dual(name)
+    exact, found = kernel(u.double(), v.double()), kernel(u, v).double()
+    # An angle is known to sqrt(2 eps) = 5e-4: what K may lose, beside its size sqrt(K(u, u) K(v, v)).
+    size = (
+        kernel(u.double(), u.double()).diagonal()[:, None] * kernel(v.double(), v.double()).diagonal()
+    ).sqrt()
+    assert ((found - exact).abs() <= 1e-3 * size + 1e-37).all()
+
+
+@pytest.mark.parametrize("name", ["relu", "erf", "identity"])  # quadratic's rho is the square itself
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e18, 1e30])
+def test_squares_outside_the_range_of_float32_are_not_formed(name, scale):
+    kernel, v = dual(name), vectors(3, 5, seed=1)
+    both = kernel(scale * v, v / scale)
+    found = kernel((scale * v).float(), (v / scale).float()).double()
+    assert torch.allclose(found, both, rtol=1e-3, atol=1e-3 * both.abs().max().item())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nan_in_gives_nan_out(name):
+    v = vectors(3, 4).float()
+    v[1, 2] = math.nan
+    K = dual(name)(v, vectors(2, 4).float())
+    assert K[1].isnan().all()
+    assert K[[0, 2]].isfinite().all()
+
+
+def test_an_activation_that_is_not_finite_is_refused():
+    with pytest.raises(InputError, match="activation log is not finite everywhere"):
+        Hermite(torch.log)
+    broken = Hermite(torch.tanh, terms=4)
+    broken.phi = torch.log
+    assert math.isnan(broken.tail(1.0))

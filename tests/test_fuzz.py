@@ -13,10 +13,12 @@ import os
 import re
 import struct
 import sys
+import tempfile
 import zipfile
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -356,12 +358,11 @@ def test_pickles(data):
 
 
 def good_checkpoint():
-    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"tp4-fuzz-{os.getpid()}.npz"
     state = {"epoch": 1, "history": [{"loss": 0.25, "words": "naïve"}]}
-    checkpoint.save(path, {"embeddings": np.arange(600, dtype=np.float32), "readout": np.ones(3)}, state)
-    data = path.read_bytes()
-    path.unlink()
-    return data, state
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.npz"
+        checkpoint.save(path, {"embeddings": np.arange(600, dtype=np.float32), "readout": np.ones(3)}, state)
+        return path.read_bytes(), state
 
 
 CHECKPOINT, STATE = good_checkpoint()
@@ -447,9 +448,7 @@ def command_lines(name):
 def cut_off(folder):
     """Where a computation would begin the command ends: the first step on a block, `fit` and `execute`. No memory is
     asked for beyond 64 MB, and the characters of `tp4 maml` are few."""
-    few = omniglot.Characters(
-        synthetic.draw(classes=60, drawers=3), [f"a/b/{i}" for i in range(60)], "few", synthetic=True
-    )
+    few = synthetic.draw(classes=60, drawers=3)
 
     def begun(*_, **__):
         raise InputError("here the computation would begin")
@@ -465,29 +464,50 @@ def cut_off(folder):
         patch.chdir(home)
         patch.setenv("TP4_DATA", "embedded")
         patch.setenv("TP4_CACHE", str(folder / "cache"))
+        patch.setenv("TP4_OUT", str(folder / "out"))
         patch.setattr(device, "available_memory", lambda _: 64 << 20)
         patch.setattr(w2v_train, "_steps", lambda *_: (begun, 1, 1))
         patch.setattr(maml_train, "fit", begun)
+        patch.setattr(datasets, "fetch", begun)  # whatever TP4_OFFLINE says
         # It has to fail: with --in-place a success would be written over the notebook itself.
         patch.setattr(
             execution.Executor,
             "execute",
             lambda self, source, *_: execution.Outcome(source.stem, 0.0, "here the computation would begin"),
         )
-        patch.setattr(omniglot, "load", lambda _=None: (datasets.find("omniglot", _), few)[1])
+        patch.setattr(synthetic, "draw", lambda: few)
         yield
 
 
-def outcome(arguments):
-    """Exit code and the two streams of a command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+def outcome(arguments, encoding="utf-8"):
+    """Exit code and the two streams of a command in this process; the streams are as strict as a terminal's."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding, how) for how in ("strict", "backslashreplace")]
+    with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
         try:
             cli.main(arguments)
             code = 0
         except SystemExit as end:
             code = end.code
-    return code, out.getvalue(), err.getvalue()
+    for stream in streams:
+        stream.flush()
+    return code, *(stream.buffer.getvalue().decode(encoding, "replace") for stream in streams)
+
+
+NOTICE = re.compile("; going on |; cached files go to ")  # what a run does without, told before it begins
+
+
+def told_well(arguments, encoding="utf-8"):
+    """Run a command, which ends well or in one line; what became of it, in a word."""
+    code, out, err = outcome(arguments, encoding)
+    # 1: a notebook failed, as all do here.
+    assert code in (0, 2) or (code == 1 and "failed: " in out), (code, err)
+    assert "Traceback" not in out + err
+    if code == 2:
+        *bars, line, rest = err.split("\n")
+        assert line.rpartition("\r")[2].startswith("tp4: "), err
+        assert rest == "", err
+        assert all("\r" in bar or NOTICE.search(bar) for bar in bars), err
+    return "begun" if "computation would begin" in err + out else "refused" if code else "accepted"
 
 
 @pytest.mark.parametrize("name", sorted(COMMAND.commands))
@@ -495,15 +515,7 @@ def test_command_line(cut_off, name):
     @fuzz
     @given(command_lines(name))
     def run(arguments):
-        code, out, err = outcome([name, *arguments])
-        # 1: a notebook failed, as all do here.
-        assert code in (0, 2) or (name == "reproduce" and code == 1 and "failed: " in out), (code, err)
-        assert "Traceback" not in err
-        if code == 2:
-            assert err.startswith("tp4: ")
-            assert err.count("\n") == 1, err
-        begun = "computation would begin" in err + out
-        SEEN[f"tp4 {name}", "begun" if begun else "refused" if code else "accepted"] += 1
+        SEEN[f"tp4 {name}", told_well([name, *arguments])] += 1
 
     run()
     assert name in ("data", "doctor", "teach") or SEEN[f"tp4 {name}", "begun"]  # these compute nothing
@@ -512,7 +524,97 @@ def test_command_line(cut_off, name):
 @fuzz
 @given(st.lists(values, max_size=4).filter(lambda words: not (words and words[0] in COMMAND.commands)))
 def test_no_command(cut_off, arguments):
-    code, _, err = outcome(arguments)
-    assert code in (0, 2)
-    assert code == 0 or (err.startswith("tp4: ") and err.count("\n") == 1), err
-    SEEN["tp4", "refused" if code else "accepted"] += 1
+    SEEN["tp4", told_well(arguments)] += 1
+
+
+ENCODINGS = st.sampled_from(["utf-8", "ascii", "cp1252"])
+NAMES = st.one_of(
+    st.sampled_from([
+        "-", "--", "-x", "--help", "--out", "a\nb", "a\r", "\t", " ", "{}", "{0}", "%s", "%(x)s", "$HOME", "~", "~x",
+        "*", "[a]", "'", '"', "\\", "#", "&", ";", "\udcff", "é", "e\u0301", "日本", "\u202e", "\ufeff", ".", "..",
+        ".hidden", "x" * 255, "x" * 256, "é" * 128, "x.gz", "x.xz", "x.zip", "x.bz2", "04", "00_start_here.ipynb",
+        "98_{}.ipynb", "98_\udcff.ipynb", "98_a\nb.ipynb", "text8", "omniglot", "CON", "con.txt",
+    ]),
+    st.binary(min_size=1, max_size=12).map(os.fsdecode),
+    st.text(min_size=1, max_size=8),
+).filter(lambda name: "/" not in name and "\0" not in name)  # fmt: skip
+TAKES_A_NAME = [
+    ("word2vec", "--min-count", "1", "--out", "out", "--corpus"),
+    ("word2vec", "--corpus", "../text", "--out", "out", "--questions"),
+    ("word2vec", "--corpus", "../text", "--out"),
+    ("maml", "--out", "out", "--data-dir"),
+    ("maml", "--out"),
+    ("reproduce", "--out", "out"),
+    ("reproduce", "00", "--out", "out", "--data-dir"),
+    ("reproduce", "00", "--out"),
+    ("teach", "--out", "out"),
+    ("teach", "00", "--out"),
+    ("data", "--data-dir"),
+    ("data",),
+]
+BOOK = json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+THERE = {
+    "nothing": lambda path: None,
+    "text": lambda path: path.write_bytes(b"the cat saw the dog and the dog saw the cat " * 30),
+    "notebook": lambda path: path.write_text(BOOK),
+    "empty": lambda path: path.touch(),
+    "folder": lambda path: path.mkdir(),
+    "link to itself": lambda path: path.symlink_to(path),
+    "pipe": lambda path: os.mkfifo(path),
+}
+
+
+@fuzz
+@given(st.sampled_from(TAKES_A_NAME), NAMES, st.sampled_from(sorted(THERE)), st.booleans(), ENCODINGS)
+def test_file_names(cut_off, command, name, what, given_whole, encoding):
+    with tempfile.TemporaryDirectory(dir=".") as folder, contextlib.chdir(folder):
+        with contextlib.suppress(OSError, ValueError):  # a name that there cannot be
+            THERE[what](Path(name))
+        SEEN[
+            "file names", told_well([*command, os.path.abspath(name) if given_whole else name], encoding)
+        ] += 1
+
+
+VARIABLES = (
+    "TP4_DATA", "TP4_CACHE", "TP4_OUT", "TP4_OFFLINE", "TP4_PROGRESS", "TP4_COMMAND", "TP4_DEVICE", "TP4_PARENT",
+    "TP4_ASKED", "TP4_KERNEL_QUIT", "TP4_MISSPELT", "OMP_NUM_THREADS", "COLUMNS", "LINES", "TERMINAL_WIDTH", "TERM",
+    "NO_COLOR", "HOME",
+    "XDG_CACHE_HOME", "LC_ALL", "PYTHONIOENCODING", "WORLD_SIZE", "RANK",
+)  # fmt: skip
+SETTINGS = st.one_of(
+    values,
+    NAMES,
+    st.sampled_from(["4,2", "0x10", "1_000", "٣", "false", "off", "embedded", "C", "tr_TR.UTF-8"]),
+)
+
+
+@fuzz
+@given(
+    st.dictionaries(st.sampled_from(VARIABLES), st.one_of(st.none(), SETTINGS), max_size=4),
+    st.sampled_from([*TAKES_A_NAME, ("doctor",)]),
+    ENCODINGS,
+)
+def test_environment_variables(cut_off, chosen, command, encoding):
+    ends = {"--out": "out", "--corpus": "text", "--questions": "questions", "--data-dir": "folder"}
+    arguments = [*command, ends[command[-1]]] if command[-1] in ends else [*command]
+    if command[0] in ("reproduce", "teach") and "00" not in command:
+        arguments = [command[0], "00"]  # into the folder that the environment names
+    with (
+        mock.patch.dict(os.environ),
+        tempfile.TemporaryDirectory(dir=".") as folder,
+        contextlib.chdir(folder),
+    ):
+        for file in ("text", "questions", "folder"):
+            os.symlink(f"../{file}", file)
+        for name, value in chosen.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+        SEEN["environment variables", told_well(arguments, encoding)] += 1
+
+
+def test_every_variable_of_ours_is_among_them():
+    sources = [path.read_text("utf-8") for path in Path(cli.__file__).parent.rglob("*.py")]
+    ours = set(re.findall(r"TP4_[A-Z_]+", " ".join(sources))) - {
+        "TP4_FUZZ",
+        "TP4_HEAVY",
+    }  # which the tests read
+    assert ours <= set(VARIABLES)

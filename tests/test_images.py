@@ -73,7 +73,9 @@ def test_every_form_of_cifar10_gives_the_same_pictures(tmp_path, form):
     assert images.train_y.tolist() == TRAIN_Y[order].tolist()
     assert images.test_y.tolist() == TEST_Y.tolist()
     assert images.shape == (32, 32, 3)
-    assert images.label.startswith("CIFAR-10")
+    assert images.label == "images in CIFAR-10's form, 50 + 20 images"
+    assert images.found.counts == {"train_images": 50, "test_images": 20}
+    assert images.found.official is (None if form == "npz" else False)
     assert images.found.source == "data_dir"
 
 
@@ -219,9 +221,9 @@ def test_damaged_files_are_refused_in_one_line(tmp_path, damage):
     ("args", "text"),
     [
         (dict(name="mnist"), "expected cifar10 or digits"),
-        (dict(name="digits", train_size=0), "train_size = 0; expected 1 to 1500"),
+        (dict(name="digits", train_size=0), "train_size = 0; expected a whole number from 1 to 1500"),
         (dict(name="digits", train_size=1), "pictures are the same"),
-        (dict(name="digits", test_size=298), "test_size = 298; expected 1 to 297"),
+        (dict(name="digits", test_size=298), "test_size = 298; expected a whole number from 1 to 297"),
         (dict(name="digits", side=3), "side = 3; expected a divisor of 8"),
         (dict(name="digits", side=0), "side = 0"),
         (dict(name="cifar10", data_dir="nowhere"), "no data folder"),
@@ -237,9 +239,9 @@ def test_without_scikit_learn_the_line_says_what_to_install(monkeypatch):
 
     def fake(name, *args, **kwargs):
         if name.startswith("sklearn"):
-            raise ImportError(name)
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", fake)
-    with pytest.raises(InputError, match="pip install scikit-learn"):
+    with pytest.raises(InputError, match="scikit-learn is not installed"):
         load("digits")

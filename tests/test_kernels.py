@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch.func import functional_call, jacrev, vmap
 
 from tp4lib import kernels
@@ -185,9 +187,9 @@ def test_blocks_change_nothing(kernel, monkeypatch):
     [
         (dict(x2=torch.zeros(3, 5)), "expected (n1, d) and (n2, d)"),
         (dict(x2=torch.zeros(3, 4, dtype=F64)), "one floating type"),
-        (dict(depth=0), "at least 1 hidden layer"),
+        (dict(depth=0), "depth = 0; expected a whole number >= 1"),
         (dict(activation="tanh"), "expected one of relu, erf, identity"),
-        (dict(w_std=-1.0), "drop the sign"),
+        (dict(w_std=-1.0), "w_std = -1.0; expected a finite number >= 0"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(change, words):
@@ -196,3 +198,110 @@ def test_bad_input_is_refused_in_one_line(change, words):
         kernels.nngp(**(good | change))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# -- all of float32 ------------------------------------------------------------------------------------------------
+
+LARGEST, SMALLEST = torch.finfo(torch.float32).max, torch.finfo(torch.float32).tiny
+
+
+def from_every_corner(n: int, d: int, scale: float, seed: int) -> torch.Tensor:
+    """(n + 3, d) float32 inputs: drawn ones, the first one again, its double, and the origin."""
+    x = (scale * inputs(n, d, seed)).float()
+    return torch.cat([x, x[:1], 2 * x[:1], torch.zeros(1, d)])
+
+
+@pytest.mark.parametrize("kernel", [kernels.nngp, kernels.ntk])
+@pytest.mark.parametrize("activation", ["relu", "erf", "identity"])
+@settings(max_examples=40, deadline=None)
+@given(
+    depth=st.integers(1, 100),
+    w_std=st.floats(0.01, 16),
+    b_std=st.sampled_from([0.0, 0.1, 1.0]),
+    power=st.floats(-6, 6),
+    d=st.sampled_from([1, 5, 300]),
+    seed=st.integers(0, 100),
+)
+@example(depth=15, w_std=16.0, b_std=0.0, power=0.0, d=5, seed=0)
+@example(depth=1, w_std=16.0, b_std=0.0, power=6.0, d=300, seed=0)
+@example(depth=2, w_std=1.5, b_std=0.0, power=2.0, d=300, seed=0)  # pixels from 0 to 255
+def test_float32_agrees_with_float64_wherever_it_can(kernel, activation, depth, w_std, b_std, power, d, seed):
+    x = from_every_corner(3, d, 10**power, seed)
+    exact = kernel(x.double(), x.double(), depth, activation, w_std, b_std)
+    assert exact.isfinite().all()
+    if exact.abs().max() > LARGEST:
+        with pytest.raises(InputError, match=r"leaves the range of torch.float32 at layer \d+ of "):
+            kernel(x, x, depth, activation, w_std, b_std)
+        return
+    found = kernel(x, x, depth, activation, w_std, b_std)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.double(), exact, rtol=1e-6, atol=SMALLEST)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize(("depth", "w_std"), [(15, 8.0), (15, 16.0), (100, 2.2), (100, 0.9), (1, 0.01)])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_relus_diagonal_is_w_to_the_power_twice_the_depth(dtype, depth, w_std, scale):
+    x = (scale * inputs(4, 3)).to(dtype)
+    square = (x.double() * x.double()).sum(1) * w_std**2
+    truth = square * (w_std**2 / 2) ** depth  # S^l = w^2 / 2 S^{l-1}; and T^l has l equal parts
+    if truth.max() < LARGEST / (depth + 1):
+        found = kernels.nngp(x, x, depth, "relu", w_std).diagonal().double()
+        assert torch.allclose(found, truth, rtol=1e-6, atol=SMALLEST)
+        found = kernels.ntk(x, x, depth, "relu", w_std).diagonal().double()
+        assert torch.allclose(found, (depth + 1) * truth, rtol=1e-5, atol=SMALLEST)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 255.0, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_the_arcsine_kernel_against_many_digits(scale, dtype):
+    mpmath = pytest.importorskip("mpmath")
+    x = from_every_corner(2, 40, scale, 3).to(dtype)
+    nngp, ntk = kernels.nngp(x, x, 1, "erf"), kernels.ntk(x, x, 1, "erf")
+    with mpmath.workdps(60):
+        exact = [[mpmath.mpf(value) for value in row] for row in x.double().tolist()]
+        s = [[mpmath.fdot(a, b) for b in exact] for a in exact]
+        for i, j in itertools.product(range(len(x)), repeat=2):
+            product = (1 + 2 * s[i][i]) * (1 + 2 * s[j][j])
+            value = 2 / mpmath.pi * mpmath.asin(2 * s[i][j] / mpmath.sqrt(product))
+            slope = 4 / mpmath.pi / mpmath.sqrt(product - 4 * s[i][j] ** 2)
+            assert nngp[i, j].item() == pytest.approx(float(value), rel=1e-6, abs=SMALLEST)
+            assert ntk[i, j].item() == pytest.approx(float(value + slope * s[i][j]), rel=1e-6, abs=SMALLEST)
+
+
+@pytest.mark.parametrize("kernel", [kernels.nngp, kernels.ntk])
+@pytest.mark.parametrize("activation", ["relu", "erf", "identity"])
+def test_the_origin_has_the_kernel_of_the_biases_alone(kernel, activation):
+    x = torch.cat([torch.zeros(1, 3), torch.ones(1, 3)])
+    assert torch.equal(kernel(x, x, 4, activation, 1.3)[0], torch.zeros(2))
+    s = t = torch.tensor(0.49, dtype=F64)  # b_std^2
+    for _ in range(4):
+        slope = kernels.dual(activation).derivative(s, s, s)
+        s = 1.69 * kernels.dual(activation).value(s, s, s) + 0.49
+        t = s + 1.69 * slope * t
+    exact = s if kernel is kernels.nngp else t
+    assert kernel(x, x, 4, activation, 1.3, 0.7)[0, 0].item() == pytest.approx(exact.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("kernel", [kernels.nngp, kernels.ntk])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_inputs_that_are_not_finite_are_refused(kernel, value):
+    x = torch.ones(3, 4)
+    x[1, 2] = value
+    for pair, name in (((x, torch.ones(2, 4)), "x1"), ((torch.ones(2, 4), x), "x2")):
+        with pytest.raises(InputError, match=f"^{name} holds 1 numbers that are NaN or infinite"):
+            kernel(*pair, 1)
+
+
+@pytest.mark.parametrize("activation", ["relu", "erf", "identity"])
+def test_nan_among_covariances_stays_nan(activation):
+    duals, nan, one = kernels.dual(activation), torch.tensor([math.nan]), torch.ones(1)
+    for arguments in ((nan, one, one), (one, nan, one), (one, one, nan)):
+        if activation != "identity" or arguments[0] is nan:
+            assert duals.value(*arguments).isnan().all()
+        if activation != "identity":
+            assert duals.derivative(*arguments).isnan().all()
+    c = nan.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(kernels.arc_cosine(c).sum(), c, create_graph=True)
+    assert slope.isnan().all()
+    assert torch.autograd.grad(slope.sum(), c)[0].isnan().all()

@@ -135,7 +135,7 @@ def test_sampling_is_by_seed_alone():
 
 @pytest.mark.parametrize("width", [0, -3])
 def test_bad_width(width):
-    with pytest.raises(InputError, match=f"width {width}; expected 1 or more"):
+    with pytest.raises(InputError, match=f"width = {width}; expected a whole number >= 1"):
         limit().sample(width)
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tp4lib.divergence import Diverged
 from tp4lib.errors import InputError
 from tp4lib.linear_limit import LinearLimit
 from tp4lib.maml import models, synthetic, train
@@ -239,9 +240,13 @@ def test_patience_stops_on_a_plateau_and_says_so(enough):
 def test_divergence_is_detected(enough):
     with pytest.raises(InputError, match=r"diverged in epoch 3: the query loss is nan.*smaller --lr"):
         scripted(enough, [0.2] * 4, losses=[1.0, 1.0, math.nan, 1.0])
-    model, history = scripted(enough, [0.2, 0.5, 0.2, 0.2], losses=[1.0, 1.0, 90.0, 200.0])
-    assert history.stopped == "the query loss rose to 90.0"
-    assert history.best_epoch == model.clock == 2
+    # 6 log 5 = 9.657
+    with pytest.raises(
+        Diverged, match=r"epoch 3: the query loss is 9.7 at meta-step \d+; expected .* 9.657 at most"
+    ):
+        scripted(enough, [0.2] * 4, losses=[1.0, 1.0, 9.7, 200.0])
+    _, history = scripted(enough, [0.2] * 4, losses=[1.0, 1.0, 9.6, 1.0])
+    assert len(history.epochs) == 4
 
 
 def test_accuracy_has_a_standard_error_over_tasks(images):

@@ -311,7 +311,7 @@ def test_too_few_of_anything():
         Tasks(numbered(4), ways=5)
     with pytest.raises(InputError, match="3 drawings a character for 2 shots and 2 queries"):
         Tasks(numbered(6, drawers=3), shots=2, queries=2)
-    with pytest.raises(InputError, match="0 shots"):
+    with pytest.raises(InputError, match="shots = 0; expected a whole number >= 1"):
         Tasks(numbered(6), shots=0)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import doctest
+import itertools
 import os
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def test_orbit_trains_one_function_under_adam(start):
     curves = []
     for t in (0, 0.5, -0.25):
         model = MLP(8, 48, 1, start.shift(t), "tanh", bias=True, seed=1, dtype=DOUBLE)
-        groups = param_groups(model, lr=0.01, optimizer="adam", weight_decay=0.01)
+        groups = param_groups(model, lr=0.01, optimizer="adamw", weight_decay=0.01)
         curves.append(train(model, x, y, torch.optim.AdamW(groups, eps=1e-30), steps=12))
     assert (curves[1] - curves[0]).abs().max() < 1e-9
     assert (curves[2] - curves[0]).abs().max() < 1e-9
@@ -161,9 +162,79 @@ def test_base_width_gives_the_standard_network_there_for_every_parametrization()
 
 def test_weight_decay_per_step_is_the_same_at_every_width():
     for n in (64, 1024):
-        groups = param_groups(MLP(3, n, 1, mup(2), base_width=64), 1e-2, "adam", weight_decay=0.1)
+        groups = param_groups(MLP(3, n, 1, mup(2), base_width=64), 1e-2, "adamw", weight_decay=0.1)
         assert len(groups) == (1 if n == 64 else 2)
         assert [g["lr"] * g["weight_decay"] for g in groups] == pytest.approx([1e-3] * len(groups))
+
+
+@pytest.mark.parametrize("start", [mup(2), ntk(2), standard(2)], ids=lambda p: p.name)
+def test_orbit_trains_one_function_under_coupled_decay(start):
+    """Adam whose decay is part of the gradient: lambda n^c moves with the orbit as the gradient does."""
+    x, y = batch()
+    curves = []
+    for t in (0, 0.5, -0.25):
+        model = MLP(8, 48, 1, start.shift(t), "tanh", bias=True, seed=1, dtype=DOUBLE)
+        groups = param_groups(model, lr=0.01, optimizer="adam", weight_decay=0.01)
+        curves.append(train(model, x, y, torch.optim.Adam(groups, eps=1e-30), steps=12))
+    assert (curves[1] - curves[0]).abs().max() < 1e-9
+    assert (curves[2] - curves[0]).abs().max() < 1e-9
+
+
+def test_coupled_decay_of_mup_is_the_same_number_at_every_width():
+    for n, optimizer in itertools.product((64, 1024), ("adam", "rmsprop", "adagrad")):
+        groups = param_groups(MLP(3, n, 1, mup(2), base_width=64), 1e-2, optimizer, weight_decay=0.1)
+        assert [group["weight_decay"] for group in groups] == [0.1] * len(groups)
+        model = MLP(3, n, 1, mean_field(), base_width=64)  # c = -1: gradients shrink like 1/n
+        groups = param_groups(model, 1e-2, optimizer, weight_decay=0.1)
+        assert [group["weight_decay"] for group in groups] == [pytest.approx(0.1 * 64 / n)] * len(groups)
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "Adam", "RMSprop", "Adagrad"])
+def test_weight_decay_holds_the_loss_at_the_same_height_at_every_width(optimizer):
+    """In every optimizer, where the decay is strong enough to matter (with the decoupled rule for all: 0.2 to 1.4)."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 8, generator=generator) / 8**0.5
+    y = torch.randint(4, (64,), generator=generator)
+
+    def final_loss(width, decay):
+        model = MLP(8, width, 4, mup(2), seed=0, base_width=64)
+        groups = param_groups(model, 1e-2, optimizer.lower(), weight_decay=decay)
+        moves = getattr(torch.optim, optimizer)(groups)
+        for _ in range(80):
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+            moves.zero_grad()
+            loss.backward()
+            moves.step()
+        return loss.item()
+
+    decay = 2.0 if optimizer == "AdamW" else 1e-2
+    small, large = final_loss(64, decay), final_loss(512, decay)
+    assert abs(large - small) < 0.35 * small
+    assert small > 1.2 * final_loss(64, 0.0)  # it matters
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_schedules_keep_the_ratios_of_rates_if_they_are_told_to(kept):
+    optim = torch.optim
+    model = MLP(8, 256, 4, mup(2), seed=0)
+    schedules = {
+        "one cycle": lambda o: optim.lr_scheduler.OneCycleLR(
+            o, [group["lr"] for group in o.param_groups] if kept else 1e-2, total_steps=10
+        ),
+        "cosine": lambda o: optim.lr_scheduler.CosineAnnealingLR(o, 10, 0 if kept else 1e-4),
+        "lambda": lambda o: optim.lr_scheduler.LambdaLR(o, lambda step: 0.9**step),
+    }
+    for name, make in schedules.items():
+        optimizer = optim.AdamW(param_groups(model, 1e-2, "adamw"))
+        before = [group["lr"] for group in optimizer.param_groups]
+        schedule = make(optimizer)
+        for _ in range(9):
+            optimizer.step()
+            schedule.step()
+        after = [group["lr"] for group in optimizer.param_groups]
+        ratios = [new / old for new, old in zip(after, before, strict=True)]
+        assert max(before) / min(before) == pytest.approx(16)
+        assert (max(ratios) / min(ratios) < 1 + 1e-9) == (kept or name == "lambda"), name
 
 
 # -- the mup package ------------------------------------------------------------------------------------------------
@@ -339,7 +410,7 @@ def test_seed_and_generator_decide_the_start_and_nothing_global_changes():
         (lambda: MLP(3, 8, 1, mup(2), multipliers=[1.0]), "multipliers has 1 numbers"),
         (lambda: MLP(3, 8, 1, mup(2), base_width=0), "base_width = 0"),
         (lambda: MLP(3, 8, 1, mup(2), seed=0, generator=torch.Generator()), "both seed and generator"),
-        (lambda: ABCLinear(3, 8, mup(1), layer=3), "layers 1 .. 2"),
+        (lambda: ABCLinear(3, 8, mup(1), layer=3), "layer = 3; expected a whole number from 1 to 2"),
         (lambda: param_groups(MLP(3, 8, 1, mup(1)), lr=float("nan")), "lr = nan"),
         (lambda: param_groups(MLP(3, 8, 1, mup(1)), lr=0.1, optimizer="lion"), "optimizer = 'lion'"),
         (lambda: param_groups(torch.nn.Linear(3, 1), lr=0.1), "parameter 'weight' is not in an ABCLinear"),

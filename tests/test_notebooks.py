@@ -171,6 +171,8 @@ def said(collection, name):
         ("01_abc_parametrizations", 5),
         ("09_mup_for_your_model", 4),
         ("09_mup_for_your_model", 5),
+        ("10_transformer_of_width_infinity", 4),
+        ("10_transformer_of_width_infinity", 5),
     ],
 )
 def test_the_solutions_pass_their_checks(collection, name, exercise):
@@ -295,3 +297,37 @@ def test_09_any_module_in_mup_passes_its_check_and_planted_bugs_are_found(collec
         assert m[f"others/{model}, muP, passes"]
         assert not m[f"others/{model}, SP, passes"]
     assert m["decay/ratio of the widest to the base"] == pytest.approx(1)
+
+
+def test_10_ordinary_transformers_approach_the_one_of_width_infinity(collection):
+    m = metrics(collection, "10_transformer_of_width_infinity")
+    assert m["program/ours by hand against train_transformer"] < 1e-4  # float32
+    assert m["deviation/standard error of the slope"] < 0.05
+    assert m["deviation/slope"] == pytest.approx(-0.5, abs=0.1)
+    for key, errors in m.items():
+        # Narrower ones have a bias of order 1/n.
+        if re.match(r"mean/width (128|256)|optimizer/\w+/mean at width", key):
+            assert errors < 2, key
+    assert m["attention/largest change at width infinity"] > 0.1
+    assert m["coordinates/slope of the distance to the law"] == pytest.approx(-0.5, abs=0.1)
+    for what, exponent in (("features", -0.5), ("attention", -1)):
+        assert m[f"movement/muP/{what}, slope"] == pytest.approx(0, abs=0.15)
+        assert m[f"movement/NTP/{what}, slope"] == pytest.approx(exponent, abs=0.15)
+    assert m["ablation/without Zdot, distance to the limit"] > 10 * m["ablation/noise of the limit"]
+    assert (
+        m["ablation/networks to the limit without Zdot"] > 3 * m["ablation/networks to the limit with Zdot"]
+    )
+
+
+def test_10_copying_adam_and_depth_have_limits(collection):
+    m = metrics(collection, "10_transformer_of_width_infinity")
+    start, end = (m[f"copying/attention on the word to copy, {when}"] for when in ("start", "end"))
+    assert end > 1.5 * start
+    assert m["copying/right on unseen sequences, width infinity"] > 50  # of three words
+    for name in ("sgd", "momentum", "adam"):
+        assert m[f"optimizer/{name}/slope"] == pytest.approx(-0.5, abs=0.1), name
+    assert m["optimizer/adam/without Zdot"] > 10 * m["optimizer/adam/noise of the limit"]
+    assert m["depth/slope"] == pytest.approx(-0.5, abs=0.2)
+    for key in ("minibatches of 3, momentum 0.9", "recurrent, 3 times"):
+        assert m[f"more/{key}/slope from 64 to 512"] == pytest.approx(-0.5, abs=0.15), key
+    assert m["noise/slope in the samples"] < -0.35

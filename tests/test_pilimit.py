@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from tp4lib import compression, dual, pilimit, pinetwork
 from tp4lib import rows as rows_module
+from tp4lib.divergence import Diverged
 from tp4lib.errors import InputError
 from tp4lib.linear_limit import LinearLimit
 from tp4lib.pilimit import PiMLP, default_loss
@@ -299,8 +300,52 @@ def test_training_that_diverges_says_so():
 
     with pytest.raises(InputError, match="try a smaller lr"):
         run()
-    with pytest.raises(InputError, match="at least the rank"):
+    with pytest.raises(InputError, match="width = 3; expected a whole number >= 5; try width=20"):
         net.sample(3)
+
+
+@pytest.mark.parametrize("finite", [False, True])
+def test_a_loss_far_above_the_untrained_one_ends_training(finite):
+    (x, y), net = data(64), network()
+    net = net.sample(30) if finite else net
+    first = net.loss_step(x, y, 0.05)
+    net.loss_step(x, y, 30.0)  # far beyond what is stable, far from overflow
+    before = copy.deepcopy(net)
+    with pytest.raises(Diverged, match=r"in step 3: the loss is .* 3 times .*smaller lr than 30"):
+        net.loss_step(x, y, 30.0)
+    assert first > 0
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), before.state_dict().values()))
+
+
+def test_single_samples_may_be_worse_than_the_untrained_network():
+    """One sample in twenty is an outlier, so that its loss is far above three times that of the output 0 elsewhere."""
+    x, y = data(200)
+    y = torch.where(torch.arange(200)[:, None] % 20 == 0, -3.0, 0.3) * torch.ones_like(y)
+    net = network(sigma_out=0.0)
+    losses = [net.loss_step(x[i : i + 1], y[i : i + 1], 0.05).item() for i in range(200)]
+    assert max(losses[20:]) > 30 * np.median(losses)
+
+
+def test_weight_decay_leaves_biases_alone():
+    x, y = data()
+    for make in (network, lambda: network().sample(30)):
+        plain, decayed = make(), make()
+        for net in (plain, decayed):
+            for bias in net.biases:
+                bias.data += 1.0
+        plain.loss_step(x, y, 0.1)
+        decayed.loss_step(x, y, 0.1, weight_decay=0.5)
+        assert len(plain.biases) == 3
+        assert all(torch.equal(a, b) for a, b in zip(plain.biases, decayed.biases))
+    assert not torch.equal(plain.weights[0], decayed.weights[0])
+
+
+def test_what_overflows_is_named():
+    x, y = torch.ones(4, 3), torch.ones(4, 2)
+    with pytest.raises(InputError, match="a bias is no longer finite"):
+        PiMLP(3, 2, 4, 1, bias_scale=1e25).loss_step(x, y, 1e20)
+    with pytest.raises(InputError, match="a new row is no longer finite"):
+        PiMLP(3, 2, 4, 1).loss_step(x, 1e10 * y, 1e30)
 
 
 def test_losses():

@@ -389,8 +389,8 @@ REFUSED = {
     "another world's product": (lambda w, x, W: W @ InfiniteWidth(400).gaussian(), "two worlds"),
     "outer of tensors": (lambda w, x, W: outer(torch.ones(3), x), "outer(u, v)"),
     "outer of unlike stacks": (lambda w, x, W: outer(x, torch.stack([x, x])), "pair them"),
-    "a negative std": (lambda w, x, W: w.gaussian(std=-1), "std=1.0"),
-    "a std that is none": (lambda w, x, W: w.matrix(std=math.nan), "std=1.0"),
+    "a negative std": (lambda w, x, W: w.gaussian(std=-1), "std=1"),
+    "a std that is none": (lambda w, x, W: w.matrix(std=math.nan), "std=1"),
     "no vectors": (lambda w, x, W: w.gaussian(count=0), "count=3"),
 }  # fmt: skip
 
@@ -408,6 +408,31 @@ def test_what_is_not_in_the_language_is_refused_with_its_rule(world, what):
         assert torch.equal(state, torch.get_rng_state())
 
 
+def test_noises_are_at_most_half_the_samples():
+    world = InfiniteWidth(40)
+    world.gaussian(count=19)  # with the constant 1 they are 20
+    with pytest.raises(InputError, match="20 noises in 40 samples"):
+        world.gaussian()
+
+
+def test_a_sobol_point_on_the_border_is_a_finite_noise_beyond_all_others():
+    world = InfiniteWidth(64)
+    world._sobol[0][:2] = torch.tensor([0.0, 2.0**-30])  # the least that Sobol points can be, and the next
+    noise = world.gaussian().values
+    assert noise.isfinite().all()
+    assert noise.argmin() == 0
+    assert noise[0] < noise[1] < noise[2:].min()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_product_with_what_is_not_finite_is_refused(value, transposed):
+    world = InfiniteWidth(100)
+    W = world.matrix()
+    with pytest.raises(InputError, match="W @ x of a vector with coordinates that are NaN or infinite"):
+        (W.T if transposed else W) @ (world.gaussian() * value)
+
+
 @pytest.mark.parametrize(
     ("make", "hint"),
     [
@@ -415,7 +440,7 @@ def test_what_is_not_in_the_language_is_refused_with_its_rule(world, what):
         (lambda: FiniteWidth(2.5), "n=256"),
         (lambda: FiniteWidth(10**8).matrix(), "GiB"),
         (lambda: InfiniteWidth(10**13), "fewer samples"),
-        (lambda: InfiniteWidth(3), "samples=100_000"),
+        (lambda: InfiniteWidth(3), "samples=100000"),
         (lambda: InfiniteWidth(100, dtype=torch.int64), "torch.float64"),
         (lambda: InfiniteWidth(100, device="abacus"), "device"),
         (lambda: InfiniteWidth(40).gaussian(count=30), "samples=4000"),

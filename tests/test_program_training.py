@@ -1,5 +1,7 @@
 """Ready programs: exact at finite width and for linear networks, and the limit of networks trained by autograd."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch.nn.functional as F
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from tp4lib import kernels
+from tp4lib.divergence import Diverged
 from tp4lib.errors import InputError
 from tp4lib.linear_limit import LinearLimit
 from tp4lib.nn import MLP, param_groups, rates
@@ -329,3 +332,25 @@ def test_bad_sequences_are_refused():
         train_rnn(InfiniteWidth(100), SEQUENCES[:, 0], TARGETS)
     with pytest.raises(InputError, match="std"):
         train_rnn(InfiniteWidth(100), SEQUENCES, TARGETS, std=(1, 1))
+
+
+@pytest.mark.parametrize("world", [FiniteWidth(50), InfiniteWidth(1000)], ids=repr)
+@pytest.mark.parametrize("kind", ["muP", "NTP", "rnn"])
+def test_a_loss_far_above_the_untrained_one_ends_training(world, kind):
+    """At a rate a hundred times too large the loss grows with every step: seen at the first, not at overflow."""
+    options = dict(activation="identity", lr=300.0, steps=30)
+    with pytest.raises(Diverged, match=r"in step [1-3] of 30: .* 3 times .*smaller lr than 300") as caught:
+        train_rnn(world, SEQUENCES, TARGETS, **options) if kind == "rnn" else train_mlp(
+            world, XI, Y, {"muP": mup, "NTP": ntk}[kind](2), **options
+        )
+    loss = float(re.search(r"the loss is (\S+);", str(caught.value))[1])
+    assert loss < 1e30
+
+
+def test_targets_that_the_start_already_meets_are_no_divergence():
+    """The untrained loss is 0, a multiple of which says nothing."""
+    training = train_mlp(FiniteWidth(50), XI, 0 * Y, mup(2), steps=5)
+    assert training.losses.isfinite().all()
+    start = torch.full_like(Y, 0.3)
+    nearly = train_mlp(InfiniteWidth(200), XI, start + 1e-9, ntk(2), steps=5, f0=start)
+    assert nearly.losses.max() < 1e-17

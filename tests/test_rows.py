@@ -1,6 +1,7 @@
 """Rows of a pi-limit: growth, compression, storage, checkpoints."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tp4lib import checkpoint
+from tp4lib import rows as rows_module
 from tp4lib.dual import dual
 from tp4lib.errors import InputError
 from tp4lib.pilimit import PiMLP
@@ -55,6 +57,20 @@ def test_memory_grows_by_half_and_never_beyond_the_bound():
     assert max(held) == 1800
     assert len(rows.compressions) > 5
     assert all(c.after == 900 for c in rows.compressions)
+
+
+@pytest.mark.parametrize("storage", [None, torch.bfloat16])
+@pytest.mark.parametrize("name", ["relu", "tanh"])
+def test_what_is_asked_of_the_memory_is_what_is_taken(monkeypatch, storage, name):
+    asked = []
+    monkeypatch.setattr(rows_module, "require_memory", lambda needed, *_: asked.append(needed))
+    rows = Rows(dual(name), 3, 5, dtype=torch.float32, storage=storage)
+    for step, held in ((1, 1024), (1023, 1024), (1, 1536), (511, 1536), (3000, 4536), (1, 6804)):
+        rows.append(*(part.float() for part in drawn(step, 3, 5)))
+        buffers = (rows._psi, rows._scale, rows._rho, rows._A)
+        assert [len(buffer) for buffer in buffers] == [held] * 4
+        assert asked[-1] == sum(buffer.nbytes for buffer in buffers)
+    assert len(asked) == 4
 
 
 def test_compression_of_redundant_rows_is_exact():
@@ -153,3 +169,24 @@ def test_bad_rows_are_refused():
         rows.append(torch.zeros(2, 4, dtype=F64), torch.zeros(2, 2, dtype=F64))
     with pytest.raises(InputError, match="at most half"):
         rows.append(*drawn(46, 4, 3))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_rows_that_are_not_finite_are_not_compressed(value):
+    rows = filled()
+    rows._A[7, 1] = value
+    before = copy.deepcopy(rows)
+    with pytest.raises(InputError, match="1 of 60 rows are not finite"):
+        rows.compress(20)
+    assert len(rows) == 60
+    assert torch.equal(rows._psi, before._psi)
+    assert not math.isfinite(rows.norm())
+
+
+def test_rows_below_the_root_of_float32_are_weighed_too():
+    """Rows of 1e-25, whose squares float32 does not hold, and fifty of 1e-30: the large ones stay."""
+    rows = Rows(dual("relu"), 4, 3)
+    B, A = (part.float() for part in drawn(60, 4, 3))
+    rows.append(B, A * torch.where(torch.arange(60) < 10, 1e-25, 1e-30)[:, None])
+    rows.compress(20)
+    assert all((rows.B - row).abs().sum(1).min() < 1e-5 for row in B[:10])

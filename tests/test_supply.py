@@ -44,3 +44,10 @@ def test_the_licence_of_every_direct_dependency_is_listed():
         assert "not stated" not in listed.get(supply._name(name), "not stated"), (
             f"{name}: run `python tools/supply.py licences`"
         )
+
+
+def test_what_the_makefile_installs_besides_is_within_its_bounds():
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for name, bounds in supply.packages.OUTSIDE.items():
+        (pin,) = re.findall(rf"\b{name}==([\w.]+)", makefile)
+        assert pin in SpecifierSet(bounds)

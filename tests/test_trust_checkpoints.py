@@ -13,7 +13,7 @@ import torch
 from test_trust_files import Trap, encrypted, lying_npz, refused
 from test_trust_numbers import fitted, options
 
-from tp4lib import checkpoint
+from tp4lib import __version__, checkpoint
 from tp4lib.maml import models, synthetic
 from tp4lib.maml.fomaml import LinearFOMAML
 from tp4lib.word2vec import Corpus
@@ -63,7 +63,7 @@ def test_headers_that_are_none(tmp_path, header):
 
 def test_nothing_is_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path, good = tmp_path / "c.npz", {"version": 1, "meta": {}}
+    path, good = tmp_path / "c.npz", {"version": 1, "tp4": __version__, "meta": {}}
     traps = {
         "an array of objects": lambda: written(path, good, x=np.array([Trap()], dtype=object)),
         "objects for a header": lambda: np.savez(path, __meta__=np.array([Trap()], dtype=object)),
@@ -119,7 +119,7 @@ def changed(path, change):
     arrays, meta = checkpoint.load(path)
     change(arrays, meta)
     # Past the writer's own checks.
-    written(path, {"version": 1, "meta": meta}, **arrays)
+    written(path, {"version": 1, "tp4": __version__, "meta": meta}, **arrays)
 
 
 def put(where, key, value):
@@ -201,5 +201,6 @@ def test_the_format_is_npz_and_json(tmp_path):
     length = struct.unpack("<H", header[8:10])[0]
     assert json.load(io.BytesIO(header[10 + length :])) == {
         "version": 1,
+        "tp4": __version__,
         "meta": {"epoch": 1, "word": "naïve"},
     }

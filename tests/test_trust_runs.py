@@ -290,6 +290,13 @@ with guarded():
     reproduce.run([Path(sys.argv[1])], "ci", Path(sys.argv[2]))
 """
 
+REPORTS = """
+from tp4lib.report import Report
+report = Report("any", preset, seed)
+report.metric("x", 1)
+report.save()
+"""
+
 TICKS = """
 import os, time
 from pathlib import Path
@@ -304,7 +311,7 @@ while not Path("stop").exists():
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_reproduce_killed_takes_its_kernels_along(tmp_path, number):
-    book, out = notebook(tmp_path / "01_ticks.ipynb", TICKS), tmp_path / "out"
+    book, out = notebook(tmp_path / "01_ticks.ipynb", TICKS, REPORTS), tmp_path / "out"
     for _ in range(10 if HEAVY else 1):
         process = subprocess.Popen(
             [sys.executable, "-c", RUNNER, book, out],
@@ -334,7 +341,9 @@ def test_reproduce_killed_takes_its_kernels_along(tmp_path, number):
         time.sleep(0.2)
         assert (out / "ticks").stat().st_size == size
         assert not (out / "01_ticks" / "run.json").exists()
-        assert "01_ticks" not in json.loads((out / "metrics.json").read_text())["runs"]
+        merged = json.loads((out / "metrics.json").read_text())
+        assert "01_ticks" not in merged["runs"]
+        assert merged["unfinished"]["01_ticks"]["results_of"] is None
         (out / "ticks").unlink()
     (out / "stop").touch()
     (outcome,) = reproduce.run([book], "ci", out, say=lambda line: None)
@@ -402,7 +411,8 @@ def test_a_full_disk_ends_in_one_line_and_keeps_the_last_checkpoint(disk, tmp_pa
 @pytest.mark.slow
 def test_reproduce_on_a_full_disk_says_so(disk, tmp_path):
     fill = "with open('filler', 'wb') as file:\n    file.write(bytes(3 << 20))"
-    books = [notebook(tmp_path / "01_fills.ipynb", fill), notebook(tmp_path / "02_after.ipynb", "1 + 1")]
+    books = [notebook(tmp_path / f"{name}.ipynb", *cells, REPORTS)
+             for name, cells in (("01_fills", [fill]), ("02_after", []))]  # fmt: skip
     with pytest.raises(InputError, match="No space left on device") as error:
         reproduce.run(books, "ci", disk / "out", say=lambda line: None)
     assert len(str(error.value).splitlines()) == 1
@@ -437,8 +447,8 @@ def starved(tmp_path_factory):
     books = [
         notebook(folder / "01_killed.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"),
         notebook(folder / "02_limited.ipynb", limit, "x = bytearray(4 << 30)"),
-        notebook(folder / "03_much.ipynb", "x = b'1' * (400 << 20)\ndel x"),
-        notebook(folder / "04_little.ipynb", "x = 1"),
+        notebook(folder / "03_much.ipynb", REPORTS, "x = b'1' * (400 << 20)\ndel x"),
+        notebook(folder / "04_little.ipynb", REPORTS),
     ]
     lines = []
     outcomes = reproduce.run(books, "ci", folder / "out", workers=3, say=lines.append)
@@ -486,12 +496,13 @@ def test_a_second_run_in_one_folder_is_refused(tmp_path, text, capfd):
 
 
 def test_what_a_killed_run_left_half_written_goes_and_an_unused_folder_too(tmp_path):
-    (tmp_path / ".checkpoint.npz.abc.part").write_text("half")
+    half = tmp_path / f".checkpoint.npz.{2**22 + 1}-abc.tp4.part"  # of a process that there cannot be
+    half.write_text("half")
     with alone_in(tmp_path / "new" / "folder") as folder:
         assert folder.is_dir()
     assert not (tmp_path / "new").exists()
     with alone_in(tmp_path):
-        assert not (tmp_path / ".checkpoint.npz.abc.part").exists()
+        assert not half.exists()
 
 
 COMPUTES = """

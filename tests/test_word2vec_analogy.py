@@ -49,8 +49,26 @@ def _gensim(words, embeddings):
     return sections[:-1]
 
 
+def _close_calls(words, embeddings, questions) -> set[tuple[str, ...]]:
+    """Questions whose two best words score alike up to rounding: there the answer depends on the order of sums."""
+    index = {word.upper(): i for i, word in reversed(list(enumerate(words)))}
+    rows = torch.nn.functional.normalize(embeddings.double(), dim=1)
+    asked = [tuple(word.upper() for word in q) for q in questions.quadruples]
+    asked = [q for q in asked if all(word in index for word in q)]
+    a, b, c = torch.tensor([[index[word] for word in q[:3]] for q in asked]).T
+    scores = (rows[b] - rows[a] + rows[c]) @ rows.T
+    names = np.array([word.upper() for word in words])
+    for row, question in zip(scores, asked, strict=True):
+        row[torch.from_numpy(np.isin(names, question[:3]))] = -torch.inf
+    best = scores.topk(2).values
+    close = {q for q, gap in zip(asked, best[:, 0] - best[:, 1], strict=True) if gap < 1e-5}
+    assert len(close) < 1 + 0.01 * len(asked)
+    return close
+
+
 def _assert_same_as_gensim(words, embeddings, questions):
     ours = evaluate(embeddings, words, questions)
+    close = _close_calls(words, embeddings, questions)
     theirs = _gensim(words, embeddings)
     for number, (section, peer) in enumerate(zip(ours.sections, theirs, strict=True)):
         assert section.name == peer["section"]
@@ -58,10 +76,13 @@ def _assert_same_as_gensim(words, embeddings, questions):
         for place, of in enumerate(questions.section_of):
             if of == number and ours.answers[place] is not None:
                 asked = tuple(word.upper() for word in questions.quadruples[place])
+                if asked in close:
+                    continue
                 (correct if ours.answers[place].upper() == asked[3] else incorrect).append(asked)
-        assert correct == peer["correct"]
-        assert incorrect == peer["incorrect"]
-        assert (section.correct, section.answered) == (len(correct), len(correct) + len(incorrect))
+        assert correct == [q for q in peer["correct"] if q not in close]
+        assert incorrect == [q for q in peer["incorrect"] if q not in close]
+        assert section.answered == len(peer["correct"]) + len(peer["incorrect"])
+        assert 0 <= section.correct - len(correct) <= len(close)
     return ours
 
 
@@ -92,7 +113,11 @@ def test_small_blocks_give_the_answers_of_one_large_product(monkeypatch, questio
     whole = evaluate(embeddings, words, some)
     monkeypatch.setattr(analogy, "_TILE", {"cpu": (100, 70)})
     monkeypatch.setattr(analogy, "_COPY_BYTES", 4 * 24 * 64)
-    assert evaluate(embeddings, words, some).answers == whole.answers
+    close = _close_calls(words, embeddings, some)
+    for question, one, other in zip(
+        some.quadruples, evaluate(embeddings, words, some).answers, whole.answers, strict=True
+    ):
+        assert one == other or tuple(word.upper() for word in question) in close
     assert 0 < whole.correct < whole.answered
 
 
@@ -136,7 +161,9 @@ def test_unknown_words_are_skipped_and_counted():
     assert (result.answered, result.total) == (1, 3)
     assert [(s.answered, s.total) for s in result.sections] == [(1, 2), (0, 1)]
     assert result.answers[1:] == (None, None)
-    assert evaluate(torch.eye(4), list("pqrs"), asked).accuracy == 0.0
+    none = evaluate(torch.eye(4), list("pqrs"), asked)
+    assert (none.accuracy, none.correct, none.answered, none.total) == (None, 0, 0, 3)
+    assert str(none) == "none of 3 questions answered: each has a word outside the vocabulary"
 
 
 def test_rows_of_zeros_are_no_obstacle():
@@ -160,7 +187,7 @@ def test_malformed_questions_are_refused_by_line(lines, named):
 
 
 def test_other_bad_input_is_refused(tmp_path):
-    with pytest.raises(InputError, match="cannot read questions"):
+    with pytest.raises(InputError, match=r"missing.txt does not exist; .*--questions"):
         Questions.load(tmp_path / "missing.txt")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(InputError, match="cannot read questions"):

@@ -9,6 +9,7 @@ import torch
 
 import tp4lib.device
 from tp4lib import datasets
+from tp4lib.divergence import is_diverged
 from tp4lib.errors import InputError
 from tp4lib.word2vec import CBOW, Corpus, analogy, fast
 from tp4lib.word2vec.baselines import kernel_limit_embeddings, ntk_start
@@ -41,8 +42,11 @@ def make_blocks(corpus: Corpus, **options) -> list[Block]:
 
 
 def run(model: CBOW, blocks: list[Block], settings: StepSettings | None = None, steps=torch_steps) -> CBOW:
+    """Train on all blocks, and make sure that this is training: what a diverging run computes is an accident."""
     for block in blocks:
-        steps(model, block, settings or StepSettings())
+        loss, positions = steps(model, block, settings or StepSettings())
+        seen = 1 + block.weight * block.negatives.shape[1]  # the target, and the negatives of a position
+        assert not is_diverged(loss / max(positions, 1), seen * math.log(2))
     return model
 
 
@@ -300,3 +304,29 @@ def test_starts_of_two_shapes_are_refused():
         CBOW.from_start(torch.zeros(3, 2), torch.zeros(3, 3))
     with pytest.raises(InputError, match="window gradient"):
         StepSettings(window_gradient="product")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CBOW(2.5, 4),
+        lambda: CBOW(0, 4),
+        lambda: CBOW(True, 4),
+        lambda: CBOW(5, 4, seed=-1),
+        lambda: CBOW(5, 4, seed=2**63),
+        lambda: CBOW(5, True),
+        lambda: CBOW(5, 4.0),
+        lambda: CBOW(5, "9" * 4000),
+        lambda: CBOW(5, 4, dtype=torch.int64),
+        lambda: StepSettings(wd=math.nan),
+        lambda: StepSettings(input_rate=math.inf),
+        lambda: kernel_limit_embeddings(5, 2.5),
+        lambda: kernel_limit_embeddings(5, 2, seed=-1),
+        lambda: ntk_start(5, 0),
+    ],
+)
+def test_sizes_and_numbers_have_one_check(make):
+    with pytest.raises(InputError, match=r"(=|dtype|width) .*; expected .*; try ") as caught:
+        make()
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300

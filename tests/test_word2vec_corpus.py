@@ -147,7 +147,7 @@ def test_missing_file_folder_and_bad_numbers(tmp_path):
         Corpus.load(tmp_path / "none")
     with pytest.raises(InputError, match="is a folder"):
         Corpus.load(tmp_path)
-    with pytest.raises(InputError, match="min count"):
+    with pytest.raises(InputError, match="min_count = 0"):
         Corpus.load(tmp_path / "none", min_count=0)
     with pytest.raises(InputError, match="no word twice"):
         Vocabulary(["a", "a"], np.array([1, 1]))
@@ -382,3 +382,75 @@ def test_where_ids_cannot_be_kept_they_stay_in_memory(long, capsys, monkeypatch,
     assert said.count("\n") == 1
     if where != "no folder":
         assert not [p for p in folder.iterdir() if p.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("text", r"the string 'text', whose items are letters; .*try text\.split\(\)"),
+        ([], "without words"),
+        (["one"], "1 words of the text occur 1 times or more"),
+        (["one", "one"], "1 words of the text"),
+        (["one", ""], "the word ''"),
+        (["one", "two words"], "the word 'two words'"),
+        (["one", "two\n"], r"the word 'two\\n'"),
+        (["one", 2], "the word 2"),
+    ],
+)
+def test_from_words_takes_a_list_of_words(words, says):
+    with pytest.raises(InputError, match=says) as caught:
+        Corpus.from_words(words)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "counts", "says"),
+    [
+        ([], [], "without words"),
+        ("ab", [1, 2], "the string 'ab'"),
+        (["a", "b"], [1], "counts"),
+        (["a", "b"], [1, 0], "counts"),
+        (["a", "b"], [1, 1.5], "counts"),
+    ],
+)
+def test_a_vocabulary_has_words_and_counts(words, counts, says):
+    with pytest.raises(InputError, match=says):
+        Vocabulary(words, np.array(counts))
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, "5", np.nan])
+@pytest.mark.parametrize("name", ["min_count", "max_vocab", "max_bytes"])
+def test_sizes_have_one_check(tmp_path, name, value):
+    (tmp_path / "text").write_text("a b " * 50)
+    with pytest.raises(InputError, match=f"{name} = .*; expected a whole number >= "):
+        Corpus.load(tmp_path / "text", **{name: value})
+
+
+@pytest.mark.parametrize("name", ["window", "num_negatives", "batch_size", "epochs", "block_tokens"])
+@pytest.mark.parametrize("value", [0, 2.5, True, None, 10**30])
+def test_so_do_those_of_a_sampler(sampled, name, value):
+    corpus, _ = sampled
+    if name == "block_tokens" and value == 10**30:
+        pytest.skip("a block may be as long as one likes")
+    with pytest.raises(InputError, match=f"{name} = "):
+        Sampler(corpus.vocab, corpus.ids, **{name: value})
+
+
+def test_spaces_of_ascii_separate_words_and_no_others(tmp_path):
+    """By a text, and by a line: a space of Unicode is a letter to both."""
+    line = "a\u00a0b c\td\u2003e\x0bf\x0cg\u3000h\ri\u0085j\u2028k"
+    (tmp_path / "text").write_bytes(f"{line}\n".encode() * 2)
+    words = ["a\u00a0b", "c", "d\u2003e", "f", "g\u3000h", "i\u0085j\u2028k"]
+    assert Corpus.load(tmp_path / "text", min_count=1).vocab.words == words
+    assert corpus_module.words_in(line) == words
+
+
+def test_windows_reach_across_line_ends(tmp_path):
+    texts = ("a b c d e f " * 20, "a b c\nd e f\n" * 20)
+    found = []
+    for text in texts:
+        (tmp_path / "text").write_text(text)
+        corpus = Corpus.load(tmp_path / "text", min_count=1)
+        found.append(Sampler(corpus.vocab, corpus.ids, window=3, subsample=0).block(0, 0))
+    assert np.array_equal(found[0].first, found[1].first)
+    assert np.array_equal(found[0].last, found[1].last)

@@ -106,6 +106,16 @@ def interpreted() -> dict:
     )
     result["room"] = (after - old).abs().max().item()
 
+    # Scores far beyond those whose exponential a float holds: the loss has to be exact there, too.
+    large = [start(vocab_size, 20) for _ in range(2)]
+    for model in large:
+        model.readout *= 1000
+    expected, got = (
+        trained(model, asked, settings, steps)[0]
+        for model, steps in zip(large, (torch_steps, gpu.triton_steps))
+    )
+    result["large scores"] = [expected / len(asked[0]), abs(got / expected - 1)]
+
     # bfloat16: one batch, from numbers that it holds exactly, over 256 columns.
     one = Block(*(getattr(asked[0], x)[:50] for x in ("tokens", "first")), np.minimum(asked[0].last[:50], 50),
                 asked[0].negatives[:1], True, asked[0].weight, 50, asked[0].rates[:1], seed=3)  # fmt: skip
@@ -243,6 +253,13 @@ def test_float32_and_padded_rows(measured):
     assert measured["float32"] < 1e-5
     assert measured["padded rows"] < 1e-11
     assert measured["room"] == 0.0, "nothing but zeros is written past the columns"
+
+
+def test_the_loss_is_exact_however_large_the_scores(measured):
+    """So that every engine sees a diverging run at the same block."""
+    loss, error = measured["large scores"]
+    assert loss > 500
+    assert error < 1e-9
 
 
 @pytest.mark.parametrize("name", ["embeddings", "readout"])

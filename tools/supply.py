@@ -7,25 +7,22 @@ python tools/supply.py licences    writes docs/licences.md: of every package in 
 
 import re
 import sys
-import tomllib
 from importlib import metadata
-from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # `lowest` runs before anything is installed
+
+from tp4lib import packages  # noqa: E402
+
 LOCK = ROOT / "requirements.lock"
 LICENCES = ROOT / "docs" / "licences.md"
-OUTSIDE = {"learn2learn": ">=0.2.0,<0.2.1"}
-"""Direct dependencies that pyproject.toml cannot name: learn2learn is a step of its own in the Makefile."""
 _OWN = {"tp4lib", "pip"}
 
 
 def direct() -> dict[str, str]:
     """Direct dependencies of the core and of every extra, with their bounds, as ``{"torch": ">=2.6,<3"}``."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    asked = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
-    found = dict(re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?(.*)", line.split(";")[0]).groups() for line in asked)
-    return {name: bounds.replace(" ", "") for name, bounds in found.items()} | OUTSIDE
+    return {package.name: package.bounds for package in packages.declared(ROOT / "pyproject.toml")}
 
 
 def lowest() -> str:

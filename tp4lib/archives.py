@@ -10,6 +10,7 @@ import gzip
 import io
 import lzma
 import math
+import os
 import stat
 import struct
 import tarfile
@@ -137,9 +138,10 @@ def text(path: Path) -> Iterator[Stream]:
         packed = path.stat().st_size
         if path.suffix == ".zip":
             with Zip(path) as archive:
-                if len(archive.files) != 1:
-                    raise Damaged(f"it holds {len(archive.files)} files instead of one text")
-                with archive.open(*archive.files) as file:
+                names = [name for name in archive.files if not is_clutter(name)]
+                if len(names) != 1:
+                    raise Damaged(f"it holds {len(names)} files instead of one text")
+                with archive.open(*names) as file:
                     yield Stream(file, packed).skip(codecs.BOM_UTF8)
             return
         with reasons():
@@ -267,8 +269,51 @@ def _check_header(member: BinaryIO, size: int) -> None:
             raise Damaged(f"an array of {told:,} bytes by its header, in a file of {size:,}")
 
 
+def is_clutter(name: str) -> bool:
+    """Whether a file is one that macOS adds to folders and zips; none of them holds data.
+
+    >>> is_clutter("__MACOSX/a/._1.png"), is_clutter("a/._1.png"), is_clutter("a/.DS_Store"), is_clutter("a/1.png")
+    (True, True, True, False)
+    """
+    *folders, last = name.split("/")
+    return "__MACOSX" in folders or last.startswith("._") or last == ".DS_Store"
+
+
+def what_is(path: str | Path) -> str:
+    """What a path leads to, in words for a message: "a folder", "a pipe", .., "not there"."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if os.path.islink(path):
+            return "a link that leads nowhere"
+        return "not there" if isinstance(error, FileNotFoundError) else f"unreadable ({error.strerror})"
+    except ValueError:  # a NUL in the name
+        return "no name of a file"
+    return next((word for is_it, word in _KINDS if is_it(mode)), "no ordinary file")
+
+
+_KINDS = (
+    (stat.S_ISREG, "a file"),
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def whole_file(path: Path, most: int) -> bytes:
+    """A file of at most ``most`` bytes; anything else, such as a pipe, is not opened."""
+    if not os.path.isfile(path):
+        raise Damaged(what_is(path))
+    if (size := os.path.getsize(path)) > most:
+        raise Damaged(f"a file of {size:,} bytes, where at most {most:,} are expected")
+    with reasons():
+        return path.read_bytes()
+
+
 def require_inside(name: str) -> None:
     """Refuse names that lead out of the archive: absolute ones, and those that go up."""
-    parts = PurePosixPath(name.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts or "\0" in name or ":" in name[:2]:
+    plain = name.replace("\\", "/")
+    if plain.startswith("/") or ".." in plain.split("/") or "\0" in name or ":" in name[:2]:
         raise Damaged(f"it holds a path that leads outside, {name[:80]!r}")

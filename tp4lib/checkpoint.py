@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 
-from tp4lib import archives
+from tp4lib import __version__, archives
 from tp4lib.errors import InputError
 from tp4lib.files import atomic_path
 
@@ -34,7 +34,7 @@ def save(
     meta: Mapping[str, Any],
     keep_as: Path | None = None,
 ) -> None:
-    """Write named arrays and a JSON-able ``meta`` to ``path`` (npz), atomically.
+    """Write named arrays and a JSON-able ``meta`` to ``path`` (npz), atomically, with the version of tp4.
 
     A reader of ``path`` sees the old checkpoint or the new one, never a part: see `tp4lib.files.atomic_path`.
 
@@ -44,7 +44,7 @@ def save(
     Raises:
         InputError: an array holds NaN or infinity (the old checkpoint stays), or the folder cannot be written.
     """
-    text = json.dumps({"version": VERSION, "meta": dict(meta)})
+    text = json.dumps({"version": VERSION, "tp4": __version__, "meta": dict(meta)})
     header = np.frombuffer(text.encode(), dtype=np.uint8)
     with atomic_path(path) as part, zipfile.ZipFile(part, "w") as file:
         for name, value in {_META: header, **arrays}.items():
@@ -71,8 +71,9 @@ def load(
             turns out to be damaged they may be filled in part.
 
     Raises:
-        InputError: no such file, not a checkpoint, written by another version; `Damaged`, one of them, if it is
-            damaged, or other arrays than ``into``.
+        InputError: no such file, not a checkpoint, written by another version of tp4 (whose steps may differ, so that
+            what goes on from there would be no run of either); `Damaged`, one of them, if it is damaged, or other
+            arrays than ``into``.
     """
     into = into or {}
     with _opened(path) as file:
@@ -122,11 +123,11 @@ def require_same(saved: Mapping[str, Any], now: Mapping[str, Any], what: str) ->
         InputError: some key of ``now`` differs from, or is missing in, ``saved``.
     """
     for key in sorted(set(saved) | set(now)):
-        before, after = saved.get(key), now.get(key)
+        before, after = (repr(part[key])[:100] if key in part else "nothing" for part in (saved, now))
         if before != after:
             raise InputError(
-                f"{what} was started with {key} = {before!r}, now {key} = {after!r}; expected the same settings; "
-                f"resume with {key} = {before!r}, or choose another --out"
+                f"{what} was started with {key} = {before}, now {key} = {after}; expected the same settings; "
+                f"resume with {key} = {before}, or choose another --out"
             )
 
 
@@ -152,6 +153,12 @@ def _meta(file: archives.Zip, path: str | Path) -> dict[str, Any]:
         )
     if not isinstance(meta, dict):
         raise TypeError("its meta is no dictionary")
+    writer = " ".join(str(header.get("tp4", "of an earlier version")).split())[:40]
+    if writer != __version__:
+        raise InputError(
+            f"{path} was written by tp4 {writer}, this is tp4 {__version__}; expected the same version; start again "
+            "without --resume in another --out, or finish with the version that wrote it"
+        )
     return meta
 
 

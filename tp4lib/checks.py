@@ -42,13 +42,14 @@ def real(
     least: float = -math.inf,
     most: float = math.inf,
     above: float = -math.inf,
+    below: float = math.inf,
     example: float = 1.0,
 ) -> float:
-    """``value`` as a finite float with ``least <= value <= most`` and ``above < value``; NaN and booleans are refused.
+    """``value`` as a finite float, ``least <= value <= most``, ``above < value < below``; NaN and booleans are refused.
 
     Args:
         name: of the argument, as the caller types it.
-        above: a bound that is itself excluded, as 0 is for a learning rate.
+        above, below: bounds that are themselves excluded, as 0 is for a learning rate and 1 for momentum.
         example: what to suggest.
 
     >>> real("sigma", 0.5, least=0)
@@ -60,9 +61,9 @@ def real(
     """
     good = isinstance(value, Real) and not isinstance(value, bool)
     number = _float(value) if good else math.nan
-    if not (math.isfinite(number) and least <= number <= most and above < number):
+    if not (math.isfinite(number) and least <= number <= most and above < number < below):
         limits = [f"> {above:g}"] * (above > -math.inf) + [f">= {least:g}"] * (least > -math.inf)
-        limits += [f"<= {most:g}"] * (most < math.inf)
+        limits += [f"<= {most:g}"] * (most < math.inf) + [f"< {below:g}"] * (below < math.inf)
         expected = " ".join(["a finite number", " and ".join(limits)]).strip()
         raise InputError(f"{name} = {_shown(value)}; expected {expected}; try {name}={example:g}")
     return number
@@ -78,3 +79,32 @@ def _float(value: Real) -> float:
 def _shown(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def seed(value: Any, name: str = "seed") -> int:
+    """``value`` as a seed of every generator that is used here: a whole number from 0 to 2^63 - 1.
+
+    >>> seed(-1)
+    Traceback (most recent call last):
+    ...
+    tp4lib.errors.InputError: seed = -1; expected a whole number >= 0; try seed=0
+    """
+    number = whole(name, value, least=0, example=0)
+    return number if number < 2**63 else whole(name, value, least=0, most=2**63 - 1, example=0)
+
+
+def floating(name: str, value: Any) -> Any:
+    """``value``, a floating type of torch or None (the default type); Python's ``float`` and ``int`` are refused.
+
+    >>> floating("dtype", int)
+    Traceback (most recent call last):
+    ...
+    tp4lib.errors.InputError: dtype = <class 'int'>; expected a floating type of torch; try dtype=torch.float32
+    """
+    import torch  # only here: the command line checks its numbers before it takes the time to import torch
+
+    if value is not None and not (isinstance(value, torch.dtype) and value.is_floating_point):
+        raise InputError(
+            f"{name} = {_shown(value)}; expected a floating type of torch; try {name}=torch.float32"
+        )
+    return value

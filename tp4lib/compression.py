@@ -11,7 +11,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from tp4lib import checks
+from tp4lib.checks import whole
 from tp4lib.dual import Dual, Split
+from tp4lib.errors import InputError
 from tp4lib.rows import Compression, Rows
 
 BLOCK = 1 << 21  # pairs of rows that are worked on at once
@@ -30,6 +33,9 @@ def compress(rows: Rows, budget: int, seed: int = 0) -> Compression:
         budget: rows that stay.
         seed: of the draw.
 
+    Raises:
+        InputError: a budget below 1, or rows that are not finite, of which no choice could be made.
+
     Returns:
         rows before and after, and the relative error in the Frobenius norm (a difference of sums: below about 1e-3 it
         is rounding in float32).
@@ -43,11 +49,17 @@ def compress(rows: Rows, budget: int, seed: int = 0) -> Compression:
         >>> report.after, report.error < 1e-3
         (10, True)
     """
-    before = len(rows)
+    budget, seed, before = whole("budget", budget, example=1000), checks.seed(seed), len(rows)
     if before <= budget:
         return Compression(before, before, 0.0)
     split, A = rows.split(), rows.A.double()
-    stay, go = (index.to(A.device) for index in _draw(_weights(rows.kernel, split, rows.A), budget, seed))
+    weights = _weights(rows.kernel, split, A)
+    if not weights.isfinite().all():
+        raise InputError(
+            f"{(~weights.isfinite()).sum()} of {before} rows are not finite; expected finite rows to compress; "
+            "train at a smaller rate"
+        )
+    stay, go = (index.to(A.device) for index in _draw(weights, budget, seed))
     taken, given = (Split(*(part[index] for part in split)) for index in (stay, go))
     K = torch.empty(budget, budget, dtype=torch.float64, device=A.device)
     for part, block in zip(K.split(_step(budget)), _blocks(rows.kernel, taken, taken)):
@@ -57,9 +69,9 @@ def compress(rows: Rows, budget: int, seed: int = 0) -> Compression:
     moved = torch.cholesky_solve(pulled, _root(K))
     kept = A[stay]
     lost = (A[go] * own).sum() - 2 * (moved * pulled).sum() + (moved * (K @ moved)).sum()
-    whole = (A[go] * own).sum() + 2 * (kept * pulled).sum() + (kept * (K @ kept)).sum()
+    total = (A[go] * own).sum() + 2 * (kept * pulled).sum() + (kept * (K @ kept)).sum()
     rows.keep(stay, (kept + moved).to(rows.dtype))
-    return Compression(before, budget, float((lost.clamp(min=0) / whole).sqrt()) if whole > 0 else 0.0)
+    return Compression(before, budget, 0.0 if total == 0 else float((lost.clamp(min=0) / total).sqrt()))
 
 
 def _blocks(kernel: Dual, one: Split, other: Split) -> Iterator[Tensor]:
@@ -74,17 +86,17 @@ def _step(columns: int) -> int:
 
 
 def _weights(kernel: Dual, split: Split, A: Tensor) -> Tensor:
-    """``|A_i|^2 K(B_i, B_i)``, one number a row."""
+    """``|A_i| sqrt K(B_i, B_i)``, one number a row; A in float64, since the square of a small one is below float32."""
     alone = Split(split.psi[:, None], split.scale[:, None], split.rho[:, None])
-    return A.square().sum(1) * kernel.gram(alone, alone).flatten()
+    return A.norm(dim=1) * kernel.gram(alone, alone).flatten().double().clamp(min=0).sqrt()
 
 
-def _draw(squares: Tensor, budget: int, seed: int) -> tuple[Tensor, Tensor]:
-    """``budget`` indices with odds in proportion to the roots, and all others, both in order."""
+def _draw(weights: Tensor, budget: int, seed: int) -> tuple[Tensor, Tensor]:
+    """``budget`` indices with odds in proportion to the weights, and all others, both in order."""
     generator = torch.Generator().manual_seed(seed)
-    exponential = torch.empty(len(squares), dtype=torch.float64).exponential_(generator=generator)
+    exponential = torch.empty(len(weights), dtype=torch.float64).exponential_(generator=generator)
     # The k smallest of E_i / w_i, E exponential, are a weighted draw without replacement (Efraimidis & Spirakis 2006).
-    order = (exponential / squares.cpu().clamp(min=1e-300).sqrt()).argsort()
+    order = (exponential / weights.cpu().clamp(min=1e-150)).argsort()
     return order[:budget].sort().values, order[budget:].sort().values
 
 

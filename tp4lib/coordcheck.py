@@ -25,7 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tp4lib import checks
 from tp4lib.blame import blame
+from tp4lib.checks import real, whole
 from tp4lib.errors import InputError
 from tp4lib.modulecheck import check_module
 from tp4lib.nn import MLP, param_groups
@@ -97,7 +99,7 @@ class CoordCheck:
 
     def predicted(self, step: int) -> tuple[float, ...]:
         """Predicted powers of n of every layer's change after `step` steps (0: of its size at the start)."""
-        p = self.parametrization
+        p, step = self.parametrization, whole("step", step, least=0, example=self.steps)
         return (p.start_exponents, p.first_step_exponents, p.change_exponents)[min(step, 2)]
 
     def exponent(self, layer: int, step: int | None = None) -> tuple[float | None, float | None]:
@@ -206,8 +208,7 @@ class CoordCheck:
 
     def _sizes(self, step: int | None) -> np.ndarray:
         step = self.steps if step is None else step
-        if not 0 <= step <= self.steps:
-            raise InputError(f"step = {step}; this check has steps 0 .. {self.steps}; try step={self.steps}")
+        step = whole("step", step, least=0, most=self.steps, example=self.steps)
         return self.start if step == 0 else self.change[:, :, step - 1]
 
     def _verdict(self, quantity: str, predicted: float, measured: float | None, error: float | None) -> str:
@@ -259,8 +260,13 @@ def check(
     Raises:
         InputError: shapes that do not match, fewer than two widths, no seed or step, an unknown optimizer.
     """
-    seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    _check_input(parametrization, x, y, widths, seeds, steps, optimizer)
+    widths = [whole(f"widths[{i}]", width) for i, width in enumerate(widths)]
+    if hasattr(seeds, "__iter__"):
+        seeds = [checks.seed(seed, f"seeds[{i}]") for i, seed in enumerate(seeds)]
+    else:
+        seeds = list(range(whole("seeds", seeds, example=4)))
+    steps, tolerance = whole("steps", steps, example=4), real("tolerance", tolerance, above=0, example=0.1)
+    _check_input(parametrization, x, y, widths, seeds, optimizer)
     device = x.device if device is None else torch.device(device)
     x, y = x.to(device), y.to(device)
     layers = parametrization.depth + 1
@@ -288,8 +294,7 @@ def check(
         for step in range(steps + 1):
             h = model.preactivations(x)
             loss = 0.5 * (h[-1] - y).square().sum() / len(x)
-            size = max(_rms(h_l) for h_l in h)
-            if not size <= BLOW_UP:  # also True for NaN
+            if not all(_rms(h_l) <= BLOW_UP for h_l in h):  # also of NaN, which max() would pass over
                 diverged_at[i, j] = step
                 break
             losses[i, j, step] = float(loss.detach())
@@ -310,7 +315,7 @@ def _rms(h: Tensor) -> float:
 
 
 def _check_input(
-    p: ABC, x: Tensor, y: Tensor, widths: Sequence[int], seeds: list[int], steps: int, optimizer: str
+    p: ABC, x: Tensor, y: Tensor, widths: Sequence[int], seeds: list[int], optimizer: str
 ) -> None:
     if not isinstance(p, ABC):
         raise InputError(f"parametrization = {p!r}; expected an ABC; try tp4lib.parametrization.mup(2)")
@@ -323,7 +328,5 @@ def _check_input(
         raise InputError(f"widths = {tuple(widths)}; expected two or more, increasing; try (64, 128, 256)")
     if not seeds:
         raise InputError("no seeds; at least one run per width is needed; try seeds=4")
-    if steps < 1:
-        raise InputError(f"steps = {steps}; a change needs at least one step; try steps=4")
     if optimizer not in OPTIMIZERS:
         raise InputError(f"optimizer = {optimizer!r}; known are 'sgd' and 'adam'; try optimizer='sgd'")

@@ -6,19 +6,21 @@ which one it is, so that no figure can pass off a stand-in as the real thing.
 """
 
 import contextlib
-import hashlib
+import functools
 import http.client
+import itertools
 import os
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from tp4lib import paths
+from tp4lib import archives, contents, drawings, environment, packages, paths
+from tp4lib.contents import Contents, matches
 from tp4lib.errors import InputError
 from tp4lib.files import atomic_path
 from tp4lib.progress import bar
@@ -43,11 +45,27 @@ class Remote:
 
 
 @dataclass(frozen=True)
+class Form:
+    """One way to hold a data set.
+
+    Attributes:
+        files: names that must all be there, a folder's with "/" at its end.
+        title: of the content that is known by
+        known: its digest, ``"sha256:..."`` or ``"md5:..."``, besides that of the official downloads.
+    """
+
+    files: tuple[str, ...]
+    title: str
+    known: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Dataset:
     """What `find` knows of a data set.
 
     Attributes:
-        files: for each way to hold it, the file names (any of a tuple) that must all be there, and its title.
+        forms: the ways to hold it, the preferred one first.
+        read: finds out what the files of a form hold, see `tp4lib.contents.text`.
         remotes: official downloads, into the cache folder.
         folder: sub-folder that may hold the files (``omniglot/images_background.zip``), or "".
         embedded: title of the embedded default.
@@ -55,24 +73,45 @@ class Dataset:
 
     name: str
     licence: str
-    files: tuple[tuple[tuple[str, ...], str], ...]
+    forms: tuple[Form, ...]
+    read: Callable[..., Contents]
     remotes: tuple[Remote, ...]
     embedded: str
     folder: str = ""
     synthetic: bool = False
 
 
+_TEXT8, _FIL9 = "text8, English Wikipedia (2006)", "fil9, English Wikipedia (2006)"
+_WIKI8 = "wiki8, a later English Wikipedia dump in text8 format"
+_GENSIMS = "206 pages of English Wikipedia (gensim's test data, cleaned to text8 format)"
+_QUESTIONS = "questions-words, 19,544 analogy questions"
+_OMNIGLOT = Form(
+    (),
+    "Omniglot, 1,623 handwritten characters",
+    # Of `tp4lib.drawings.Drawings.sha256`: all 32,460 drawings, as a folder or as zips.
+    ("sha256:6741849fb07548c3fa4587fdfb76c3aab23f34c5dd1f4ab959df450e30f5ea75",),
+)
+
 DATASETS = {
     "text8": Dataset(
         "text8",
         "CC BY-SA 3.0",
         (
-            (("text8",), "text8, English Wikipedia (2006)"),
-            (("text8.zip",), "text8, English Wikipedia (2006)"),
-            (("text8.gz",), "text8, English Wikipedia (2006)"),
-            (("wiki8",), "wiki8, a later English Wikipedia dump in text8 format"),
-            (("wiki8.xz",), "wiki8, a later English Wikipedia dump in text8 format"),
+            Form(("text8",), _TEXT8, ("md5:3bea1919949baf155f99411df5fada7e",)),
+            Form(("text8.zip",), _TEXT8),
+            Form(("text8.gz",), _TEXT8),
+            Form(
+                ("wiki8",),
+                _WIKI8,
+                ("sha256:90ed1ce0d0a678b55a6ade95037a849137b514ba94903876cbd692d80a471997",),
+            ),
+            Form(
+                ("wiki8.xz",),
+                _WIKI8,
+                ("sha256:128c3bb5a7a75b7cc4a0867a6d54b3cfe48001d884586cceb269e7c4092ae41d",),
+            ),
         ),
+        contents.text,
         (
             Remote(
                 "http://mattmahoney.net/dc/text8.zip",
@@ -80,16 +119,13 @@ DATASETS = {
                 "sha256:a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
             ),
         ),
-        "206 pages of English Wikipedia (gensim's test data, cleaned to text8 format)",
+        _GENSIMS,
     ),
     "fil9": Dataset(
         "fil9",
         "CC BY-SA 3.0",
-        (
-            (("fil9",), "fil9, English Wikipedia (2006)"),
-            (("fil9.xz",), "fil9, English Wikipedia (2006)"),
-            (("enwik9.zip",), "fil9, English Wikipedia (2006)"),
-        ),
+        (Form(("fil9",), _FIL9), Form(("fil9.xz",), _FIL9), Form(("enwik9.zip",), _FIL9)),
+        contents.text,
         (
             Remote(
                 "http://mattmahoney.net/dc/enwik9.zip",
@@ -97,22 +133,30 @@ DATASETS = {
                 "sha256:99cdb5ac84392252d3f0912ccedd195bc95bd80cbef3b0cdf2eee4ad9a3b7a51",
             ),
         ),
-        "206 pages of English Wikipedia (gensim's test data, cleaned to text8 format)",
+        _GENSIMS,
     ),
     "questions": Dataset(
         "questions",
         "Apache 2.0",
-        ((("questions-words.txt",), "questions-words, 19,544 analogy questions"),),
+        (
+            Form(
+                ("questions-words.txt",),
+                _QUESTIONS,
+                ("sha256:8c29b3332afc46f3fb8be04cb5297bf96f39aa7131272dff57869b4485b22a36",),
+            ),
+        ),
+        contents.questions,
         (),
-        "questions-words, 19,544 analogy questions (gensim's test data)",
+        f"{_QUESTIONS} (gensim's test data)",
     ),
     "omniglot": Dataset(
         "omniglot",
         "MIT",
-        (
-            (("images_background.zip", "images_evaluation.zip"), "Omniglot, 1,623 handwritten characters"),
-            (("images_background", "images_evaluation"), "Omniglot, 1,623 handwritten characters"),
+        tuple(
+            replace(_OMNIGLOT, files=files)
+            for files in itertools.product(*((f"{part}.zip", f"{part}/") for part in drawings.PARTS))
         ),
+        contents.omniglot,
         (
             Remote(
                 "https://github.com/brendenlake/omniglot/raw/master/python/images_background.zip",
@@ -133,10 +177,15 @@ DATASETS = {
         "cifar10",
         "research use",
         (
-            (("cifar-10-python.tar.gz",), "CIFAR-10"),
-            (("cifar-10-batches-py",), "CIFAR-10"),
-            (("cifar10_6k.npz",), "CIFAR-10, a sample of 5,000 + 1,000 images"),
+            Form(("cifar-10-python.tar.gz",), "CIFAR-10"),
+            Form(("cifar-10-batches-py/",), "CIFAR-10"),
+            Form(
+                ("cifar10_6k.npz",),
+                "CIFAR-10, a sample of 5,000 + 1,000 images",
+                ("sha256:1452c17917533f7040a83b9e3d137ea5119a32166f0fc971739dbed5ac6efe49",),
+            ),
         ),
+        contents.cifar10,
         (
             Remote(
                 "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
@@ -156,7 +205,12 @@ class Found:
     Attributes:
         path: a file, the folder that holds the files, or None where the embedded default is made in memory.
         source: "data_dir", "TP4_DATA", "cache", "download" or "embedded".
+        title: what it is in words, by its content: see `tp4lib.contents`.
         synthetic: it was drawn by a program, and has to be labelled so wherever it is shown.
+        digest: SHA-256 over all content that is read; None where it is made in memory and not yet made.
+        counts: of what is in it, such as ``{"characters": 1623, "alphabets": 50, "drawings": 32460}``.
+        official: whether it is the official download, by its digest; None where no official digest is known.
+        held: what was read of it on the way, for its own reader.
     """
 
     name: str
@@ -164,6 +218,10 @@ class Found:
     source: str
     title: str
     synthetic: bool = False
+    digest: str | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    official: bool | None = None
+    held: Any = field(default=None, repr=False, compare=False)
 
     @property
     def is_embedded(self) -> bool:
@@ -180,13 +238,8 @@ class Found:
         return f"{self.name}: {self.title} [{came.get(self.source, 'embedded default')}]"
 
     def sha256(self) -> str | None:
-        """Digest of the file (or of the digests of the folder's archives); None where it is made in memory."""
-        if self.path is None:
-            return None
-        if self.path.is_file():
-            return digest(self.path)
-        parts = sorted(p for p in self.path.iterdir() if p.is_file())
-        return hashlib.sha256("".join(digest(p) for p in parts).encode()).hexdigest()
+        """Digest over all content that is read; None where it is made in memory and not yet made."""
+        return self.digest
 
 
 def find(name: str, data_dir: str | Path | None = None) -> Found:
@@ -211,28 +264,40 @@ def find_local(name: str, data_dir: str | Path | None = None) -> Found:
     if str(data_dir) == EMBEDDED:
         return _embedded(dataset)
     if data_dir is not None:
-        if not os.path.isdir(data_dir):  # as Path.is_dir, which raises where a name is too long
-            raise InputError(
-                f"no data folder {data_dir}; expected a folder; choose another --data-dir, or leave it out"
-            )
+        _require_folder(data_dir, f"no data folder {data_dir}", "choose another --data-dir, or leave it out")
         if found := _look(dataset, Path(data_dir), "data_dir"):
             return found
         if dataset.remotes:
-            names = " or ".join(" + ".join(files) for files, _ in dataset.files)
+            names = " or ".join(" + ".join(form.files) for form in dataset.forms)
             raise InputError(
                 f"{data_dir} holds no {name}; expected {names}; choose another --data-dir, or leave it out"
             )
-    environment = os.environ.get("TP4_DATA")
-    if environment == EMBEDDED:
+    folder = environment.text("TP4_DATA")
+    if folder == EMBEDDED:
         return _embedded(dataset)
-    if environment:
-        if not os.path.isdir(environment):
-            raise InputError(
-                f"TP4_DATA={environment} is not a folder; expected one; unset TP4_DATA or correct it"
-            )
-        if found := _look(dataset, Path(environment), "TP4_DATA"):
+    if folder:
+        _require_folder(folder, f"TP4_DATA={folder}", "unset TP4_DATA or correct it")
+        if found := _look(dataset, Path(folder), "TP4_DATA"):
             return found
-    return _look(dataset, paths.cache_dir(), "cache") or _embedded(dataset)
+        _tell_if_useless(folder)
+    places = (_look(dataset, place, "cache") for place in paths.cache_places())
+    return next(filter(None, places), None) or _embedded(dataset)
+
+
+def _require_folder(folder: str | Path, name: str, advice: str) -> None:
+    if not os.path.isdir(folder):  # as Path.is_dir, which raises where a name is too long
+        raise InputError(f"{name}: it is {archives.what_is(folder)}; expected a folder; {advice}")
+
+
+@functools.cache  # once is enough
+def _tell_if_useless(folder: str) -> None:
+    """A line on stderr where a folder that the user named holds no data set at all: its name may be misspelt."""
+    if not any(_places(dataset, Path(folder)) for dataset in DATASETS.values()):
+        print(
+            f"tp4: TP4_DATA={folder} holds none of {', '.join(DATASETS)}; going on without it; correct it, or unset "
+            "TP4_DATA",
+            file=sys.stderr,
+        )
 
 
 def fetch(name: str) -> Found:
@@ -248,7 +313,7 @@ def fetch(name: str) -> Found:
         )
     if offline():
         raise InputError(
-            f"cannot download {name}: TP4_OFFLINE=1 is set; unset it, or put the files in $TP4_DATA"
+            f"cannot download {name}: TP4_OFFLINE is set; unset it, or put the files in $TP4_DATA"
         )
     folder = paths.cache_dir() / dataset.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -354,32 +419,13 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def verify(found: Found) -> str:
-    """ "ok" where every file with a known official digest has it, "differs" where one does not, else "no digest"."""
-    if found.path is None or found.is_embedded:
-        return "no digest"
-    folder = found.path if found.path.is_dir() else found.path.parent
-    known = [(folder / remote.filename, remote.digest) for remote in DATASETS[found.name].remotes]
-    known = [(path, expected) for path, expected in known if path.is_file()]
-    if not known:
-        return "no digest"
-    return "ok" if all(matches(path, expected) for path, expected in known) else "differs"
+    """ "ok" where what was found has the official digest, "differs" where not, else "no digest" (none is known)."""
+    return {True: "ok", False: "differs", None: "no digest"}[found.official]
 
 
 def offline() -> bool:
     """Whether downloads are switched off by ``TP4_OFFLINE=1``."""
-    return os.environ.get("TP4_OFFLINE", "") not in ("", "0")
-
-
-def digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hexadecimal digest of a file, read in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
-
-
-def matches(path: Path, expected: str) -> bool:
-    """Whether the file has the digest ``expected``, written ``"algorithm:hex"``."""
-    algorithm, _, value = expected.partition(":")
-    return digest(path, algorithm) == value
+    return environment.flag("TP4_OFFLINE")
 
 
 def _dataset(name: str) -> Dataset:
@@ -393,32 +439,70 @@ def _downloadable() -> list[str]:
 
 
 def _look(dataset: Dataset, folder: Path, source: str) -> Found | None:
+    """The data set in the first of its forms that ``folder`` holds.
+
+    Raises:
+        InputError: something of the right name is there, but is not a file (or a folder); or it cannot be read.
+    """
+    places = _places(dataset, folder)
+    if not places:
+        _require_nothing_odd(dataset, folder)
+        return None
+    path, form = places[0]
+    official = {remote.filename: remote.digest for remote in dataset.remotes}
+    read = dataset.read(path, form.title, form.known, official)
+    if path.name == "enwik9.zip":
+        path = _cleaned(path, paths.cache_dir() / f"fil9-{read.sha256[:32]}")
+    return Found(
+        dataset.name, path, source, read.title, digest=read.sha256, counts=read.counts,
+        official=read.official, held=read.held,
+    )  # fmt: skip
+
+
+def _places(dataset: Dataset, folder: Path) -> list[tuple[Path, Form]]:
+    """Where the data set is in ``folder``: a file, or the folder that holds the files; the best form first."""
+    return [
+        (place / form.files[0] if len(form.files) == 1 else place, form)
+        for place in dict.fromkeys((folder / dataset.folder, folder))
+        for form in dataset.forms
+        if all(_is_there(place, name) for name in form.files)
+    ]
+
+
+def _is_there(place: Path, name: str) -> bool:
+    return (os.path.isdir if name.endswith("/") else os.path.isfile)(place / name)
+
+
+def _require_nothing_odd(dataset: Dataset, folder: Path) -> None:
+    """Refuse to pass over what has the name of a data file in silence: a folder, a pipe, a link that leads nowhere."""
     for place in dict.fromkeys((folder / dataset.folder, folder)):
-        for files, title in dataset.files:
-            if all((place / file).exists() for file in files):
-                path = place / files[0] if len(files) == 1 else place
-                if path.name == "enwik9.zip":
-                    path = _cleaned(path, paths.cache_dir() / "fil9")
-                return Found(dataset.name, path, source, title)
-    return None
+        for name in dict.fromkeys(name for form in dataset.forms for name in form.files):
+            if os.path.lexists(path := place / name.rstrip("/")) and not _is_there(place, name):
+                expected = "a folder" if name.endswith("/") else "a file"
+                raise InputError(
+                    f"{path} is {archives.what_is(path)}; expected {expected} with the data set {dataset.name}; "
+                    "move it away, or choose another folder"
+                )
 
 
 def _embedded(dataset: Dataset) -> Found:
     path = None
     if dataset.name in ("text8", "fil9"):
         dump = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
-        path = paths.cache_dir() / "wiki-slice.txt"
-        if not path.is_file():
-            path = _cleaned(_gensim_test_data(dump), path)
+        places = [place / "wiki-slice.txt" for place in paths.cache_places()]
+        path = next((place for place in places if place.is_file()), None)
+        path = path or _cleaned(_gensim_test_data(dump), paths.cache_dir() / "wiki-slice.txt")
     elif dataset.name == "questions":
         path = _gensim_test_data("questions-words.txt")
-    return Found(dataset.name, path, EMBEDDED, dataset.embedded, dataset.synthetic)
+    if path is None:
+        return Found(dataset.name, None, EMBEDDED, dataset.embedded, dataset.synthetic)
+    read = dataset.read(path, dataset.embedded, (), {})
+    return Found(dataset.name, path, EMBEDDED, dataset.embedded, dataset.synthetic, read.sha256, read.counts)
 
 
 def _cleaned(dump: Path, target: Path) -> Path:
-    from tp4lib.word2vec.corpus import (
-        clean_wikipedia,  # a dump is cleaned by the module that knows the format
-    )
+    # A dump is cleaned by the module that knows the format.
+    from tp4lib.word2vec.corpus import clean_wikipedia
 
     if not target.is_file():
         clean_wikipedia(dump, target)
@@ -428,9 +512,11 @@ def _cleaned(dump: Path, target: Path) -> Path:
 def _gensim_test_data(name: str) -> Path:
     try:
         from gensim.test.utils import datapath
-    except ImportError:
+    except ImportError as error:
+        reason = packages.explained(error)
+        if reason is None:
+            raise
         raise InputError(
-            f"the embedded {name} comes with gensim, which is not installed; "
-            "run `pip install gensim`, or put the data in a folder named by TP4_DATA"
+            f"the embedded {name} comes with gensim: {reason}, or put the data in a folder named by TP4_DATA"
         ) from None
     return Path(datapath(name))

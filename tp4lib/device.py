@@ -16,19 +16,20 @@ def resolve(device: str | torch.device = "auto") -> torch.device:
     Raises:
         InputError: the name is unknown, or there is no such device.
     """
-    if isinstance(device, torch.device):
-        return device
-    if device == "auto":
+    name = str(device)
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        found = torch.device(device)
+        found = torch.device(name)
     except RuntimeError:
         found = None
-    if found is None or found.type not in ("cpu", "cuda"):
-        raise InputError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N; try --device auto")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+    if found is None or found.type not in ("cpu", "cuda") or (found.type == "cpu" and found.index):
         raise InputError(
-            f"device {device!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices; "
+            f"unknown device {name[:40]!r}; expected auto, cpu, cuda or cuda:N; try --device auto"
+        )
+    if found.type == "cuda" and not 0 <= (found.index or 0) < torch.cuda.device_count():
+        raise InputError(
+            f"device {name!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices; "
             "try --device cpu"
         )
     return found

@@ -7,6 +7,7 @@ A network that predicts worse than that has learned nothing but large weights.
 """
 
 import math
+from collections import deque
 
 from tp4lib.errors import InputError
 
@@ -40,3 +41,61 @@ def diverged(where: str, loss: float, untrained: float, advice: str) -> Diverged
         f"training diverged in {where}: the loss is {loss:.4g}; expected at most {FACTOR:g} times that of the "
         f"untrained network, {untrained:.4g}; {advice}"
     )
+
+
+def require_stable(where: str, loss: float, untrained: float, advice: str) -> None:
+    """Raise `diverged` if it is.
+
+    A multiple of an untrained loss of 0 or less says nothing; then only a loss that is not finite counts.
+
+    >>> require_stable("step 3", 1.0, 0.7, "try a smaller lr")
+    """
+    bad = is_diverged(loss, untrained) if untrained > 0 else not math.isfinite(loss)
+    if bad:
+        raise diverged(where, loss, untrained, advice)
+
+
+class Watch:
+    """Looks at the losses of minibatches, one a step, for a network that is trained step by step.
+
+    A single sample may well be worse than three times the untrained network, so losses are added up over as many steps
+    as it takes to see `SAMPLES` samples. The untrained loss of a minibatch is that of the output 0, or that of the
+    first step, whichever is larger.
+
+    >>> watch = Watch()
+    >>> for loss in (0.7, 0.3, 5.0):
+    ...     watch(loss, 0.7, samples=100, advice="try a smaller lr than 1.0")
+    Traceback (most recent call last):
+    ...
+    tp4lib.divergence.Diverged: training diverged in step 3: the loss is 5; expected at most 3 times that of the \
+untrained network, 0.7; try a smaller lr than 1.0
+    """
+
+    SAMPLES = 64
+
+    def __init__(self) -> None:
+        self.steps, self.first = 0, -math.inf
+        self._recent: deque[tuple[float, float, int]] = deque()  # loss, untrained loss, samples
+
+    def __call__(self, loss: float, zero: float, samples: int, advice: str) -> None:
+        """Note a step's loss, and ``zero``, that of the output 0 on the same minibatch.
+
+        Raises:
+            Diverged: the loss is not finite, or the recent ones are too large. The next step starts afresh.
+        """
+        loss, zero = float(loss), float(zero)
+        self.steps += 1
+        if self.steps == 1:
+            self.first = loss
+        untrained = max(self.first, zero) if math.isfinite(zero) else math.inf  # no standard without output 0
+        self._recent.append((loss, untrained, samples))
+        while sum(part[2] for part in self._recent) - self._recent[0][2] >= self.SAMPLES:
+            self._recent.popleft()
+        losses, standards, seen = (sum(part[i] for part in self._recent) for i in range(3))
+        count = len(self._recent)
+        if not math.isfinite(loss) or seen >= self.SAMPLES:
+            try:
+                require_stable(f"step {self.steps}", losses / count, standards / count, advice)
+            except Diverged:
+                self._recent.clear()
+                raise

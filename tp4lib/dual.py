@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tp4lib.checks import real, whole
 from tp4lib.errors import InputError
 from tp4lib.kernels import arc_cosine
 
@@ -90,12 +91,25 @@ class Dual:
         return f"dual({self.name!r})"
 
 
-def _norm(v: Tensor) -> tuple[Tensor, Tensor]:
-    """|v| and what to multiply v by to make it a unit vector; 0 and 1 at v = 0, all gradients finite there."""
+def _power(v: Tensor) -> Tensor:
+    """A power of two, ``(...)``, near the largest entry of v ``(..., r)``.
+
+    The square of v / power neither overflows nor underflows, and dividing by a power of two changes no digit.
+    """
+    largest = -math.frexp(torch.finfo(v.dtype).tiny)[1]  # powers beyond have no reciprocal
+    exponent = torch.frexp(v.detach().abs().amax(-1)).exponent.clamp(-largest, largest)
+    return torch.ldexp(torch.ones_like(v[..., 0]), exponent)
+
+
+def _unit(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """v / |v|, 1 / |v| and |v|; 0, 1 and 0 at v = 0, all gradients finite there."""
+    power = _power(v)
+    v = v / power[..., None]
     square = (v * v).sum(-1)
-    some = square > 0
-    norm = torch.where(some, square, 1).sqrt()
-    return torch.where(some, norm, 0), torch.where(some, 1 / norm, 1)
+    none = square.sqrt() * power < torch.finfo(v.dtype).tiny  # asked so that NaN stays NaN
+    norm = torch.where(none, 1, square).sqrt()
+    scale = torch.where(none, 1, 1 / norm)
+    return v * scale[..., None], scale / power, torch.where(none, 0, norm) * power
 
 
 class _Closed(Dual):
@@ -110,8 +124,8 @@ class _Closed(Dual):
 
 class _ReLU(_Closed):
     def split(self, v: Tensor) -> Split:
-        norm, scale = _norm(v)
-        return Split(v * scale[..., None], scale, norm[..., None] / math.sqrt(2))
+        psi, scale, norm = _unit(v)
+        return Split(psi, scale, norm[..., None] / math.sqrt(2))
 
     def kappa(self, c: Tensor) -> Tensor:
         return arc_cosine(c)
@@ -119,8 +133,11 @@ class _ReLU(_Closed):
 
 class _Erf(_Closed):
     def split(self, v: Tensor) -> Split:
-        scale = math.sqrt(2) * (1 + 2 * (v * v).sum(-1)).rsqrt()
-        return Split(v * scale[..., None], scale, torch.full_like(scale, math.sqrt(2 / math.pi))[..., None])
+        power = _power(v).clamp(min=1)
+        v = v / power[..., None]  # 1 + 2 v.v is now power^2 (power^-2 + 2 v.v)
+        scale = math.sqrt(2) * (power**-2 + 2 * (v * v).sum(-1)).rsqrt()
+        rho = torch.full_like(scale, math.sqrt(2 / math.pi))
+        return Split(v * scale[..., None], scale / power, rho[..., None])
 
     def kappa(self, c: Tensor) -> Tensor:
         below = 1 - torch.finfo(c.dtype).eps  # |psi| < 1, but rounding may not know
@@ -138,8 +155,8 @@ class _Identity(_Closed):
 
 class _Quadratic(_Closed):
     def split(self, v: Tensor) -> Split:
-        norm, scale = _norm(v)
-        return Split(v * scale[..., None], scale, (norm * norm)[..., None])
+        psi, scale, norm = _unit(v)
+        return Split(psi, scale, (norm * norm)[..., None])
 
     def kappa(self, c: Tensor) -> Tensor:
         return 1 + 2 * c * c
@@ -177,8 +194,8 @@ class Hermite(Dual):
         self, phi: Callable[[Tensor], Tensor], terms: int = 48, nodes: int = 128, name: str = ""
     ) -> None:
         super().__init__(name or getattr(phi, "__name__", "phi"), phi)
-        if not 1 <= terms <= nodes:
-            raise InputError(f"terms = {terms}, nodes = {nodes}; expected 1 <= terms <= nodes; try terms=48")
+        nodes = whole("nodes", nodes, example=128)
+        terms = whole("terms", terms, most=nodes, example=min(48, nodes))
         x, weights = np.polynomial.hermite_e.hermegauss(nodes)
         h = [np.ones(nodes), x]
         for k in range(1, terms):
@@ -190,6 +207,11 @@ class Hermite(Dual):
         probe = (
             phi(torch.tensor([[0.5], [1.0], [2.0]], dtype=torch.float64) * self._nodes) @ self._table
         ).abs()
+        if not probe.isfinite().all():
+            raise InputError(
+                f"activation {self.name} is not finite everywhere; expected a function of all real numbers; "
+                "try torch.tanh"
+            )
         self.orders = (probe.amax(0) > 1e-13 * probe.max()).nonzero().flatten().tolist()
         self._table = self._table[:, self.orders]
         self.terms = len(self.orders)
@@ -200,13 +222,13 @@ class Hermite(Dual):
 
     def tail(self, s: float) -> float:
         """t(s): bounds what the cut sum leaves out of K(B, g) at |B| = |g| = s."""
-        scale = torch.tensor(float(s), dtype=torch.float64)
-        whole = (self.phi(scale * self._nodes).square() * self._weights).sum()
-        return max(0.0, float(whole - self.coefficients(scale).square().sum()))
+        scale = torch.tensor(real("s", s, least=0), dtype=torch.float64)
+        total = (self.phi(scale * self._nodes).square() * self._weights).sum()
+        return float((total - self.coefficients(scale).square().sum()).clamp(min=0))
 
     def split(self, v: Tensor) -> Split:
-        norm, scale = _norm(v)
-        return Split(v * scale[..., None], scale, self.coefficients(norm))
+        psi, scale, norm = _unit(v)
+        return Split(psi, scale, self.coefficients(norm))
 
     def gram(self, one: Split, other: Split) -> Tensor:
         c = (one.psi @ other.psi.mT).clamp(-1, 1)

@@ -1,5 +1,6 @@
 """The one exception for input that cannot work."""
 
+import contextlib
 import sys
 from typing import NoReturn
 
@@ -13,5 +14,6 @@ class InputError(ValueError):
 
 def fail(line: str) -> NoReturn:
     """End the command with one line on stderr and exit code 2."""
-    print(f"tp4: {' '.join(line.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):  # nobody can read it: the exit code still tells
+        print(f"tp4: {' '.join(line.split())}", file=sys.stderr, flush=True)
     sys.exit(2)

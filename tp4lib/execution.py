@@ -9,14 +9,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tp4lib.lifeline import PARENT
-from tp4lib.notebook_process import LAST_LINE
+from tp4lib.manifest import read_json
+from tp4lib.notebook_process import LAST_LINE, QUIT_CELL
+from tp4lib.report import ASKED, MISMATCH
+from tp4lib.staging import Stage
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _JUPYTER = Path(__file__).resolve().parent / "_jupyter"
@@ -66,20 +69,22 @@ class Executor:
         self._running: dict[subprocess.Popen[str], tuple[str, float]] = {}
         self._stopped = False
 
-    def execute(self, source: Path, target: Path, parameters: dict[str, Any]) -> Outcome:
-        """Run ``source`` in the folder of ``target``, which becomes the executed notebook; wait for it."""
-        request = {"source": str(source.resolve()), "target": str(target.resolve()), "parameters": parameters}
+    def execute(self, source: Path, stage: Stage, parameters: dict[str, Any]) -> Outcome:
+        """Run the notebook in ``stage``, which came from ``source``, and wait for it; the results stay in the stage."""
+        asked = {"notebook": stage.name, "preset": parameters["preset"], "seed": parameters["seed"]}
+        folder, out = (os.path.abspath(place) for place in (stage.folder, stage.out))
+        request = {"stage": folder, "cwd": out, "parameters": parameters}
         started = time.monotonic()
         with self._lock:
             if self._stopped:
                 return Outcome(source.stem, 0.0, "was not started")
             process = subprocess.Popen(
                 [sys.executable, "-m", "tp4lib.notebook_process", json.dumps(request)],
-                env=self._environment,
+                env=self._environment | {"TP4_OUT": folder, ASKED: json.dumps(asked)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                text=True,
+                encoding="utf-8",
                 errors="replace",
                 start_new_session=True,  # Ctrl-C reaches us alone: we end it
             )
@@ -100,27 +105,28 @@ class Executor:
                     del self._running[process]
         log, _, last = output.rpartition(LAST_LINE)
         peak = json.loads(last)["peak_memory_bytes"] if log or last != output else None
-        error = None
         if process.returncode:
             log = _COLOUR.sub("", log or output).strip()
-            error = _failure(target, log, peak) or f"{source.stem} could not be run:\n{log[-2000:]}"
+            error = _failure(stage.executed, log, peak) or f"{source.stem} could not be run:\n{log[-2000:]}"
+        else:
+            error = _unfinished(stage.executed) or _unreported(stage.report, asked)
         return Outcome(source.stem, time.monotonic() - started, error, peak)
 
     def each(
         self,
-        sources: Sequence[Path],
-        out: Path,
+        stages: Mapping[Path, Stage],
         parameters: dict[str, Any],
         workers: int,
         tick: Callable[[], None],
     ) -> Iterator[tuple[Path, Outcome]]:
-        """Run ``sources`` into the folder ``out``, ``workers`` at once; yield each with its outcome as it ends.
+        """Run notebooks, each in its stage, ``workers`` at once; yield each with its outcome as it ends.
 
         ``tick`` is called every second. Closing the generator, or whatever is raised in it, ends those that run.
         """
         with ThreadPoolExecutor(workers) as pool:
             futures = {
-                pool.submit(self.execute, source, out / source.name, parameters): source for source in sources
+                pool.submit(self.execute, source, stage, parameters): source
+                for source, stage in stages.items()
             }
             try:
                 waiting = set(futures)
@@ -168,21 +174,81 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def _failure(executed: Path, log: str, peak: int | None) -> str | None:
     """The source of the cell that failed in an executed notebook, and its error, as text."""
-    if not executed.is_file():
-        return None
-    cells = [cell for cell in json.loads(executed.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"]
+    if quits := _quit(executed):
+        return quits
     last = ""
-    for cell in cells:
-        code = "\n".join(f"    {line}" for line in "".join(cell["source"]).splitlines())
-        head = f"  cell [{cell['execution_count'] or ' '}]:\n{code}\n"
+    for cell in _code_cells(executed):
+        head, papermill = _head(cell), cell["metadata"]["papermill"]
         for output in cell["outputs"]:
             if output["output_type"] == "error":
                 trace = _COLOUR.sub("", "\n".join(output["traceback"])).splitlines()
                 tail = "\n".join(f"    {line}" for line in trace[-12:])
                 return f"{head}  {output['ename']}: {output['evalue']}\n{tail}"
-        if cell["metadata"]["papermill"]["status"] != "pending":
+        if papermill["exception"]:  # IPython refused the cell, as it does an unknown magic, and printed why
+            printed = "".join("".join(o["text"]) for o in cell["outputs"] if o.get("name") == "stderr")
+            return f"{head}  {_COLOUR.sub('', printed).strip() or 'IPython refused this cell'}"
+        if papermill["status"] != "pending":
             last = head
     if "Kernel died" in log:
         held = f" (it held up to {peak / 2**20:,.0f} MiB)" if peak else ""
         return f"{last}  the kernel died in this cell{held}, most often because memory ran out; try a smaller size"
     return None
+
+
+def _unfinished(executed: Path) -> str | None:
+    """The cell at which a notebook ended without an error, as by ``sys.exit(0)``, or that was not run."""
+    if quits := _quit(executed):
+        return quits
+    last = ""
+    for cell in _code_cells(executed):
+        if any(output["output_type"] == "error" for output in cell["outputs"]):
+            return (
+                f"{_head(cell)}  the notebook ended itself in this cell; expected it to run to its last cell"
+            )
+        if "".join(cell["source"]).strip():
+            if cell["metadata"]["papermill"]["status"] != "completed" or cell["execution_count"] is None:
+                after = f"after\n{last}" if last else ""
+                return f"{_head(cell)}  this cell was not run; expected every cell to run {after}".rstrip()
+            last = _head(cell)
+    return None
+
+
+def _quit(executed: Path) -> str | None:
+    """The cell that has ended the kernel itself, as ``quit()`` does."""
+    code = read_json(executed.with_name(QUIT_CELL))
+    for cell in _code_cells(executed):
+        if "".join(cell["source"]) == code:
+            return (
+                f"{_head(cell)}  the notebook ended its own kernel in this cell; "
+                "expected it to run to its last cell; remove quit() or exit()"
+            )
+    return None
+
+
+def _unreported(folder: Path, asked: dict[str, Any]) -> str | None:
+    """Why what a notebook reported is not what it was asked for."""
+    report = read_json(folder / "metrics.json")
+    if report is None:
+        return (
+            "the notebook ran to its end but reported nothing; expected report.save() in its last cell; "
+            f'add it, after report = Report("{asked["notebook"]}", preset, seed)'
+        )
+    if not report["metrics"]:
+        return (
+            "the notebook reported no number; expected at least one; "
+            "add report.metric(key, value) before report.save()"
+        )
+    wrong = [
+        f"{key} {report.get(key)!r}, not {asked[key]!r}" for key in asked if report.get(key) != asked[key]
+    ]
+    return f"the notebook reported {', '.join(wrong)}; {MISMATCH}" if wrong else None
+
+
+def _code_cells(executed: Path) -> list[dict[str, Any]]:
+    notebook = read_json(executed) or {"cells": []}
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def _head(cell: dict[str, Any]) -> str:
+    code = "\n".join(f"    {line}" for line in "".join(cell["source"]).splitlines())
+    return f"  cell [{cell['execution_count'] or ' '}]:\n{code}\n"

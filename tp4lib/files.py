@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tp4lib.errors import InputError
+
+PART = ".tp4.part"
+"""How the names of our half-written files end; before it stands the process that writes."""
+
+_OUR_PART = re.compile(r"\..+\.(\d+)-[a-z0-9_]+" + re.escape(PART))
 
 
 @contextmanager
@@ -23,7 +29,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}-", suffix=PART)
         os.close(handle)
     except OSError as error:
         raise InputError(
@@ -46,9 +52,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as JSON, atomically, with sorted keys; NaN and infinity are refused (they are not JSON)."""
-    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    content = json_bytes(value)
     with atomic_path(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(content)
+
+
+def json_bytes(value: Any) -> bytes:
+    """What `write_json` writes."""
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    # A file name that is not UTF-8 holds lone surrogates: written as "\udcff" they are JSON, and come back the same.
+    return text.encode("utf-8", "backslashreplace")
 
 
 def out_dir(path: str | Path) -> Path:
@@ -84,13 +97,30 @@ def alone_in(path: str | Path) -> Iterator[Path]:
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         with _locked(out_dir(path) / ".tp4.lock"):
-            for part in path.glob(".*.part"):
-                part.unlink(missing_ok=True)
+            remove_stale_parts(path)
             yield path
     finally:
         with suppress(OSError):  # the first that is not empty ends it
             for folder in made:
                 folder.rmdir()
+
+
+def remove_stale_parts(folder: Path) -> None:
+    """Remove the half-written files that `atomic_path` left in ``folder`` when its process was killed; no others."""
+    for part in folder.glob(f".*{PART}"):
+        named = _OUR_PART.fullmatch(part.name)
+        if named and not _is_running(int(named[1])):
+            part.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except PermissionError:  # another user's
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 @contextmanager

@@ -5,8 +5,11 @@ CIFAR-10 is read from the official archive, from the folder it unpacks to, or fr
 whatever `tp4lib.datasets.find` comes upon.
 """
 
+import hashlib
 import io
+import itertools
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tp4lib import archives
+from tp4lib import archives, checks, packages
+from tp4lib.contents import CIFAR10_BATCHES, CIFAR10_MOST
 from tp4lib.datasets import Found, find
 from tp4lib.errors import InputError
 
 CLASSES = 10
-_MOST = 1 << 26  # bytes of a batch of the official archive; each has 31 million
 _DIGITS_TEST = 297  # of 1,797
-_BATCHES = [f"data_batch_{i}" for i in range(1, 6)]
+_TRAIN_BATCHES = list(CIFAR10_BATCHES)[:-1]  # the last is the test batch
 
 
 class Images(NamedTuple):
@@ -84,7 +87,10 @@ def load(
         found = find("cifar10", data_dir)
     else:
         raise InputError(f"no pictures called {name!r}; expected cifar10 or digits; try load('digits')")
+    seed = checks.whole("seed", seed, least=0, example=0)
     parts = _digits(seed) if found.path is None else _cifar10(found.path)
+    counts = {"train_images": len(parts[0][0]), "test_images": len(parts[1][0])}
+    found = replace(found, counts=counts, digest=found.digest or _digest(parts))
     train, train_y = _take(*parts[0], train_size, "train_size", seed)
     test, test_y = _take(*parts[1], test_size, "test_size", seed)
     original = train.shape[1]
@@ -101,8 +107,10 @@ def load(
     mean = train.mean(axis=0, dtype=np.float64)
     train, test = (np.subtract(x, mean, dtype=precision).reshape(len(x), -1) for x in (train, test))
     scale = np.sqrt(np.square(train).mean(dtype=np.float64))
-    if scale == 0:
-        raise InputError("all training pictures are the same; expected different ones; try train_size=100")
+    if not scale > 0:  # as NaN is not
+        raise InputError(
+            "all training pictures are the same, or some hold NaN; expected different ones; try train_size=100"
+        )
     tensors = [torch.from_numpy(np.divide(x, scale, out=x, casting="same_kind")) for x in (train, test)]
     return Images(
         tensors[0].to(device, dtype),
@@ -126,16 +134,21 @@ def one_hot(y: Tensor, classes: int = CLASSES, dtype: torch.dtype = torch.float3
     return torch.nn.functional.one_hot(y, classes).to(dtype) - 1 / classes
 
 
+def _digest(parts: Any) -> str:
+    """Of pictures that are made in memory: of the training pictures, their labels, and the same of the test."""
+    found = hashlib.sha256()
+    for array in itertools.chain.from_iterable(parts):
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
 # -- sizes ----------------------------------------------------------------------------------------------------------
 
 
 def _take(x: np.ndarray, y: np.ndarray, size: int | None, what: str, seed: int):
     if size is None or size == len(x):
         return x, y
-    if not 1 <= size <= len(x):
-        raise InputError(
-            f"{what} = {size}; expected 1 to {len(x)}, the pictures there are; leave it out for all"
-        )
+    size = checks.whole(what, size, most=len(x))
     keep = np.sort(np.random.default_rng(seed).permutation(len(x))[:size])
     return x[keep], y[keep]
 
@@ -143,7 +156,8 @@ def _take(x: np.ndarray, y: np.ndarray, size: int | None, what: str, seed: int):
 def _shrink(x: np.ndarray, side: int) -> np.ndarray:
     """Average blocks: (N, S, S, C) -> (N, side, side, C)."""
     n, s, _, c = x.shape
-    if side < 1 or s % side:
+    side = checks.whole("side", side, most=s, example=s // 2)
+    if s % side:
         raise InputError(f"side = {side}; expected a divisor of {s}, the pictures' side; try side={s // 2}")
     return x.reshape(n, side, s // side, side, s // side, c).mean(axis=(2, 4))
 
@@ -152,13 +166,8 @@ def _shrink(x: np.ndarray, side: int) -> np.ndarray:
 
 
 def _digits(seed: int):
-    try:
+    with packages.needed():
         from sklearn.datasets import load_digits
-    except ImportError:
-        raise InputError(
-            "the digits come with scikit-learn, which is not installed; run `pip install scikit-learn`, "
-            "or put CIFAR-10 in a folder named by TP4_DATA"
-        ) from None
     digits = load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.images))
     x, y = digits.images[order][..., None].astype(np.float64), digits.target[order].astype(np.int64)
@@ -168,12 +177,14 @@ def _digits(seed: int):
 def _cifar10(path: Path):
     try:
         if path.is_dir():
-            raw = _from_batches({batch: _bytes(path / batch) for batch in [*_BATCHES, "test_batch"]})
+            raw = _from_batches(
+                {batch: archives.whole_file(path / batch, CIFAR10_MOST) for batch in CIFAR10_BATCHES}
+            )
         elif path.suffix == ".npz":
             arrays = archives.npz(path)
             raw = [(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test")]
         else:
-            raw = _from_batches(dict(archives.tar_gz(path, [*_BATCHES, "test_batch"], _MOST)))
+            raw = _from_batches(dict(archives.tar_gz(path, CIFAR10_BATCHES, CIFAR10_MOST)))
         return tuple(_checked(x, y) for x, y in raw)
     except KeyError as missing:
         problem = f"it holds no {missing}"
@@ -183,12 +194,6 @@ def _cifar10(path: Path):
         f"cannot read {path.name} as CIFAR-10: {problem}; expected the official "
         "cifar-10-python.tar.gz, its folder cifar-10-batches-py, or cifar10_6k.npz; fetch it again with `tp4 data`"
     )
-
-
-def _bytes(path: Path) -> bytes:
-    if path.stat().st_size > _MOST:
-        raise ValueError(f"{path.name} has more than {_MOST:,} bytes")
-    return path.read_bytes()
 
 
 def _checked(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -220,7 +225,7 @@ def _from_batches(files: dict[str, bytes]):
         # A row is the red plane, then the green, then the blue one.
         return rows.pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
 
-    x, y = zip(*map(read, _BATCHES), strict=True)
+    x, y = zip(*map(read, _TRAIN_BATCHES), strict=True)
     return [(np.concatenate(x), [label for labels in y for label in labels]), read("test_batch")]
 
 

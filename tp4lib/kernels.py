@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
+from tp4lib.checks import real, whole
 from tp4lib.errors import InputError
 
 # Entries of a result that are worked on at once; every elementwise temporary has this many (32 MB in float64).
@@ -34,8 +36,8 @@ class _Step(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> Tensor:
         (c,) = ctx.saved_tensors
         square = (1 - c) * (1 + c)
-        inside = square > 0
-        return grad * torch.where(inside, torch.where(inside, square, 1).rsqrt() / math.pi, 0)
+        outside = square <= 0  # asked so that NaN stays NaN
+        return grad * torch.where(outside, 0, torch.where(outside, 1, square).rsqrt() / math.pi)
 
 
 class _ArcCosine(torch.autograd.Function):
@@ -69,12 +71,26 @@ def arc_cosine(c: Tensor) -> Tensor:
     return _ArcCosine.apply(c)[0]
 
 
+def arc_sine(t: Tensor, one_minus_square: Tensor) -> Tensor:
+    """arcsin t, by the tangent: beside |t| = 1 it keeps the digits that ``one_minus_square``, 1 - t^2, has."""
+    return torch.atan2(t, one_minus_square.sqrt())
+
+
 def _cosine(s12: Tensor, s11: Tensor, s22: Tensor) -> tuple[Tensor, Tensor]:
-    """The norm sqrt(s11 s22) and the cosine s12 / norm, clamped to [-1, 1]; a zero vector has cosine 0."""
-    product = s11 * s22
-    some = product > 0
-    norm = torch.where(some, product, 1).sqrt()
-    return torch.where(some, norm, 0), torch.where(some, (s12 / norm).clamp(-1, 1), 0)
+    """The norm sqrt(s11) sqrt(s22) and the cosine s12 / norm, clamped to [-1, 1]; a zero vector has cosine 0.
+
+    Roots before products: s11 s22 leaves the range of float32 where each of them, and the norm, are inside it.
+    The guard asks for zero alone, so that NaN stays NaN.
+    """
+    norm = _root(s11) * _root(s22)
+    none = norm == 0
+    return norm, torch.where(none, 0, (s12 / torch.where(none, 1, norm)).clamp(-1, 1))
+
+
+def _root(s: Tensor) -> Tensor:
+    """sqrt(s), with the gradient 0 at s = 0."""
+    none = s == 0
+    return torch.where(none, 0, torch.where(none, 1, s).sqrt())
 
 
 def _relu(s12: Tensor, s11: Tensor, s22: Tensor) -> Tensor:
@@ -87,11 +103,28 @@ def _relu_derivative(s12: Tensor, s11: Tensor, s22: Tensor) -> Tensor:
 
 
 def _erf(s12: Tensor, s11: Tensor, s22: Tensor) -> Tensor:
-    return 2 / math.pi * torch.asin(2 * s12 / ((1 + 2 * s11) * (1 + 2 * s22)).sqrt())
+    t, _, one_minus_square = _erf_parts(s12, s11, s22)
+    return 2 / math.pi * arc_sine(t, one_minus_square)
 
 
 def _erf_derivative(s12: Tensor, s11: Tensor, s22: Tensor) -> Tensor:
-    return 4 / math.pi / ((1 + 2 * s11) * (1 + 2 * s22) - 4 * s12 * s12).sqrt()
+    _, root, one_minus_square = _erf_parts(s12, s11, s22)
+    return 4 / math.pi / root * one_minus_square.rsqrt()
+
+
+def _erf_parts(s12: Tensor, s11: Tensor, s22: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """t = 2 s12 / root, root = sqrt((1 + 2 s11) (1 + 2 s22)), and 1 - t^2 without the difference of large products.
+
+    With A = 2 s11 / (1 + 2 s11) and B likewise, 1 - t^2 = (1 - A) + A (1 - B) + (A B - t^2). The last bracket is
+    A B sin^2(angle): where two vectors meet it is 0, and what rounding leaves of it (s11 times too large) goes.
+    """
+    one, two = 1 + 2 * s11, 1 + 2 * s22
+    root = one.sqrt() * two.sqrt()
+    t, a, b = 2 * s12 / root, 2 * s11 / one, 2 * s22 / two
+    apart = a * b - t * t
+    # Only the value is put to 0. Its gradient stays: it belongs to that of t.
+    noise = torch.where(apart <= 64 * torch.finfo(t.dtype).eps * a * b, apart, 0).detach()
+    return t, root, 1 / one + a / two + (apart - noise)
 
 
 def _identity(s12: Tensor, s11: Tensor, s22: Tensor) -> Tensor:
@@ -172,13 +205,16 @@ def nngp(
         w_std, b_std: standard deviations as above; ReLU keeps the scale through layers at ``w_std = sqrt(2)``.
 
     Returns:
-        ``(n1, n2)``, of the inputs' dtype. Worked out in blocks of rows, so that beyond the result itself the memory is
-        bounded (except under autograd, which keeps the whole graph). Cosines are clamped to [-1, 1] before arccos: at
-        distance 0 rounding costs at most about sqrt(2 eps) in an angle, 2e-8 in float64; the ReLU NNGP depends on the
-        angle smoothly enough to stay exact to eps, the NTK carries that error times Theta^l / (2 pi).
+        ``(n1, n2)``, of the inputs' dtype, but worked out in float64 whatever that is: variances of the layers in
+        between may leave the range of float32, and float32 angles are no better than 3e-4. Work goes in blocks of rows,
+        so that beyond the result and a float64 copy of ``x2`` the memory is bounded (except under autograd, which keeps
+        the whole graph). Cosines are clamped to [-1, 1] before arccos: at distance 0 rounding costs at most about
+        sqrt(2 eps) = 2e-8 in an angle; the ReLU NNGP depends on the angle smoothly enough to stay exact to eps, the NTK
+        carries that error times Theta^l / (2 pi). A zero vector has the kernel of the biases alone.
 
     Raises:
-        InputError: wrong shapes or dtypes, depth below 1, a negative standard deviation, unknown activation.
+        InputError: wrong shapes or dtypes, depth below 1, a negative standard deviation, unknown activation; inputs
+            that are not finite; a kernel beyond the range of the inputs' dtype (smaller than it holds: 0).
 
     Example:
         >>> x = torch.eye(2, dtype=torch.float64)
@@ -222,6 +258,43 @@ def ntk(
 def _recursion(
     x1: Tensor, x2: Tensor, depth: int, activation: str, w_std: float, b_std: float, tangent: bool
 ) -> Tensor:
+    _check_inputs(x1, x2)
+    depth = whole("depth", depth, example=1)
+    w2, b2 = real("w_std", w_std, least=0) ** 2, real("b_std", b_std, least=0) ** 2
+    duals, wide = dual(activation), x2.double()
+
+    def variances(x: Tensor) -> list[Tensor]:
+        """S^l(x, x) for l = 1..depth, (n,) each: exact on the diagonal, where no product of matrices has rounded."""
+        found = [w2 * (x * x).sum(1) + b2]
+        for _ in range(depth - 1):
+            found.append(w2 * duals.value(found[-1], found[-1], found[-1]) + b2)
+        return found
+
+    def block(rows: Tensor) -> Tensor:
+        rows = rows.double()
+        own = variances(rows)
+        s = w2 * (rows @ wide.T) + b2
+        t = s
+        for s11, s22 in zip(own, others):
+            through = duals.derivative(s, s11[:, None], s22) if tangent else None
+            s = w2 * duals.value(s, s11[:, None], s22) + b2
+            t = s + w2 * through * t if tangent else s
+        result = t.to(x1.dtype)
+        if not result.isfinite().all():
+            _refuse_overflow(own, others, result.dtype)
+        return result
+
+    others = variances(wide)
+    step = max(1, BLOCK // max(1, len(x2)))
+    if len(x1) <= step or (torch.is_grad_enabled() and (x1.requires_grad or x2.requires_grad)):
+        return block(x1)
+    result = x1.new_empty((len(x1), len(x2)))
+    for start in range(0, len(x1), step):
+        result[start : start + step] = block(x1[start : start + step])
+    return result
+
+
+def _check_inputs(x1: Tensor, x2: Tensor) -> None:
     if x1.ndim != 2 or x2.ndim != 2 or x1.shape[1] != x2.shape[1]:
         raise InputError(
             f"inputs of shapes {tuple(x1.shape)} and {tuple(x2.shape)}; expected (n1, d) and (n2, d); "
@@ -231,36 +304,22 @@ def _recursion(
         raise InputError(
             f"inputs of types {x1.dtype} and {x2.dtype}; expected one floating type; call .float()"
         )
-    if depth < 1:
-        raise InputError(f"depth {depth}; expected at least 1 hidden layer; choose depth=1")
-    if w_std < 0 or b_std < 0:
-        raise InputError(
-            f"w_std {w_std}, b_std {b_std}; expected standard deviations, 0 or more; drop the sign"
-        )
-    duals, w2, b2 = dual(activation), w_std**2, b_std**2
+    for name, x in (("x1", x1), ("x2", x2)):
+        bad = (~x.isfinite()).sum().item()
+        if bad:
+            raise InputError(
+                f"{name} holds {bad} numbers that are NaN or infinite; expected finite inputs; "
+                f"try {name}[{name}.isfinite().all(1)]"
+            )
 
-    def variances(x: Tensor) -> list[Tensor]:
-        """S^l(x, x) for l = 1..depth, (n,) each: exact on the diagonal, where no product of matrices has rounded."""
-        found = [w2 * (x * x).sum(1) + b2]
-        for _ in range(depth - 1):
-            found.append(w2 * duals.value(found[-1], found[-1], found[-1]) + b2)
-        return found
 
-    def block(rows: Tensor, own: list[Tensor]) -> Tensor:
-        s = w2 * (rows @ x2.T) + b2
-        t = s
-        for s11, s22 in zip(own, others):
-            through = duals.derivative(s, s11[:, None], s22) if tangent else None
-            s = w2 * duals.value(s, s11[:, None], s22) + b2
-            t = s + w2 * through * t if tangent else s
-        return t
-
-    own, others = variances(x1), variances(x2)
-    step = max(1, BLOCK // max(1, len(x2)))
-    if len(x1) <= step or (torch.is_grad_enabled() and (x1.requires_grad or x2.requires_grad)):
-        return block(x1, own)
-    result = x1.new_empty((len(x1), len(x2)))
-    for start in range(0, len(x1), step):
-        rows = slice(start, start + step)
-        result[rows] = block(x1[rows], [s[rows] for s in own])
-    return result
+def _refuse_overflow(own: list[Tensor], others: list[Tensor], dtype: torch.dtype) -> NoReturn:
+    """Say at which layer the variances leave the range of the inputs' dtype (the readout is layer depth + 1)."""
+    limit = torch.finfo(dtype).max
+    large = [max(float(s.max()) for s in pair) > limit for pair in zip(own, others)]
+    layer = large.index(True) + 1 if True in large else len(large) + 1
+    more = "" if dtype == torch.float64 else ", or inputs in float64"
+    raise InputError(
+        f"the kernel leaves the range of {dtype} at layer {layer} of {len(large) + 1}; expected entries up to "
+        f"{limit:.3g}; try a smaller w_std or depth{more}"
+    )

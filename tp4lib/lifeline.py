@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 
+from tp4lib import environment
+
 PARENT = "TP4_PARENT"
 """Environment variable with the process id of whoever starts a process that calls `end_with_parent`."""
 
@@ -20,6 +22,7 @@ def end_with_parent() -> None:
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    expected = os.environ.pop(PARENT, None)
-    if expected is not None and os.getppid() != int(expected):
+    expected = environment.whole(PARENT, 0)
+    os.environ.pop(PARENT, None)
+    if expected and os.getppid() != expected:
         os._exit(1)

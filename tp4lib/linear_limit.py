@@ -5,8 +5,9 @@ import math
 import torch
 from torch import nn
 
+from tp4lib import checks
+from tp4lib.checks import real, whole
 from tp4lib.device import require_memory
-from tp4lib.errors import InputError
 
 
 class LinearLimit(nn.Module):
@@ -38,7 +39,7 @@ class LinearLimit(nn.Module):
         width: ``math.inf``, or the width of the network that this one equals.
 
     Raises:
-        InputError: a size below 1.
+        InputError: a size that is not a whole number from 1, a scale that is negative or no number.
 
     Example:
         >>> f = LinearLimit(d_in=3, d_out=2, sigma_in=1.0, sigma_out=0.5, bias_scale=1.0)
@@ -58,10 +59,12 @@ class LinearLimit(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if d_in < 1 or d_out < 1:
-            raise InputError(f"d_in = {d_in}, d_out = {d_out}; expected sizes of at least 1")
+        d_in, d_out = whole("d_in", d_in), whole("d_out", d_out, example=1)
+        dtype = checks.floating("dtype", dtype)
         self.d_in, self.d_out = d_in, d_out
-        self.sigma_in, self.sigma_out, self.bias_scale = sigma_in, sigma_out, bias_scale
+        self.sigma_in = real("sigma_in", sigma_in, least=0)
+        self.sigma_out = real("sigma_out", sigma_out, least=0)
+        self.bias_scale = real("bias_scale", bias_scale, least=0)
         self.width: float = math.inf
         U = torch.zeros(d_in + d_out, d_in, device=device, dtype=dtype)
         V = torch.zeros(d_out, d_in + d_out, device=device, dtype=dtype)
@@ -107,10 +110,7 @@ class LinearLimit(nn.Module):
             >>> LinearLimit(3, 2).sample(1000).U.shape
             torch.Size([5, 3])
         """
-        if width < 1:
-            raise InputError(
-                f"width {width}; expected 1 or more; choose a positive width, or inf for the limit"
-            )
+        width, seed = whole("width", width), checks.seed(seed)
         k = len(self.U)
         require_memory(
             3 * 8 * width * k, torch.device("cpu"), f"drawing width {width}", "choose fewer, or inf"

@@ -11,7 +11,7 @@ def own_peak() -> int:
     """Bytes that this process has held at most (resident)."""
     try:
         # Linux adds to ru_maxrss what the parent held when it forked us; this is our own.
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text("utf-8", "replace").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     except OSError:

@@ -6,6 +6,7 @@ The table, ``needs.json`` beside this file, is written from a real run:
 """
 
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from tp4lib import paths
-from tp4lib.errors import InputError, fail
+from tp4lib.cli import guarded
+from tp4lib.errors import InputError
 from tp4lib.files import write_json
+from tp4lib.manifest import read_json
 
+_MEASURED = ("seconds", "peak_memory_bytes", "disk_bytes")
 TABLE = Path(__file__).resolve().parent / "needs.json"
 
 
@@ -54,28 +58,27 @@ def measured(run: Mapping[str, Any], cores: int) -> dict[str, Any]:
     """A preset's entry of the table, from the merged ``metrics.json`` of a run of the whole collection.
 
     Raises:
-        InputError: not such a file, notebooks failed or were missing, or several ran at once.
+        InputError: not such a file, notebooks that failed, were missing or are not of the collection, or several ran
+            at once.
     """
     try:
-        runs, runner, environment = run["runs"], run["runner"], run["environment"]
-        names = sorted(runs)
-        failed = [name for name in names if not runs[name]["ok"] or not runs[name]["peak_memory_bytes"]]
-        whole = len(list(paths.shared("notebooks").glob("[0-9][0-9]_*.ipynb")))
-        if failed or len(names) < whole or runner["workers"] != 1:
+        runs, workers, environment = run["runs"], run["runner"]["workers"], run["environment"]
+        failed = [
+            name for name, each in sorted(runs.items())
+            if not (each["ok"] and each["peak_memory_bytes"] and all(0 <= each[key] < math.inf for key in _MEASURED))
+        ]  # fmt: skip
+        collection = {path.stem for path in paths.shared("notebooks").glob("[0-9][0-9]_*.ipynb")}
+        if failed or set(runs) != collection or workers != 1:
             raise InputError(
-                f"{len(names)} notebooks, failed: {', '.join(failed) or 'none'}, workers {runner['workers']}; expected "
-                "the whole collection, run well by one worker; run `tp4 reproduce --preset PRESET --out DIR`"
+                f"{len(runs)} notebooks, failed: {', '.join(failed) or 'none'}, workers {workers}; expected the whole "
+                "collection, run well by one worker; run `tp4 reproduce --preset PRESET --out DIR`"
             )
-        versions = environment["versions"]
         return {
             "measured": f"{cores} cores, --threads {environment['threads']}, Python {environment['python']}, "
-            f"torch {versions['torch']}",
-            "notebooks": {
-                name: {key: runs[name][key] for key in ("seconds", "peak_memory_bytes", "disk_bytes")}
-                for name in names
-            },
+            f"torch {environment['versions']['torch']}",
+            "notebooks": {name: {key: runs[name][key] for key in _MEASURED} for name in sorted(runs)},
         }
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"no run of the collection ({error} is missing); expected the folder of `tp4 reproduce`; name another"
         ) from None
@@ -83,20 +86,21 @@ def measured(run: Mapping[str, Any], cores: int) -> dict[str, Any]:
 
 def main(folder: Path, table: Path = TABLE) -> str:
     """Put the run in ``folder`` into the table; returns its preset."""
-    try:
-        run = json.loads((folder / "metrics.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    from tp4lib.report import PRESETS  # here, as `tp4 doctor` reads the table also where torch is missing
+
+    run = read_json(folder / "metrics.json")
+    if not isinstance(run, dict) or run.get("preset") not in PRESETS:
         raise InputError(
-            f"cannot read {folder / 'metrics.json'} ({error}); expected the folder of `tp4 reproduce`; name another"
-        ) from None
+            f"{folder / 'metrics.json'} tells of no run; expected the folder of `tp4 reproduce`; name another"
+        )
     entry = measured(run, os.cpu_count() or 1)
-    known = json.loads(table.read_text("utf-8")) if table.is_file() else {}
+    known = read_json(table) if table.exists() else {}
+    if not isinstance(known, dict):
+        raise InputError(f"{table} is damaged; expected the table of needs; try `git checkout {table}`")
     write_json(table, known | {run["preset"]: entry})
     return run["preset"]
 
 
 if __name__ == "__main__":
-    try:
+    with guarded():
         print(f"{main(Path(sys.argv[1] if sys.argv[1:] else 'runs/ci'))}: {TABLE}")
-    except InputError as error:
-        fail(str(error))

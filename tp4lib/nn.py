@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from numbers import Integral, Real
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tp4lib import checks
+from tp4lib.checks import floating, real, whole
 from tp4lib.errors import InputError
 from tp4lib.parametrization import ABC
 
@@ -83,14 +84,12 @@ class ABCLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_parametrization(parametrization)
+        check_parametrization(parametrization)
         last = parametrization.depth + 1
-        if not 1 <= layer <= last:
-            raise InputError(f"layer = {layer}; {parametrization} has layers 1 .. {last}; try layer=1")
-        for name, size in (("in_features", in_features), ("out_features", out_features)):
-            _check_size(name, size)
-        if base_width is not None:
-            _check_size("base_width", base_width)
+        layer = whole("layer", layer, most=last, example=1)
+        in_features, out_features = whole("in_features", in_features), whole("out_features", out_features)
+        base_width = None if base_width is None else whole("base_width", base_width)
+        dtype = floating("dtype", dtype)
         self.in_features, self.out_features = in_features, out_features
         self.parametrization, self.layer, self.base_width = parametrization, layer, base_width
         p, l = parametrization, layer - 1  # noqa: E741 - the paper's letter, counted from 0
@@ -99,10 +98,8 @@ class ABCLinear(nn.Module):
         if std is None:
             base_fan_in = in_features if layer == 1 else base_width
             std = 1.0 if base_width is None else 1 / math.sqrt(base_fan_in)
-        if not (math.isfinite(std) and std >= 0):
-            raise InputError(f"std = {std!r}; a standard deviation is a finite number >= 0; try std=1.0")
-        self.std = std * self.n ** -p.b[l]
-        self.multiplier = multiplier * self.n ** -p.a[l]
+        self.std = real("std", std, least=0) * self.n ** -p.b[l]
+        self.multiplier = real("multiplier", multiplier) * self.n ** -p.a[l]
         bias_a = p.a[0] if layer < last else -p.c / 2
         self.bias_multiplier = self.n**-bias_a
         # What `rates` needs: how each kind of optimizer scales the rate of w and of beta.
@@ -183,9 +180,8 @@ class MLP(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_parametrization(parametrization)
-        for name, size in (("d_in", d_in), ("width", width), ("d_out", d_out)):
-            _check_size(name, size)
+        check_parametrization(parametrization)
+        d_in, width, d_out = whole("d_in", d_in), whole("width", width), whole("d_out", d_out)
         if activation not in ACTIVATIONS:
             raise InputError(
                 f"activation = {activation!r}; known are {', '.join(ACTIVATIONS)}; try activation='relu'"
@@ -193,7 +189,7 @@ class MLP(nn.Module):
         if seed is not None:
             if generator is not None:
                 raise InputError("both seed and generator are given; one decides the start; drop one of them")
-            generator = torch.Generator().manual_seed(seed)
+            generator = torch.Generator().manual_seed(checks.seed(seed))
         count = parametrization.depth + 1
         stds = _per_layer("std", std, count)
         alphas = _per_layer("multipliers", 1.0 if multipliers is None else multipliers, count)
@@ -230,33 +226,42 @@ class MLP(nn.Module):
         return h
 
 
+COUPLED = ("adam", "rmsprop", "adagrad")  # torch.optim adds their weight decay to the gradient
+_KINDS = {"sgd": "sgd", "adamw": "adam"} | dict.fromkeys(COUPLED, "adam")
+
+
+def _kind(optimizer: str) -> str:
+    if optimizer not in _KINDS:
+        raise InputError(
+            f"optimizer = {optimizer!r}; known are {', '.join(_KINDS)}; try optimizer='adamw' for torch.optim.AdamW"
+        )
+    return _KINDS[optimizer]
+
+
 def rates(model: nn.Module, optimizer: str = "sgd") -> dict[str, float]:
     r"""What the learning rate eta is multiplied by for each parameter, by its name in `model.named_parameters()`.
 
         SGD: n^{-c} for all;      Adam: n^{-c_l} with `ABC.adam_exponents`;      n = width / base width
 
     Source: Yang & Hu 2021, section 3 (SGD); Yang et al. 2022 (Tensor Programs V), Table 8 (Adam). "sgd" covers
-    optimizers whose step is linear in the gradient (SGD with momentum), "adam" those whose step does not depend on the
-    gradient's size (Adam, AdamW, RMSprop, Adagrad). Adam's epsilon has to stay small beside the gradients, which
-    in muP shrink with width.
+    optimizers whose step is linear in the gradient (SGD with momentum); "adam", "adamw", "rmsprop" and "adagrad" are
+    those whose step does not depend on the gradient's size, all with one rule. Adam's epsilon has to stay small beside
+    the gradients, which in muP shrink with width.
 
     Raises:
-        InputError: an unknown optimizer kind, or a parameter outside every `ABCLinear`, whose rate is not defined.
+        InputError: an unknown optimizer, or a parameter outside every `ABCLinear`, whose rate is not defined.
 
     >>> from tp4lib.parametrization import mup
     >>> rates(MLP(3, 64, 1, mup(2)), "adam")
     {'layers.0.weight': 0.125, 'layers.1.weight': 0.015625, 'layers.2.weight': 0.125}
     """
-    if optimizer not in ("sgd", "adam"):
-        raise InputError(
-            f"optimizer = {optimizer!r}; known are 'sgd' and 'adam'; try optimizer='adam' for AdamW too"
-        )
+    kind = _kind(optimizer)
     found: dict[int, float] = {}
     for module in model.modules():
         if isinstance(module, ABCLinear):
-            found[id(module.weight)] = module.rate[optimizer]
+            found[id(module.weight)] = module.rate[kind]
             if module.bias is not None:
-                found[id(module.bias)] = module.bias_rate[optimizer]
+                found[id(module.bias)] = module.bias_rate[kind]
     scales = {}
     for name, parameter in model.named_parameters():
         if id(parameter) not in found:
@@ -271,49 +276,60 @@ def rates(model: nn.Module, optimizer: str = "sgd") -> dict[str, float]:
 def param_groups(
     model: nn.Module, lr: float, optimizer: str = "sgd", weight_decay: float = 0.0
 ) -> list[dict[str, Any]]:
-    r"""Parameter groups with the rates eta n^{-c_l} for any torch optimizer; one group per distinct rate.
+    r"""Parameter groups with the rates eta n^{-c_l} for any torch optimizer; one group per distinct rate and decay.
 
-    Source: see `rates`. Weight decay is counted per step at the rate `lr`: a group of rate lr_g gets
-    `weight_decay * lr / lr_g`, so that the decay of one step, lr_g x group decay, is the same at every width.
+    `weight_decay` is lambda at the base width. What it is multiplied by depends on where the optimizer puts it:
+
+        "sgd", "adamw"                  w <- (1 - lr_g lambda_g) w - ..:     lambda_g = lambda lr / lr_g
+        "adam", "rmsprop", "adagrad"    g <- g + lambda_g w, normalized:     lambda_g = lambda n^c
+
+    Decoupled, or in SGD, a step shrinks weights by the factor 1 - lr lambda at every width. Coupled, the decay is
+    normalized together with the gradient, so what must not depend on the width is their ratio. Entries of dLoss/dw^l
+    are of size n^{c - c_l} (Adam's step is n^{-c_l} where SGD's is n^{-c} times the gradient), and what training has
+    made of w^l is of size n^{-c_l}: the ratio is n^c in every layer, so muP (c = 0) takes lambda as it stands. A hidden
+    matrix also has its start, which is larger, n^{-1/2} against n^{-1}, and disturbs the normalization until decay has
+    removed it, after about sqrt(n) steps. Decay that acts from the first step is AdamW's.
+
+    Schedules: those that multiply every group's rate keep the ratios (`LambdaLR`, `StepLR`, `CosineAnnealingLR` with
+    eta_min=0). Those that set one rate for all groups erase them, and with them the parametrization:
+    `OneCycleLR(max_lr=0.1)`, `CyclicLR`, `CosineAnnealingLR(eta_min=1e-4)`. Write
+    `OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], ..)`, eta_min=0, or a `LambdaLR`.
+
+    Source: see `rates`.
 
     Args:
         model: holds its parameters in `ABCLinear` layers (an `MLP`, compiled or wrapped in DDP or not).
-        lr: eta. optimizer: "sgd" or "adam" (see `rates`). weight_decay: in units of torch.optim at the base width.
+        lr: eta. optimizer: by its name in torch.optim, see above (momentum's is "sgd").
+        weight_decay: in units of torch.optim at the base width.
 
     Raises:
         InputError: a rate or decay that is not a finite number >= 0, and whatever `rates` raises.
 
     >>> from tp4lib.parametrization import mup
     >>> model = MLP(3, 64, 1, mup(2), seed=0)
-    >>> [group["lr"] for group in torch.optim.AdamW(param_groups(model, 1e-2, "adam")).param_groups]
+    >>> [group["lr"] for group in torch.optim.AdamW(param_groups(model, 1e-2, "adamw")).param_groups]
     [0.00125, 0.00015625]
     """
-    for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-        if not (isinstance(value, Real) and math.isfinite(value) and value >= 0):
-            raise InputError(f"{name} = {value!r}; expected a finite number >= 0; try {name}=0.1")
-    parameters = dict(model.named_parameters())
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, scale in rates(model, optimizer).items():
-        groups.setdefault(scale, []).append(parameters[name])
+    lr, decay = real("lr", lr, least=0, example=0.1), real("weight_decay", weight_decay, least=0, example=0.1)
+    parameters, scales = dict(model.named_parameters()), rates(model, optimizer)
+    decays = rates(model, "sgd") if optimizer in COUPLED else scales  # n^-c, or lr_g / lr
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, scale in scales.items():
+        groups.setdefault((scale, decay / decays[name]), []).append(parameters[name])
     return [
-        {"params": members, "lr": lr * scale}
-        | ({"weight_decay": weight_decay / scale} if weight_decay else {})
-        for scale, members in groups.items()
+        {"params": members, "lr": lr * scale} | ({"weight_decay": own_decay} if decay else {})
+        for (scale, own_decay), members in groups.items()
     ]
 
 
-def _check_parametrization(p: object) -> None:
+def check_parametrization(p: object) -> None:
+    """Refuse what is not an `ABC`."""
     if not isinstance(p, ABC):
         raise InputError(f"parametrization = {p!r}; expected an ABC; try tp4lib.parametrization.mup(2)")
 
 
-def _check_size(name: str, size: object) -> None:
-    if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-        raise InputError(f"{name} = {size!r}; a size is a whole number >= 1; try {name}=64")
-
-
 def _per_layer(name: str, value: float | Sequence[float | None] | None, count: int) -> list[float | None]:
-    if value is None or isinstance(value, Real):
+    if isinstance(value, str) or not hasattr(value, "__len__"):  # one number for all, looked at by the layers
         return [value] * count
     if len(value) != count:
         raise InputError(

@@ -6,41 +6,43 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tp4lib.kernel_process import QUIT
 from tp4lib.lifeline import PARENT, end_with_parent
 from tp4lib.memory import children_peak, own_peak
 
 LAST_LINE = "tp4 notebook process: "
 """What the last line of stdout starts with; a JSON object with ``peak_memory_bytes`` follows."""
 
+QUIT_CELL = "quit.json"
+"""File of a stage: the code of the cell that has ended the kernel, as ``quit()`` does."""
+
 
 def main(request: dict[str, Any]) -> int:
-    """Run ``request["source"]`` with ``request["parameters"]``; leave it executed at ``request["target"]``, or nothing.
+    """Run ``source.ipynb`` of the folder ``request["stage"]`` with ``request["parameters"]``, in ``request["cwd"]``.
 
-    Papermill writes after every cell, into a passing file; the target appears once the run is over, also where a cell
-    failed. Returns the exit code.
+    Papermill writes ``executed.ipynb`` after every cell. Returns the exit code.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillException
 
-    source, target = Path(request["source"]), Path(request["target"])
-    part = target.with_name(f".{target.stem}.part.ipynb")
+    # Relative names: papermill formats paths, so that braces would fail, and writes them into the notebook.
+    os.chdir(request["stage"])
     os.environ[PARENT] = str(os.getpid())  # for the kernel
+    os.environ[QUIT] = str(Path(QUIT_CELL).absolute())
     try:
         papermill.execute_notebook(
-            source, part, request["parameters"], cwd=target.parent, kernel_name="python3", language="python",
-            progress_bar=False, start_timeout=600,
+            "source.ipynb", "executed.ipynb", request["parameters"], cwd=request["cwd"], kernel_name="python3",
+            language="python", progress_bar=False, start_timeout=600,
         )  # fmt: skip
     except OSError as error:
-        print(f"cannot write {target}: {error.strerror or error}; free some space or choose another --out")
-        part.unlink(missing_ok=True)
+        print(
+            f"cannot write in {request['stage']}: {error.strerror or error}; free some space or choose another --out"
+        )
         return 1
     except (PapermillException, DeadKernelError) as error:  # the executed notebook tells which cell
         print(f"{type(error).__name__}: {error}")
         return 1
-    finally:
-        if part.exists():
-            os.replace(part, target)
     return 0
 
 

@@ -17,8 +17,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from numbers import Integral, Real
+from numbers import Real
 
+from tp4lib.checks import real, whole
 from tp4lib.errors import InputError
 
 _PAPER = "Yang & Hu 2021 (arXiv 2011.14522)"
@@ -380,7 +381,7 @@ def standard(L: int, lr_exponent: float = 0) -> ABC:
     >>> standard(3).r, standard(3, lr_exponent=1).regime
     (-1.0, 'kernel')
     """
-    L = _depth(L)
+    L = whole("L", L, example=2)
     rate = _fraction("lr_exponent", lr_exponent)
     suffix = "" if rate == 0 else ", rate 1/n" if rate == 1 else f", rate n^{_number(-float(rate))}"
     return ABC([0] * (L + 1), [0] + [_HALF] * L, rate, name="SP" + suffix)
@@ -394,7 +395,7 @@ def ntk(L: int) -> ABC:
     >>> ntk(2).a
     (0.0, 0.5, 0.5)
     """
-    L = _depth(L)
+    L = whole("L", L, example=2)
     return ABC([0] + [_HALF] * L, [0] * (L + 1), 0, name="NTP")
 
 
@@ -417,17 +418,11 @@ def mup(L: int) -> ABC:
     >>> mup(3).a
     (-0.5, 0.0, 0.0, 0.5)
     """
-    L = _depth(L)
+    L = whole("L", L, example=2)
     return ABC([-_HALF] + [0] * (L - 1) + [_HALF], [_HALF] * (L + 1), 0, name="muP")
 
 
 # -- reading and showing numbers --------------------------------------------------------------------------------------
-
-
-def _depth(L: int) -> int:
-    if isinstance(L, bool) or not isinstance(L, Integral) or L < 1:
-        raise InputError(f"L = {L!r}; the number of hidden layers is a whole number >= 1; try L=2")
-    return L
 
 
 def _snap(x: Real) -> Fraction:
@@ -437,10 +432,7 @@ def _snap(x: Real) -> Fraction:
 
 def _fraction(what: str, x: object) -> Fraction:
     # Beyond the largest, a float is coarser than what the conditions are decided by.
-    if isinstance(x, bool) or not isinstance(x, Real) or not -_LARGEST <= x <= _LARGEST:
-        raise InputError(
-            f"{what} = {repr(x)[:40]}; an exponent is a number from -{_LARGEST} to {_LARGEST}; try {what}=0.5"
-        )
+    real(what, x, least=-_LARGEST, most=_LARGEST, example=0.5)
     return _snap(x if isinstance(x, Fraction) else float(x))
 
 

@@ -23,7 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tp4lib import checks
+from tp4lib.checks import real, whole
 from tp4lib.device import require_memory
+from tp4lib.divergence import Watch
 from tp4lib.dual import Dual, dual
 from tp4lib.errors import InputError
 from tp4lib.rows import Compression, Rows
@@ -60,7 +63,8 @@ class PiMLP(nn.Module):
         kernel: the dual of the activation.
 
     Raises:
-        InputError: sizes below 1, an unknown activation, a wrong number of multipliers.
+        InputError: sizes below 1, scales that are negative or no numbers, an unknown activation, a wrong number of
+            multipliers.
 
     Example:
         >>> net = PiMLP(d_in=2, d_out=1, rank=20, depth=2)
@@ -92,12 +96,16 @@ class PiMLP(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, size in (("d_in", d_in), ("d_out", d_out), ("rank", rank), ("depth", depth)):
-            if size < 1:
-                raise InputError(
-                    f"{name} = {size}; expected 1 or more; try {name}={200 if name == 'rank' else 1}"
-                )
-        self.multipliers = [1.0] * (depth + 1) if multipliers is None else [float(a) for a in multipliers]
+        d_in, d_out = whole("d_in", d_in), whole("d_out", d_out, example=1)
+        rank, depth = whole("rank", rank, example=200), whole("depth", depth, example=2)
+        sigma_in, sigma_hidden = (
+            real("sigma_in", sigma_in, least=0),
+            real("sigma_hidden", sigma_hidden, least=0),
+        )
+        sigma_out, bias_scale = real("sigma_out", sigma_out, least=0), real("bias_scale", bias_scale, least=0)
+        seed, dtype = checks.seed(seed), checks.floating("dtype", dtype) or torch.get_default_dtype()
+        alphas = [1.0] * (depth + 1) if multipliers is None else multipliers
+        self.multipliers = [real(f"multipliers[{i}]", alpha) for i, alpha in enumerate(alphas)]
         if len(self.multipliers) != depth + 1:
             raise InputError(
                 f"{len(self.multipliers)} multipliers; expected one for each of {depth + 1} layers; "
@@ -109,7 +117,6 @@ class PiMLP(nn.Module):
             f"a pi-limit of rank {rank} and depth {depth}",
             "try a smaller rank or depth",
         )
-        dtype = dtype or torch.get_default_dtype()
         self.d_in, self.d_out, self.rank, self.depth, self.bias_scale = d_in, d_out, rank, depth, bias_scale
         self.kernel = dual(activation)
         generator = torch.Generator().manual_seed(seed)
@@ -138,6 +145,7 @@ class PiMLP(nn.Module):
             self.layers[-1].append(frame[:, d_in:].T.to(self.U), sigma_out * torch.eye(d_out).to(self.U))
         sizes = ([rank] * depth + [d_out] * output_bias) if bias_scale else []
         self.biases = nn.ParameterList(torch.zeros(size, device=device, dtype=dtype) for size in sizes)
+        self._watch = Watch()
 
     def preactivations(self, x: Tensor) -> list[Tensor]:
         """g^1, .., g^L, each ``(b, r)``, and f ``(b, o)``, at inputs x ``(b, d)``."""
@@ -175,11 +183,14 @@ class PiMLP(nn.Module):
             weight_decay: all weights (not biases) are multiplied by ``1 - lr * weight_decay`` first.
 
         Raises:
-            InputError: the loss, or something that the step would change, is not finite: the rate is too large. The
-                network is then as it was before the step.
+            InputError: a rate, decay or norm that cannot be; training has diverged (see `tp4lib.divergence.Watch`), or
+                something that the step would change is not finite: the rate is too large. The network is then as it was
+                before the step.
         """
-        value, gradients, A, B = self._gradients(x, y, loss)
-        _require_finite("the loss", value.detach(), lr)
+        lr, clip, weight_decay = check_step(lr, clip, weight_decay)
+        loss = loss or default_loss(y)
+        f, value, gradients, A, B = self._gradients(x, y, loss)
+        self._watch(value, loss(torch.zeros_like(f), y), len(x), f"try a smaller lr than {lr}")
         with torch.no_grad():
             step = -lr
             if clip is not None:
@@ -200,20 +211,19 @@ class PiMLP(nn.Module):
                 if weight_decay:
                     layer.decay(decay)
                 layer.append(rows_B, rows_A)
-        return value.detach()
+        return value
 
     def _gradients(
-        self, x: Tensor, y: Tensor, loss: Loss | None
-    ) -> tuple[Tensor, Sequence[Tensor], list[Tensor], list[Tensor]]:
-        """The loss, its gradients by U and the biases, and the rows A, B of its gradients by the layers."""
-        loss = loss or default_loss(y)
+        self, x: Tensor, y: Tensor, loss: Loss
+    ) -> tuple[Tensor, Tensor, Sequence[Tensor], list[Tensor], list[Tensor]]:
+        """f, the loss, its gradients by U and the biases, and the rows A, B of its gradients by the layers."""
         with torch.enable_grad():
             g = self.preactivations(x)
             value = loss(g[-1], y)
             parameters = [self.U, *self.biases]
             found = torch.autograd.grad(value, [*parameters, *g[1:]])
         A = [alpha * part for alpha, part in zip(self.multipliers[1:], found[len(parameters) :])]
-        return value, found[: len(parameters)], A, [part.detach() for part in g[:-1]]
+        return g[-1].detach(), value.detach(), found[: len(parameters)], A, [part.detach() for part in g[:-1]]
 
     @torch.no_grad()
     def norm(self, gradients: Sequence[Tensor], A: Sequence[Tensor], B: Sequence[Tensor]) -> Tensor:
@@ -224,7 +234,7 @@ class PiMLP(nn.Module):
 
     def gradient_norm(self, x: Tensor, y: Tensor, loss: Loss | None = None) -> Tensor:
         """The norm that ``clip`` compares with, at this minibatch."""
-        return self.norm(*self._gradients(x, y, loss)[1:])
+        return self.norm(*self._gradients(x, y, loss or default_loss(y))[2:])
 
     def compress(self, budget: int) -> list[Compression]:
         """Refit every layer to at most ``budget`` rows; says what that cost, see `tp4lib.compression`."""
@@ -253,6 +263,15 @@ def _require_finite(what: str, found: Tensor, lr: float) -> None:
     if not found.isfinite().all():
         words = f"{what} is {found.item()}" if found.dim() == 0 else f"{what} is no longer finite"
         raise InputError(f"{words}; expected a finite number; try a smaller lr than {lr}")
+
+
+def check_step(lr: float, clip: float | None, weight_decay: float) -> tuple[float, float | None, float]:
+    """The numbers of a step of SGD, checked."""
+    lr, weight_decay = (
+        real("lr", lr, least=0, example=0.1),
+        real("weight_decay", weight_decay, least=0, example=0),
+    )
+    return lr, None if clip is None else real("clip", clip, above=0), weight_decay
 
 
 def default_loss(y: Tensor) -> Loss:

@@ -4,9 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tp4lib import checks
+from tp4lib.checks import whole
 from tp4lib.device import require_memory
-from tp4lib.errors import InputError
-from tp4lib.pilimit import Loss, PiMLP, default_loss
+from tp4lib.divergence import Watch
+from tp4lib.pilimit import Loss, PiMLP, check_step, default_loss
 
 
 class PiNetwork(nn.Module):
@@ -36,10 +38,8 @@ class PiNetwork(nn.Module):
 
     def __init__(self, limit: PiMLP, width: int, seed: int = 0) -> None:
         super().__init__()
-        if width < limit.rank:
-            raise InputError(
-                f"width {width} under rank {limit.rank}; expected at least the rank; try width={4 * limit.rank}"
-            )
+        width = whole("width", width, least=limit.rank, example=4 * limit.rank)
+        seed = checks.seed(seed)
         like, rows = limit.U, sum(len(layer) for layer in limit.layers)
         needed = like.itemsize * width * (width * (limit.depth - 1) + 2 * limit.d_in + limit.rank + rows)
         require_memory(3 * needed, like.device, f"a pi-network of width {width}", "choose a smaller width")
@@ -62,6 +62,7 @@ class PiNetwork(nn.Module):
             ]
         self.weights = nn.ParameterList(matrices)
         self.biases = nn.ParameterList(biases)
+        self._watch = Watch()
 
     def preactivations(self, x: Tensor) -> list[Tensor]:
         """h^1, .., h^L, each ``(b, n)``, and f ``(b, o)``."""
@@ -87,12 +88,15 @@ class PiNetwork(nn.Module):
         clip: float | None = None,
         weight_decay: float = 0.0,
     ) -> Tensor:
-        """One step of projected SGD, with the arguments of `tp4lib.pilimit.PiMLP.loss_step`."""
+        """One step of projected SGD, with the arguments and errors of `tp4lib.pilimit.PiMLP.loss_step`."""
+        lr, clip, weight_decay = check_step(lr, clip, weight_decay)
         loss = loss or default_loss(y)
         with torch.enable_grad():
-            value = loss(self(x), y)
+            f = self(x)
+            value = loss(f, y)
             parameters = [*self.weights, *self.biases]
             gradients = torch.autograd.grad(value, parameters)
+        self._watch(value.detach(), loss(torch.zeros_like(f), y), len(x), f"try a smaller lr than {lr}")
         with torch.no_grad():
             # muP: the rate is n where the width is one of a matrix's two dimensions (or a bias), 1 where it is both.
             count, n = len(self.weights), float(self.width)

@@ -1,10 +1,11 @@
 """One progress bar for all long work."""
 
-import os
 from collections.abc import Iterable
 from typing import Any
 
 from tqdm import tqdm
+
+from tp4lib import environment
 
 
 def bar(
@@ -15,7 +16,7 @@ def bar(
     unit: str = "it",
     initial: int = 0,
 ) -> tqdm:
-    """A tqdm bar on stderr, refreshed at most twice a second; silent when ``TP4_PROGRESS=0``.
+    """A tqdm bar on stderr, refreshed at most twice a second; silent where ``TP4_PROGRESS`` is 0, false, no or off.
 
     ``initial`` is where a resumed run starts. Numbers are shortened (1.2M) once ``total`` is large.
     """
@@ -28,5 +29,5 @@ def bar(
         unit_scale=(total or 0) >= 100_000,
         mininterval=0.5,
         dynamic_ncols=True,
-        disable=os.environ.get("TP4_PROGRESS") == "0",
+        disable=not environment.flag("TP4_PROGRESS", default=True),
     )

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from tp4lib import __version__, paths
-from tp4lib.datasets import Found, digest
+from tp4lib.contents import digest
+from tp4lib.datasets import Found
 
 _PACKAGES = ("torch", "numpy", "gensim", "learn2learn", "numba", "matplotlib", "papermill")
 
@@ -47,10 +48,17 @@ def record(
 
 
 def source(data: Found | Path) -> dict[str, Any]:
-    """A data set: what it is, where it came from (never a path of this machine), and its SHA-256."""
+    """A data set: what it is, where it came from (never a path of this machine), counts, and its SHA-256.
+
+    ``official`` is null where no official digest is known.
+    """
     if isinstance(data, Path):
+        name = data.name.encode(
+            "utf-8", "backslashreplace"
+        ).decode()  # a name need not be UTF-8, JSON has to be
         return {
-            "name": data.name, "title": data.name, "source": "file", "synthetic": False, "sha256": digest(data),
+            "name": name, "title": name, "source": "file", "synthetic": False, "sha256": digest(data),
+            "counts": {"bytes": data.stat().st_size}, "official": None,
         }  # fmt: skip
     return {
         "name": data.name,
@@ -58,6 +66,8 @@ def source(data: Found | Path) -> dict[str, Any]:
         "source": data.source,
         "synthetic": data.synthetic,
         "sha256": data.sha256(),
+        "counts": dict(data.counts),
+        "official": data.official,
     }
 
 
@@ -102,7 +112,12 @@ def commit() -> dict[str, Any]:
 
 def _git(root: Path, *arguments: str) -> str:
     done = subprocess.run(
-        ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=True
+        ["git", "-C", str(root), *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=20,
+        check=True,
     )
     return done.stdout.strip()
 

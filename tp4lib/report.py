@@ -3,16 +3,24 @@
 import base64
 import html
 import io
+import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
-from tp4lib import paths, provenance
+from tp4lib import packages, paths, provenance
 from tp4lib.datasets import Found
 from tp4lib.errors import InputError
-from tp4lib.files import atomic_path, write_json
+from tp4lib.manifest import Manifest
 
 PRESETS = ("ci", "laptop", "paper")
+ASKED = "TP4_ASKED"
+"""Environment variable: what `tp4 reproduce` runs a notebook as, JSON with ``notebook``, ``preset`` and ``seed``."""
+MISMATCH = (
+    'expected what `tp4 reproduce` was asked for; tag the cell that sets preset and seed with "parameters", and call '
+    "Report(name, preset, seed)"
+)
 # Pictures inside a notebook: pixels an inch, and how many of them a page shows to the inch (sharp on dense screens).
 INLINE_DPI, CSS_DPI = 120, 80
 
@@ -25,8 +33,10 @@ class Report:
         preset: one of "ci", "laptop", "paper".
         seed: the notebook's seed, recorded.
 
+    Under `tp4 reproduce` the name is that of the file that runs, so that a copy keeps numbers of its own.
+
     Raises:
-        InputError: unknown preset.
+        InputError: unknown preset, or `tp4 reproduce` asked for another preset or seed than the notebook uses.
     """
 
     def __init__(self, notebook: str, preset: str, seed: int = 0) -> None:
@@ -34,6 +44,15 @@ class Report:
             raise InputError(
                 f"unknown preset {preset!r}; expected one of {', '.join(PRESETS)}; set it in the parameters cell"
             )
+        asked = _asked()
+        wrong = [
+            f"{key} is {own!r}, asked was {asked[key]!r}"
+            for key, own in (("preset", preset), ("seed", seed))
+            if own != asked.get(key, own)
+        ]
+        if wrong:
+            raise InputError(f"the notebook's {' and '.join(wrong)}; {MISMATCH}")
+        notebook = asked.get("notebook", notebook)
         self.notebook, self.preset, self.seed = notebook, preset, seed
         self.folder = paths.runs_dir(preset) / notebook
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -42,14 +61,19 @@ class Report:
         self._data: list[dict[str, Any]] = []
 
     def show(self, fig: Any, name: str, caption: str, alt: str) -> "Picture":
-        """Save a matplotlib figure as ``name.svg`` and ``name.png`` and display it with its caption and alt text."""
-        import matplotlib.pyplot as plt
-        from PIL import Image
+        """Save a matplotlib figure as ``name.svg`` and ``name.png`` and display it with its caption and alt text.
+
+        Raises:
+            InputError: a file of that name is there that no report has written.
+        """
+        with packages.needed():
+            import matplotlib.pyplot as plt
+            from PIL import Image
 
         for suffix in ("svg", "png"):
             # No date in the file: the same figure is the same bytes.
             extra = {"metadata": {"Date": None}} if suffix == "svg" else {}
-            with atomic_path(self.folder / f"{name}.{suffix}") as part:
+            with Manifest(self.folder).atomic_path(f"{name}.{suffix}") as part:
                 fig.savefig(part, format=suffix, **extra)
         full, small = io.BytesIO(), io.BytesIO()
         fig.savefig(full, format="png", dpi=INLINE_DPI)
@@ -95,9 +119,8 @@ class Report:
 
     def save(self) -> Path:
         """Write ``metrics.json`` (metrics, figures, and `tp4lib.provenance.record`) and return its path."""
-        path = self.folder / "metrics.json"
-        write_json(
-            path,
+        Manifest(self.folder).write_json(
+            "metrics.json",
             {
                 **provenance.record(seed=self.seed, preset=self.preset),
                 "notebook": self.notebook,
@@ -106,7 +129,7 @@ class Report:
                 "data": self._data,
             },
         )
-        return path
+        return self.folder / "metrics.json"
 
 
 class Picture:
@@ -149,6 +172,17 @@ class Table:
             f"{key}: {_number(m['value'])} {m.get('unit', '')} (published {_number(m.get('published'))})"
             for key, m in self.metrics.items()
         )
+
+
+def _asked() -> dict[str, Any]:
+    """What `tp4 reproduce` asked for; empty in a session of its own."""
+    try:
+        asked = json.loads(os.environ.get(ASKED, "{}"))
+    except ValueError:
+        asked = None
+    if not isinstance(asked, dict):
+        raise InputError(f"{ASKED} is not what `tp4 reproduce` sets; expected JSON; unset {ASKED}")
+    return asked
 
 
 def _number(value: float | None) -> str:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tp4lib import checks
+from tp4lib.checks import real, whole
 from tp4lib.device import require_memory
 from tp4lib.dual import Dual, Split
 from tp4lib.errors import InputError
@@ -32,6 +34,9 @@ class Rows(nn.Module):
         dtype, device: of the arithmetic.
         storage: of the rows, e.g. ``torch.bfloat16`` for half the memory; psi(B) and A then have 8 significant bits,
             while the gains and all sums stay in ``dtype``. None: ``dtype``.
+
+    Raises:
+        InputError: sizes that are not whole numbers (3 or more for max_rows), types that are not floating.
 
     Attributes:
         compressions: what each compression so far did, see `tp4lib.compression.compress`.
@@ -59,10 +64,10 @@ class Rows(nn.Module):
         storage: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if max_rows is not None and max_rows < 3:
-            raise InputError(f"max_rows = {max_rows}; expected at least 3; try max_rows=4096")
-        self.kernel, self.rank, self.d_out, self.max_rows = kernel, rank, d_out, max_rows
-        self.storage = storage or dtype
+        self.kernel, self.rank, self.d_out = kernel, whole("rank", rank), whole("d_out", d_out)
+        self.max_rows = None if max_rows is None else whole("max_rows", max_rows, least=3, example=4096)
+        dtype = checks.floating("dtype", dtype)
+        self.storage = checks.floating("storage", storage) or dtype
         self.compressions: list[Compression] = []
         self._count, self._factor = 0, 1.0  # the factor of all rows: weight decay in O(1)
         self._compressed = 0  # how often, over all sessions
@@ -107,11 +112,11 @@ class Rows(nn.Module):
     def norm(self) -> float:
         """The Frobenius norm of W: its square is sum_ij A_i.A_j K(B_i, B_j)."""
         A, step = self.A, max(1, BUDGET // max(1, len(self)))
-        total = 0.0
+        total = A.new_zeros((), dtype=torch.float64)
         for start in range(0, len(self), step):
             K = self.kernel.gram(self.split(start, min(start + step, len(self))), self.split())
-            total += float((A[start : start + step] * (K @ A)).sum())
-        return max(total, 0.0) ** 0.5
+            total += (A[start : start + step] * (K @ A)).sum()
+        return float(total.clamp(min=0).sqrt())
 
     def forward(self, g: Tensor) -> Tensor:
         """``(b, r) -> (b, d_out)``. No more than `BUDGET` pairs are held at once, under autograd neither."""
@@ -164,7 +169,7 @@ class Rows(nn.Module):
     @torch.no_grad()
     def decay(self, factor: float) -> None:
         """Multiply W by a factor (weight decay): one number, however many rows there are."""
-        self._factor *= factor
+        self._factor *= real("factor", factor)
         if not 1e-6 < abs(self._factor) < 1e6:  # long before stored numbers could overflow
             self._A *= self._factor
             self._factor = 1.0

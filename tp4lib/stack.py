@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from tp4lib.checks import real, whole
+from tp4lib.errors import InputError
 from tp4lib.nn import ABCLinear, rates
 
 _ADAM = dict(
@@ -35,7 +37,7 @@ class Stack(nn.Module):
     Shapes: x (B, d_in), the same for all members -> f (M, B, d_out).
 
     Raises:
-        InputError: a parameter outside every `ABCLinear`, or an unknown optimizer (from `tp4lib.nn.rates`).
+        InputError: an optimizer, a member's model or a rate that is none; a parameter outside every `ABCLinear`.
 
     >>> from tp4lib.nn import MLP
     >>> from tp4lib.parametrization import mup
@@ -49,6 +51,14 @@ class Stack(nn.Module):
         self, models: list[nn.Module], pick: list[int], lr: list[float], optimizer: str = "sgd"
     ) -> None:
         super().__init__()
+        if optimizer not in ("sgd", "adam"):
+            raise InputError(f"optimizer = {optimizer!r}; expected sgd or adam; try optimizer='sgd'")
+        pick = [whole(f"pick[{m}]", i, least=0, most=len(models) - 1, example=0) for m, i in enumerate(pick)]
+        lr = [real(f"lr[{m}]", eta, above=0, example=0.1) for m, eta in enumerate(lr)]
+        if len(lr) != len(pick):
+            raise InputError(
+                f"{len(lr)} rates for {len(pick)} members; expected one each; try lr={[0.1] * len(pick)}"
+            )
         scales = rates(models[0], optimizer)
         starts = [dict(model.named_parameters()) for model in models]
         self.network, self.layers, self.count = copy.deepcopy(models[0]), [], 0

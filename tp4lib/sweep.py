@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tp4lib import checks
+from tp4lib.checks import real, whole
 from tp4lib.device import available_memory, require_memory
 from tp4lib.errors import InputError
 from tp4lib.progress import bar
@@ -66,10 +68,7 @@ class Sweep:
         Raises:
             InputError: `last` is not in 1 .. steps + 1.
         """
-        if not 1 <= last <= self.losses.shape[-1]:
-            raise InputError(
-                f"last = {last}; expected 1 to {self.losses.shape[-1]}, the losses there are; try 1"
-            )
+        last = whole("last", last, most=self.losses.shape[-1], example=1)
         return self.losses[..., -last:].mean(-1)
 
     def largest_stable_rate(self) -> np.ndarray:
@@ -124,7 +123,9 @@ def minibatches(count: int, batch_size: int, steps: int, seed: int = 0) -> Itera
     >>> [len(batch) for batch in minibatches(10, 4, 3)]
     [4, 4, 4]
     """
-    generator = torch.Generator().manual_seed(seed)
+    count = whole("count", count)
+    batch_size, steps = whole("batch_size", batch_size, most=count), whole("steps", steps, least=0)
+    generator = torch.Generator().manual_seed(checks.seed(seed))
     per_pass = count // batch_size
     for step in range(steps):
         if step % per_pass == 0:
@@ -170,7 +171,9 @@ def sweep(
         optimizer: "sgd" or "adam". loss: "square", ||f - y||^2 / 2 averaged over samples, or "cross_entropy".
         test: test inputs and targets, like x and y; accuracy takes the largest output (and the largest target).
         evaluate_every: evaluate the test set every so many updates; only after the last one if None.
-        blowup: a member is diverged once its loss is not finite or above `blowup` times its loss at the start.
+        blowup: a member is diverged once its loss is not finite or above `blowup` times its loss at the start. Far
+            above the 3 at which single runs stop (`tp4lib.divergence`): here divergence is a result, and a member that
+            overshoots at the edge of stability, and may yet come back, is given the time to.
         batch_seed: of the minibatches.
         members: how many members to stack at once; None takes what fits and is fast here. The result does not
             depend on it beyond rounding.
@@ -181,10 +184,9 @@ def sweep(
     Raises:
         InputError: any argument that cannot work, or not enough memory for a single member.
     """
-    rates = np.sort(
-        _distinct("rates", rates, lambda rate: 0 < rate < math.inf, "positive numbers", "[0.1, 0.2]")
-    )
-    seeds = _distinct("seeds", seeds, lambda seed: seed == int(seed), "whole numbers", "[0, 1]").astype(int)
+    rates = np.sort(_distinct("rates", rates, lambda name, rate: real(name, rate, above=0, example=0.1)))
+    seeds = _distinct("seeds", seeds, lambda name, seed: checks.seed(seed, name))
+    batch_seed = checks.seed(batch_seed, "batch_seed")
     model = make(int(seeds[0]))
     alone = isinstance(model, Scaled)
     _check(x, y, test, steps, batch_size, evaluate_every, blowup, optimizer, loss, alone)
@@ -338,10 +340,7 @@ def _members(
     hidden = sum(w.shape[0] * w.element_size() for w in model.parameters())
     each = _COPIES[optimizer] * weights + 4 * batch * hidden
     if asked is not None:
-        if not (isinstance(asked, int) and asked >= 1):
-            raise InputError(
-                f"members = {asked!r}; expected a whole number >= 1; leave it out to let it be chosen"
-            )
+        asked = whole("members", asked, example=8)
         require_memory(asked * each, device, f"a stack of {asked} members", "try fewer members at once")
         return asked
     require_memory(each, device, "one member of the sweep", "try a smaller width")
@@ -351,16 +350,12 @@ def _members(
     return int(min(max(fits, 1), total))
 
 
-def _distinct(name: str, values: Sequence[float], good: Callable[[float], bool], what: str, example: str):
-    try:
-        array = np.array([float(value) for value in values])
-    except (TypeError, ValueError):
-        array = np.array([])
-    if not (array.size and all(map(good, array)) and len(set(array.tolist())) == array.size):
-        raise InputError(
-            f"{name} = {values!r}; expected different {what}, at least one; try {name}={example}"
-        )
-    return array
+def _distinct(name: str, values: Sequence[float], check: Callable[[str, float], float]) -> np.ndarray:
+    listed = hasattr(values, "__iter__") and not isinstance(values, str)
+    numbers = [check(f"{name}[{index}]", value) for index, value in enumerate(values)] if listed else []
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise InputError(f"{name} = {values!r}; expected different numbers, at least one; try {name}=[1, 2]")
+    return np.array(numbers)
 
 
 def _check(x, y, test, steps, batch_size, evaluate_every, blowup, optimizer, loss, alone) -> None:
@@ -368,17 +363,11 @@ def _check(x, y, test, steps, batch_size, evaluate_every, blowup, optimizer, los
         raise InputError(f"loss = {loss!r}; expected one of {', '.join(_LOSSES)}; try loss='square'")
     if optimizer not in _COPIES:
         raise InputError(f"optimizer = {optimizer!r}; expected sgd or adam; try optimizer='sgd'")
-    for name, value in (
-        ("steps", steps),
-        ("batch_size", batch_size),
-        ("evaluate_every", evaluate_every or 1),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} = {value!r}; expected a whole number >= 1; try {name}=10")
-    if not (blowup > 1):
-        raise InputError(f"blowup = {blowup!r}; expected a factor above 1; try blowup=1e4")
-    if batch_size > len(x):
-        raise InputError(f"batch_size = {batch_size}, but x has {len(x)} rows; try batch_size={len(x)}")
+    whole("steps", steps, example=10)
+    whole("batch_size", batch_size, most=len(x))
+    if evaluate_every is not None:
+        whole("evaluate_every", evaluate_every, example=10)
+    real("blowup", blowup, above=1, example=1e4)
     for inputs, targets, what in ((x, y, "x and y"), (*(test or (x, y)), "test")):
         if alone and len(inputs) == len(targets):
             continue

@@ -1,9 +1,10 @@
 """Sliders for pictures that ask to be turned: in a live session only, so that runs without a reader stay quick."""
 
 import inspect
-import os
 from collections.abc import Callable
 from typing import Any
+
+from tp4lib import environment, packages
 
 
 def live() -> bool:
@@ -12,7 +13,7 @@ def live() -> bool:
         from IPython import get_ipython
     except ImportError:
         return False
-    return "TP4_OUT" not in os.environ and hasattr(get_ipython(), "kernel")
+    return environment.text("TP4_OUT") is None and hasattr(get_ipython(), "kernel")
 
 
 def sliders(draw: Callable[..., Any], **controls: Any) -> Any:
@@ -24,8 +25,9 @@ def sliders(draw: Callable[..., Any], **controls: Any) -> Any:
         controls: for each argument ``(low, high, step)`` for a slider, or a list to choose from (a slider over its
             entries where these are numbers).
     """
-    import ipywidgets
-    import matplotlib.pyplot as plt
+    with packages.needed():
+        import ipywidgets
+        import matplotlib.pyplot as plt
 
     def drawn(**values: Any) -> None:
         draw(**values)

@@ -5,17 +5,12 @@ import platform
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator
-from importlib import metadata
 
-import torch
-
-from tp4lib import __version__, datasets, device, paths, provenance
+# Torch, and what imports it, is imported by the sections that need it: the doctor has to work where it is missing.
+from tp4lib import __version__, environment, packages, paths
+from tp4lib.errors import InputError
 from tp4lib.needs import needs
-from tp4lib.report import PRESETS
 
-_CORE = ("torch", "numpy", "tqdm")
-_NOTEBOOKS = ("jupyter", "papermill", "matplotlib", "seaborn", "pandas", "scipy", "scikit-learn", "gensim", "numba",
-              "torchvision", "learn2learn")  # fmt: skip
 _TOOLS = {
     "compiler": ("cc", "gcc", "clang"),
     "browser": ("chromium", "chromium-browser", "google-chrome", "firefox"),
@@ -29,14 +24,16 @@ FULL_VOCABULARY = 67_897
 def doctor() -> None:
     """Show what is here and what each preset needs.
 
-    Versions, device, memory, disk, data sets (and whether they are the official ones), packages and tools, then time,
-    memory and disk of each preset, as measured, and whether it fits here. What cannot be found out is said, too.
+    Versions of every declared package, device, memory, disk, tools, settings, data sets (and whether they are the
+    official ones), then time, memory and disk of each preset, as measured, and whether it fits here. What cannot be
+    found out is said, too.
     """
     for title, lines in (
         ("tp4", _program),
         ("packages", _packages),
         ("machine", _machine),
         ("tools", _tools),
+        ("settings", _settings),
         ("data", _data),
         ("presets", _presets),
     ):
@@ -50,29 +47,60 @@ def _section(title: str, lines: Callable[[], Iterator[str]]) -> None:
             print(textwrap.fill(line, 80, initial_indent=f"{head:<10}", subsequent_indent=" " * 12))
             head = ""
     except Exception as error:  # a doctor does not fall ill: the other sections are still of use
-        line = f"not found out ({type(error).__name__}: {error})"
+        line = f"not found out ({_why(error)})"
         print(textwrap.fill(line, 80, initial_indent=f"{head:<10}", subsequent_indent=" " * 12))
 
 
+def _why(error: Exception) -> str:
+    line = packages.explained(error) if isinstance(error, ImportError) else None
+    return line or (str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}")
+
+
 def _program() -> Iterator[str]:
-    here = provenance.commit()
+    try:
+        from tp4lib import provenance
+
+        here = provenance.commit()
+    except ImportError:
+        here = {}
     where = f", commit {here['commit'][:9]}{' with changes' if here['dirty'] else ''}" if here else ""
     yield f"{__version__}{where}; Python {platform.python_version()}, {platform.system()} {platform.machine()}"
 
 
 def _packages() -> Iterator[str]:
-    for label, names in (("core", _CORE), ("notebooks", _NOTEBOOKS)):
-        found, missing = [], []
-        for name in names:
-            try:
-                found.append(f"{name} {metadata.version(name)}")
-            except metadata.PackageNotFoundError:
-                missing.append(name)
-        lacking = f"; missing: {', '.join(missing)}; run `make install`" if missing else ""
-        yield f"{label}: {', '.join(found)}{lacking}"
+    """One line for each group of declared packages: versions, what is missing, what is outside of its bounds."""
+    declared = packages.declared()
+    for group in dict.fromkeys(package.group for package in declared):
+        ours = [package for package in declared if package.group == group]
+        there = [f"{package.name} {package.version}" for package in ours if package.version]
+        missing = [name for package in ours for name in package.lacking]
+        outside = [
+            f"{package.name} {package.version} (expected {package.bounds})"
+            for package in ours
+            if package.version and not package.fits
+        ]
+        parts = [", ".join(there)] if there else []
+        parts += [f"outside the tested versions: {', '.join(outside)}"] if outside else []
+        parts += [f"missing: {', '.join(missing)}"] if missing else []
+        parts += [f"run `{ours[0].command}`"] if missing or outside else []
+        yield f"{group}: {'; '.join(parts)}"
+
+
+def _settings() -> Iterator[str]:
+    """The environment variables of tp4's that are set: what is read, what is wrong, what has no effect."""
+    given = [f"{name}={value}" for name, value in environment.given().items()]
+    yield ", ".join(given) if given else f"none of {', '.join(environment.VARIABLES)} is set"
+    for name in environment.unknown():
+        yield f"{name} means nothing to tp4; expected one of {', '.join(environment.VARIABLES)}"
+    environment.check()
 
 
 def _machine() -> Iterator[str]:
+    yield f"disk: {_bytes(_disk_free())} free where results go ({paths.runs_dir('')})"
+    import torch
+
+    from tp4lib import device
+
     chosen = device.resolve("auto")
     yield (
         f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores, "
@@ -84,7 +112,6 @@ def _machine() -> Iterator[str]:
         else "none"
     )
     yield f"GPU: {gpu}; --device auto is {chosen.type}"
-    yield f"disk: {_bytes(_disk_free())} free where results go ({paths.runs_dir('')})"
 
 
 def _tools() -> Iterator[str]:
@@ -93,12 +120,19 @@ def _tools() -> Iterator[str]:
 
 
 def _data() -> Iterator[str]:
+    from tp4lib import datasets
+
     for name in datasets.DATASETS:
         found = datasets.find_local(name)
         yield f"{found.describe()}; official digest: {datasets.verify(found)}"
 
 
 def _presets() -> Iterator[str]:
+    import torch
+
+    from tp4lib import device
+    from tp4lib.report import PRESETS
+
     memory, disk = device.available_memory(torch.device("cpu")), _disk_free()
     for preset in PRESETS:
         need = needs(preset)
@@ -115,6 +149,8 @@ def _presets() -> Iterator[str]:
 
 def _full_size() -> str:
     """What is known beforehand of preset paper, and whether it fits."""
+    from tp4lib import device
+
     chosen = device.resolve("auto")
     single, half = (2 * FULL_VOCABULARY**2 * size for size in (4, 2))
     there = device.available_memory(chosen)

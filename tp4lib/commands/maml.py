@@ -2,6 +2,7 @@
 
 import enum
 import math
+import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,13 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from tp4lib import datasets, provenance
-from tp4lib import device as devices
+from tp4lib import checks, datasets, environment, results
 from tp4lib.errors import InputError
-from tp4lib.files import alone_in, write_json
-from tp4lib.maml import models, omniglot, train
-from tp4lib.maml.fomaml import LinearFOMAML
+from tp4lib.files import alone_in
 
+CHECKPOINT = "checkpoint.npz"
 VALIDATION_TASKS, TEST_TASKS = 1024, 4096
 LARGEST_WIDTH = 1e12
 LARGEST = 1e6  # rate or scale; squares of it are far from what float32 holds
@@ -70,46 +69,24 @@ def maml(
 
     Example: tp4 maml --limit mup --meta-steps 10000 --out runs/maml
     """
+    from tp4lib import device as devices  # these load torch, which `tp4 --help` has no need of
+    from tp4lib.maml import omniglot, train
+
     n = _width(limit, width, activation)
-    overrides = {
-        key: value
-        for key, value in dict(lr=lr, sigma_in=sigma_in, sigma_out=sigma_out, bias_scale=bias_scale).items()
-        if value is not None
-    }
-    if bad := [
-        key for key, value in overrides.items() if not abs(value) <= LARGEST or (key == "lr" and value <= 0)
-    ]:
-        raise InputError(
-            f"--{bad[0].replace('_', '-')} {overrides[bad[0]]}; expected a finite number of at most {LARGEST:g}, "
-            "a rate above 0; leave it out for the paper's"
-        )
+    overrides = _overrides(lr=lr, sigma_in=sigma_in, sigma_out=sigma_out, bias_scale=bias_scale)
     where = devices.resolve(device)
     characters = omniglot.load(data_dir)
-    with alone_in(out):
+    with (
+        alone_in(out),
+        results.working(out, "maml", checkpoints=CHECKPOINT, resume=resume) as work,
+    ):
         tasks, validation, test = train.deal(characters, seed, device=where)
-
-        if limit in (Limit.ntk, Limit.gp):
-            from tp4lib.maml import kernel_fomaml
-
-            model = kernel_fomaml.build(limit.value, activation.value, tasks, **overrides)
-            chosen = model.settings
-        elif limit is Limit.pi:
-            from tp4lib.maml import pi
-
-            settings = replace(pi.Settings(), **overrides)
-            model = pi.build(rank, depth, activation.value, tasks.ways, seed, settings, where)
-            chosen = asdict(settings) | {"rank": rank, "depth": depth}
-        else:
-            settings = replace(models.settings(n), **overrides)
-            network = models.linear_network(n, tasks.ways, seed, settings).to(where)
-            model = LinearFOMAML(network, lr=settings.lr, inner_lr=settings.inner_lr)
-            chosen = asdict(settings)
-
+        model, chosen = _learner(limit, n, activation, tasks, seed, overrides, rank, depth)
         run: dict[str, Any] = {
             "limit": limit.value, "width": "inf" if n == math.inf else int(n), "activation": activation.value,
             "seed": seed, "dataset": characters.title, **chosen,
         }  # fmt: skip
-        checkpoint = out / "checkpoint.npz"
+        _say_if_drawn(characters)
         try:
             history = train.fit(
                 model,
@@ -117,56 +94,113 @@ def maml(
                 train.batches(validation, VALIDATION_TASKS),
                 meta_steps=meta_steps,
                 patience=patience,
-                save_to=checkpoint,
+                save_to=work.folder / CHECKPOINT,
                 resume=resume,
-                settings=run,
+                settings={**run, "data (SHA-256)": characters.found.sha256()},
             )
         except KeyboardInterrupt:
-            if not checkpoint.exists():
+            if not (work.folder / CHECKPOINT).exists():
                 raise
             raise InputError(
-                f"interrupted; {checkpoint} is kept; go on with the same command and --resume"
+                f"interrupted; {work.folder / CHECKPOINT} is kept; go on with the same command and --resume"
             ) from None
         begun = time.perf_counter()
         asked = train.batches(test, TEST_TASKS)
         one, twenty = (train.accuracy(model, asked, inner_steps) for inner_steps in (1, 20))
-        metrics = {
-            **run,
-            **provenance.record(seed=seed, data=[datasets.find_local("omniglot", data_dir)], device=where),
-            "synthetic": characters.synthetic,
-            "accuracy_unit": "percent",
-            "test_accuracy_1_step": one.mean,
-            "test_accuracy_1_step_se": one.se,
-            "test_accuracy_20_steps": twenty.mean,
-            "test_accuracy_20_steps_se": twenty.se,
-            "test_tasks": twenty.tasks,
-            "val_accuracy": history.best["val_accuracy"],
-            "val_accuracy_se": history.best["val_se"],
-            "val_tasks": VALIDATION_TASKS,
-            "best_epoch": history.best_epoch,
-            "epochs": history.epochs,
-            "meta_steps": history.meta_steps,
-            "meta_steps_asked": meta_steps,
-            "stopped_early": history.stopped_early,
-            "stopped_because": history.stopped,
-            "meta_steps_per_second": history.meta_steps / history.train_seconds,
-            "seconds": history.seconds + time.perf_counter() - begun,
-            "device": str(where),
-        }
-        write_json(out / "metrics.json", metrics)
+        seconds = history.seconds + time.perf_counter() - begun
+        more = {"meta_steps_asked": meta_steps, "seconds": seconds}
+        work.finish(run | _metrics(seed, characters, where, history, one, twenty) | more)
         print(
             f"{characters.title}: test accuracy {twenty.mean:.2f} +- {twenty.se:.2f} % after 20 steps, "
             f"{one.mean:.2f} % after 1 (best of {len(history.epochs)} epochs: {history.best_epoch}); "
-            f"{out / 'metrics.json'}"
+            f"{out / results.METRICS}"
         )
+
+
+def _learner(
+    limit: Limit,
+    n: float,
+    activation: Activation,
+    tasks: Any,
+    seed: int,
+    overrides: dict[str, float],
+    rank: int,
+    depth: int,
+) -> tuple[Any, dict[str, Any]]:
+    """The meta-model that was asked for, and its settings."""
+    device = tasks.table.device
+    if limit in (Limit.ntk, Limit.gp):
+        from tp4lib.maml import kernel_fomaml
+
+        model = kernel_fomaml.build(limit.value, activation.value, tasks, **overrides)
+        return model, model.settings
+    if limit is Limit.pi:
+        from tp4lib.maml import pi
+
+        settings = replace(pi.Settings(), **overrides)
+        model = pi.build(rank, depth, activation.value, tasks.ways, seed, settings, device)
+        return model, asdict(settings) | {"rank": rank, "depth": depth}
+    from tp4lib.maml import models
+    from tp4lib.maml.fomaml import LinearFOMAML
+
+    settings = replace(models.settings(n), **overrides)
+    network = models.linear_network(n, tasks.ways, seed, settings).to(device)
+    return LinearFOMAML(network, lr=settings.lr, inner_lr=settings.inner_lr), asdict(settings)
+
+
+def _metrics(seed: int, characters: Any, where: Any, history: Any, one: Any, twenty: Any) -> dict[str, Any]:
+    """What ``metrics.json`` says beside the settings; ``one``, ``twenty``: test accuracies after so many steps."""
+    from tp4lib import provenance
+
+    return {
+        **provenance.record(seed=seed, data=[characters.found], device=where),
+        "synthetic": characters.synthetic,
+        "accuracy_unit": "percent",
+        "test_accuracy_1_step": one.mean,
+        "test_accuracy_1_step_se": one.se,
+        "test_accuracy_20_steps": twenty.mean,
+        "test_accuracy_20_steps_se": twenty.se,
+        "test_tasks": twenty.tasks,
+        "val_accuracy": history.best["val_accuracy"],
+        "val_accuracy_se": history.best["val_se"],
+        "val_tasks": VALIDATION_TASKS,
+        "best_epoch": history.best_epoch,
+        "epochs": history.epochs,
+        "meta_steps": history.meta_steps,
+        "stopped_early": history.stopped_early,
+        "stopped_because": history.stopped,
+        "meta_steps_per_second": history.meta_steps / history.train_seconds,
+        "device": str(where),
+    }
+
+
+def _say_if_drawn(characters: Any) -> None:
+    """A line on stderr where no Omniglot was found; nothing where the embedded default was asked for."""
+    if characters.synthetic and environment.text("TP4_DATA") != datasets.EMBEDDED:
+        print(
+            f"tp4: no Omniglot was found; going on with {characters.title}, whose accuracies do not compare with "
+            "published ones; to get Omniglot, run `tp4 data omniglot`, or put its two zips in --data-dir",
+            file=sys.stderr,
+        )
+
+
+def _overrides(**given: float | None) -> dict[str, float]:
+    """The rates and scales that were given, each within what float32 can square."""
+    limits = {"lr": {"above": 0, "example": 0.1}}
+    return {
+        key: checks.real(
+            f"--{key.replace('_', '-')}", value, most=LARGEST, **limits.get(key, {"least": -LARGEST})
+        )
+        for key, value in given.items()
+        if value is not None
+    }
 
 
 def _width(limit: Limit, width: str, activation: Activation) -> float:
     """The width as a number, or the reason why this combination means nothing."""
-    try:
-        n = math.inf if width == "inf" else int(width)
-    except ValueError:
-        raise InputError(f"--width {width[:40]}; expected a whole number or inf; try --width 512") from None
+    if width != "inf" and not (width.isascii() and width.removeprefix("-").isdigit()):
+        raise InputError(f"--width {width[:40]}; expected a whole number or inf; try --width 512")
+    n = math.inf if width == "inf" else int(width) if len(width) < 20 else 10**20
     if n < 1 or LARGEST_WIDTH < n < math.inf:
         raise InputError(f"--width {width[:40]}; expected 1 to {LARGEST_WIDTH:g}, or inf; try --width 512")
     if limit is Limit.none and n == math.inf:

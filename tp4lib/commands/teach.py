@@ -6,16 +6,25 @@ from typing import Annotated
 import typer
 
 from tp4lib import paths
-from tp4lib import reproduce as runner
 from tp4lib import teach as classes
 
 
 def teach(
-    notebook: Annotated[list[str], typer.Argument(help="Numbers or names, such as 00.")],
+    notebook: Annotated[list[str], typer.Argument(help="Numbers or names, such as 00, or files.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder of the student versions; default runs/students.")
     ] = None,
 ) -> None:
-    """Write student versions: no answers, places to write in. The originals are the teacher's."""
-    out = out or (paths.checkout() or Path.cwd()) / "runs" / "students"
+    """Write student versions: no answers, places to write in.
+
+    The originals are the teacher's. A notebook in which an answer may have been left is refused; a file in the folder
+    that was changed since, a student's work, is never replaced.
+
+    Example: tp4 teach 00 01 --out class
+    """
+    from tp4lib import (
+        reproduce as runner,  # here, as it takes seconds, and not when only the help is asked for
+    )
+
+    out = out or paths.runs_dir("students")
     classes.write_students(runner.notebooks(notebook), out)

@@ -4,12 +4,9 @@ import enum
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from tp4lib import device as devices
 from tp4lib.files import alone_in
-from tp4lib.word2vec.run import run
 
 
 class Negatives(enum.StrEnum):
@@ -35,7 +32,10 @@ class Dtype(enum.StrEnum):
 
 
 def word2vec(
-    corpus: Annotated[Path, typer.Option(help="Text: words between spaces; plain, .xz, .gz, .bz2 or .zip.")],
+    corpus: Annotated[
+        Path,
+        typer.Option(help="Text, plain or packed (.xz, .gz, .bz2, .zip); or text8 or fil9, which are found."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for vectors.bin, metrics.json and the checkpoint.")],
     width: Annotated[str, typer.Option(help="Hidden width, or inf for the exact limit.")] = "64",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the text.")] = 5,
@@ -66,7 +66,7 @@ def word2vec(
     ] = Dtype.float32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; 1 gives the same bits each time.")] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     save: Annotated[bool, typer.Option("--save-vectors/--no-save-vectors", help="Write vectors.bin.")] = True,
     save_dim: Annotated[
         int | None, typer.Option(min=1, help="Save the vectors in so many principal coordinates.")
@@ -74,11 +74,17 @@ def word2vec(
 ) -> None:
     """Train Word2Vec at one width or at width infinity.
 
-    Its embeddings are scored on word analogies after each epoch. On several GPUs: torchrun --nproc-per-node=N -m
-    tp4lib.word2vec, with the same options.
+    Its embeddings are scored on word analogies after each epoch. A line of text is no sentence: windows reach across
+    line ends. A run works in --out/unfinished, and its files replace those of an earlier run when it is whole. On
+    several GPUs: torchrun --nproc-per-node=N -m tp4lib.word2vec, with the same options.
 
     Example: tp4 word2vec --corpus text8 --width inf --max-vocab 5000 --out runs/w2v
     """
+    import torch  # here, as it takes seconds, and not when only the help is asked for
+
+    from tp4lib import device as devices
+    from tp4lib.word2vec.run import run
+
     with alone_in(out):
         run(
             corpus, out, width=width, min_count=min_count, max_vocab=max_vocab, max_bytes=max_bytes,

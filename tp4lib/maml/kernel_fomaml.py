@@ -1,6 +1,6 @@
 """First-order MAML in the kernel limits: descent on functions, one coefficient per distinct training image."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import torch
 import torch.nn.functional as F
@@ -8,25 +8,8 @@ from torch import Tensor
 
 from tp4lib.maml.fomaml import clip_scale, query_accuracy
 from tp4lib.maml.kernel_spaces import FeatureSpace, GramSpace, limit_kernel
+from tp4lib.maml.models import Settings
 from tp4lib.maml.omniglot import SIZE, Batch, Tasks
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Rates and kernel of one baseline.
-
-    Attributes:
-        lr: outer rate.
-        sigma_in, sigma_out, bias_scale: of the network behind the kernel, see `limit_kernel`.
-        inner_lr: rate of the adaptation.
-    """
-
-    lr: float
-    sigma_in: float
-    sigma_out: float
-    bias_scale: float
-    inner_lr: float = 0.4
-
 
 SETTINGS: dict[tuple[str, str], Settings] = {
     ("gp", "relu"): Settings(lr=0.01, sigma_in=0.5, sigma_out=0.5, bias_scale=1),

@@ -17,8 +17,9 @@ class Settings:
 
     Attributes:
         lr: outer rate.
-        sigma_in, sigma_out: of the first and second layer's start, see `tp4lib.linear_limit.LinearLimit`.
-        bias_scale: alpha, which multiplies the hidden bias.
+        sigma_in, sigma_out: of the first and second layer's start, see `tp4lib.linear_limit.LinearLimit`, in the kernel
+            limits `tp4lib.maml.kernel_spaces.limit_kernel`.
+        bias_scale: alpha, which multiplies the hidden bias; in the kernel limits its standard deviation.
         inner_lr: rate of the adaptation.
     """
 

@@ -1,16 +1,18 @@
 """Omniglot: 1623 handwritten characters, 20 drawings each; `Tasks` deals them out."""
 
 import hashlib
+import io
 import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tp4lib import archives, datasets, paths, progress
+from tp4lib import archives, datasets, drawings, packages, paths, progress
 from tp4lib.errors import InputError
 from tp4lib.files import atomic_path
 from tp4lib.maml import synthetic
@@ -19,11 +21,12 @@ from tp4lib.maml.tasks import Batch, Tasks
 __all__ = ["Batch", "Characters", "Tasks", "load", "read", "rotations", "split", "vinyals"]
 
 SIZE = 28
-PARTS = ("images_background", "images_evaluation")
+PARTS = drawings.PARTS
 VINYALS = (1028, 172, 423)
 _VINYALS_VALIDATION = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
-_MOST = 1 << 16  # bytes of a drawing's file; the largest of Omniglot's has 522
-_EXPECTED = "expected images_background and images_evaluation, each a folder or a .zip of <alphabet>/<character>/*.png"
+_SIDE = 105  # of a drawing
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_HEADER = struct.pack(">IIBBBBB", _SIDE, _SIDE, 1, 0, 0, 0, 0)  # grey levels of one bit, not interlaced
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,14 @@ class Characters:
     """Drawings of characters: ``images`` uint8 ``(classes, drawers, 28, 28)``, ink 255 on paper 0.
 
     ``names`` are ``images_background/<alphabet>/<character>`` and so on, one a class; ``title`` says in words what they
-    are; ``synthetic`` is true where this program drew them.
+    are; ``synthetic`` is true where this program drew them; ``found`` is where they came from, with their digest.
     """
 
     images: np.ndarray
     names: list[str]
     title: str
     synthetic: bool
+    found: datasets.Found | None = None
 
 
 def load(data_dir: str | Path | None = None) -> Characters:
@@ -50,8 +54,13 @@ def load(data_dir: str | Path | None = None) -> Characters:
     if found.path is None:
         images = synthetic.draw()
         names = [f"synthetic/character{c + 1:03d}" for c in range(len(images))]
-        return Characters(images, names, found.title, synthetic=True)
-    return Characters(*read(found.path, cache=paths.cache_dir()), found.title, synthetic=False)
+        counts = {"characters": len(images), "drawings": images.shape[0] * images.shape[1]}
+        found = replace(found, digest=hashlib.sha256(images.data).hexdigest(), counts=counts)
+        return Characters(images, names, found.title, synthetic=True, found=found)
+    drawn = found.held  # the very bytes that the title and the digest are of
+    drawings.require_some(drawn, found.path)
+    images, names = _images(drawn, paths.cache_dir())
+    return Characters(images, names, found.title, synthetic=False, found=found)
 
 
 def read(folder: str | Path, cache: str | Path | None = None) -> tuple[np.ndarray, list[str]]:
@@ -62,7 +71,7 @@ def read(folder: str | Path, cache: str | Path | None = None) -> tuple[np.ndarra
 
     Args:
         folder: holds ``images_background`` and ``images_evaluation``, each a folder or a ``.zip``.
-        cache: a folder for the result, one npz under a name that depends on every drawing's checksum.
+        cache: a folder for the result, one npz under a name that depends on the name and the bytes of every drawing.
 
     Returns:
         uint8 images ``(classes, drawers, 28, 28)``, and the name of each class.
@@ -70,42 +79,35 @@ def read(folder: str | Path, cache: str | Path | None = None) -> tuple[np.ndarra
     Raises:
         InputError: not Omniglot, a truncated zip, a damaged PNG (named), characters with unequal numbers of drawings.
     """
-    folder = Path(folder)
-    sources = [_Source.open(folder, part) for part in PARTS]
-    characters: dict[tuple[str, str, str], list[tuple[_Source, str]]] = {}
-    for source in sources:
-        for name in sorted(source.checksums):
-            alphabet, character = name.split("/")[-3:-1]
-            characters.setdefault((source.part, alphabet, character), []).append((source, name))
-    if not characters:
-        raise InputError(f"no drawings under {folder}; {_EXPECTED}; fetch them with: tp4 data omniglot")
-    names = ["/".join(key) for key in characters]
-    drawers = len(next(iter(characters.values())))
-    for key, drawings in characters.items():
-        if len(drawings) != drawers:
-            raise InputError(
-                f"{'/'.join(key)} has {len(drawings)} drawings and others have {drawers}; expected the same number "
-                "of every character; fetch a whole copy with: tp4 data omniglot"
-            )
+    drawn = drawings.read(folder)
+    drawings.require_some(drawn, folder)
+    return _images(drawn, cache)
 
-    digest = hashlib.sha256(
-        repr([sorted(source.checksums.items()) for source in sources]).encode()
-    ).hexdigest()
-    path = Path(cache) / f"omniglot28_{digest[:16]}.npz" if cache is not None else None
+
+def _images(drawn: drawings.Drawings, cache: str | Path | None) -> tuple[np.ndarray, list[str]]:
+    names = list(drawn.characters)
+    drawers = len(drawn.characters[names[0]])
+    for character, files in drawn.characters.items():
+        if len(files) != drawers:
+            raise InputError(
+                f"{character} has {len(files)} drawings and others have {drawers}; expected the same number of every "
+                "character; fetch a whole copy with: tp4 data omniglot"
+            )
+    path = Path(cache) / f"omniglot28_{drawn.sha256[:32]}.npz" if cache is not None else None
+    shape = (len(names), drawers, SIZE, SIZE)
     if path is not None and path.is_file():
         try:
             images = archives.npz(path)["images"]
-            if (images.shape, images.dtype) == ((len(names), drawers, SIZE, SIZE), np.uint8):
+            if (images.shape, images.dtype) == (shape, np.uint8):
                 return images, names
         except (archives.Damaged, KeyError):
             pass
         path.unlink()  # a damaged cache is made again
 
-    images = np.empty((len(characters), drawers, SIZE, SIZE), dtype=np.uint8)
-    for c, drawings in enumerate(
-        progress.bar(characters.values(), desc="reading Omniglot", unit="character")
-    ):
-        ink = np.stack([_ink(source.bytes(name), f"{source.label}:{name}") for source, name in drawings])
+    images = np.empty(shape, dtype=np.uint8)
+    characters = progress.bar(drawn.characters.values(), desc="reading Omniglot", unit="character")
+    for c, files in enumerate(characters):
+        ink = np.stack([_ink(drawn.files[name], drawn.label(name)) for name in files])
         images[c] = _resize(torch.from_numpy(ink)).numpy()
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,92 +116,79 @@ def read(folder: str | Path, cache: str | Path | None = None) -> tuple[np.ndarra
     return images, names
 
 
-@dataclass(frozen=True)
-class _Source:
-    """One half of the data set, a folder or a zip, seen as names with checksums."""
-
-    part: str
-    label: str
-    folder: Path | None
-    archive: archives.Zip | None
-    checksums: dict[str, int]
-
-    @classmethod
-    def open(cls, root: Path, part: str) -> "_Source":
-        if (root / part).is_dir():
-            files = {p.relative_to(root).as_posix(): p for p in (root / part).glob("*/*/*.png")}
-            return cls(part, part, root, None, {name: zlib.crc32(_bytes(p)) for name, p in files.items()})
-        path = root / f"{part}.zip"
-        if not path.is_file():
-            raise InputError(
-                f"no Omniglot in {root}: {part} is missing; {_EXPECTED}; fetch them with: tp4 data omniglot"
-            )
-        try:
-            archive = archives.Zip(path)
-        except archives.Damaged as error:
-            raise InputError(
-                f"{path} is truncated or not a zip of Omniglot ({error}); expected the whole archive; remove it and "
-                "fetch it again with: tp4 data omniglot"
-            ) from None
-        inside = {
-            name: info.CRC
-            for name, info in archive.files.items()
-            if name.endswith(".png") and name.count("/") >= 2 and "__MACOSX" not in name
-        }
-        return cls(part, path.name, None, archive, inside)
-
-    def bytes(self, name: str) -> bytes:
-        if self.folder is not None:
-            return _bytes(self.folder / name)
-        try:
-            return self.archive.read(name, _MOST)
-        except archives.Damaged as error:
-            raise _corrupt(f"{self.label}:{name}", error) from None
-
-
-def _bytes(path: Path) -> bytes:
-    """A drawing from a folder; what is no file, or larger than any drawing, is not read."""
-    try:
-        if not path.is_file() or path.stat().st_size > _MOST:
-            raise _corrupt(path.name, f"no file of at most {_MOST:,} bytes")
-        return path.read_bytes()
-    except OSError as error:
-        raise _corrupt(path.name, error.strerror or error) from None
-
-
-def _corrupt(name: str, why: object) -> InputError:
-    return InputError(
-        f"{name} is corrupt ({why}); expected a 105 x 105 PNG; remove that copy and fetch it again with: "
-        "tp4 data omniglot"
-    )
-
-
 def _ink(data: bytes, name: str) -> np.ndarray:
     """Decode a drawing to ``(105, 105)`` bool, true where there is ink.
 
-    Omniglot's PNGs have one bit a pixel, no interlacing and unfiltered rows: inflating them is all it takes.
+    Omniglot's own PNGs have one bit a pixel, no interlacing and unfiltered rows: inflating them is all it takes. What
+    another program saved of the same pixels is left to Pillow.
     """
     try:
-        if data[:8] != b"\x89PNG\r\n\x1a\n":
-            raise ValueError("no PNG signature")
-        header, packed, at = b"", b"", 8
-        while at + 12 <= len(data):
-            (length,), kind = struct.unpack(">I", data[at : at + 4]), data[at + 4 : at + 8]
-            body = data[at + 8 : at + 8 + length]
-            if data[at + 8 + length : at + 12 + length] != struct.pack(">I", zlib.crc32(kind + body)):
-                raise ValueError("a checksum is wrong")
-            header = body if kind == b"IHDR" else header
-            packed += body if kind == b"IDAT" else b""
-            at += 12 + length
-        if header != struct.pack(">IIBBBBB", 105, 105, 1, 0, 0, 0, 0):
-            raise ValueError("not 105 x 105 pixels of one bit")
-        inflated = zlib.decompressobj().decompress(packed, 105 * 15 + 1)  # no more, whatever is packed there
-        rows = np.frombuffer(inflated, dtype=np.uint8).reshape(105, 15)
+        chunks = list(_chunks(data))
+        header = next((body for kind, body in chunks if kind == b"IHDR"), b"")
+        width, height = struct.unpack(">II", header[:8])
+        if (width, height) != (_SIDE, _SIDE):
+            raise _unfit(name, f"{width:,} x {height:,} pixels")
+        if header != _HEADER:
+            return _ink_by_pillow(chunks, name)
+        packed = b"".join(body for kind, body in chunks if kind == b"IDAT")
+        row = 1 + (_SIDE + 7) // 8  # a filter's number, then the bits
+        inflated = zlib.decompressobj().decompress(
+            packed, _SIDE * row + 1
+        )  # no more, whatever is packed there
+        rows = np.frombuffer(inflated, dtype=np.uint8).reshape(_SIDE, row)
         if rows[:, 0].any():
-            raise ValueError("filtered rows")
+            return _ink_by_pillow(chunks, name)
     except (ValueError, struct.error, zlib.error) as error:
-        raise _corrupt(name, error) from None
-    return np.unpackbits(rows[:, 1:], axis=1)[:, :105] == 0  # a black pixel, bit 0, is ink
+        if isinstance(error, InputError):
+            raise
+        raise drawings.corrupt(name, error) from None
+    return np.unpackbits(rows[:, 1:], axis=1)[:, :_SIDE] == 0  # a black pixel, bit 0, is ink
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and body of a PNG's chunks, each with the right checksum."""
+    if data[:8] != _SIGNATURE:
+        raise ValueError("no PNG signature")
+    at, kind = 8, b""
+    while at + 12 <= len(data):
+        (length,), kind = struct.unpack(">I", data[at : at + 4]), data[at + 4 : at + 8]
+        body, check = data[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length]
+        if check != struct.pack(">I", zlib.crc32(kind + body)):
+            raise ValueError("a checksum is wrong")
+        yield kind, body
+        at += 12 + length
+
+
+def _ink_by_pillow(chunks: list[tuple[bytes, bytes]], name: str) -> np.ndarray:
+    """The same of a PNG in any form whose pixels are all black or white."""
+    with packages.needed():
+        from PIL import Image, UnidentifiedImageError
+    kinds = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # all that the pixels depend on
+    whole = _SIGNATURE + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+        if kind in kinds
+    )
+    try:
+        with Image.open(io.BytesIO(whole), formats=["PNG"]) as image:
+            mode = image.mode
+            pixels = np.asarray(image.convert("RGBA"))
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        raise ValueError(" ".join(str(error).split())[:100]) from None
+    black, white = ((pixels == (*[shade] * 3, 255)).all(-1) for shade in (0, 255))
+    if not (black | white).all():
+        raise _unfit(
+            name, f"a PNG of mode {mode} with {int((~(black | white)).sum()):,} pixels of other colours"
+        )
+    return black
+
+
+def _unfit(name: str, what: str) -> InputError:
+    """A whole PNG, but none of Omniglot's form: to remove it is not the advice."""
+    return InputError(
+        f"{name} is {what}; expected a 105 x 105 PNG of black ink on white paper, without grey or transparent pixels; "
+        "convert it, or use the official files: tp4 data omniglot"
+    )
 
 
 def _resize(ink: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,15 @@
 """Few-shot tasks, dealt from a table of images."""
 
+import functools
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
+from tp4lib import checks
 from tp4lib.errors import InputError
 
 _DECK = 512  # tasks that are drawn at once
@@ -68,8 +72,15 @@ class Tasks:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.classes, self.drawers = images.shape[:2]
-        if min(ways, shots, queries) < 1:
-            raise InputError(f"{ways} ways, {shots} shots, {queries} queries; expected at least 1 of each")
+        ways, shots = checks.whole("ways", ways, example=5), checks.whole("shots", shots, example=1)
+        queries, seed = (
+            checks.whole("queries", queries, example=1),
+            checks.whole("seed", seed, least=0, example=0),
+        )
+        if images.dtype != np.uint8:
+            raise InputError(
+                f"images of {images.dtype}; expected uint8, ink 255 on paper 0; try (255 * images).astype('uint8')"
+            )
         if self.classes < ways:
             raise InputError(
                 f"{self.classes} characters for tasks of {ways} ways; expected at least as many characters as ways; "
@@ -81,10 +92,19 @@ class Tasks:
                 f"expected at least {shots + queries}; choose fewer of them"
             )
         self.ways, self.shots, self.queries, self.dtype = ways, shots, queries, dtype
-        self.generator = torch.Generator().manual_seed(seed)
+        self.seed, self.generator = seed, torch.Generator().manual_seed(seed)
         self.table = torch.from_numpy(np.ascontiguousarray(images)).flatten(2).flatten(0, 1).to(device)
         self._labels = torch.arange(ways, device=device).repeat(shots + queries)
         self._shuffle()
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the tasks depend on, for a run that is to be resumed: sizes, seed, type, and a digest of the images."""
+        images = hashlib.sha256(self.table.cpu().contiguous().numpy().data).hexdigest()
+        return {
+            "ways": self.ways, "shots": self.shots, "queries": self.queries, "seed of the tasks": self.seed,
+            "dtype": str(self.dtype), "images": len(self.table), "images (SHA-256)": images,
+        }  # fmt: skip
 
     def batch(self, meta_batch: int) -> Batch:
         """Deal ``meta_batch`` tasks."""

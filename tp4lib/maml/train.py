@@ -1,21 +1,28 @@
 """Meta-training with validation, checkpoints and the test, for any meta-model."""
 
+import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from tp4lib import checkpoint, progress
+from tp4lib import checkpoint, checks, progress
+from tp4lib.divergence import FACTOR, Diverged, is_diverged
 from tp4lib.errors import InputError
 from tp4lib.maml import omniglot
 from tp4lib.maml.omniglot import Batch, Characters, Tasks
 
-DIVERGED = 10
-"""Training has diverged once an epoch's query loss is so many times that of guessing, log(ways)."""
+_ROOM = 2
+"""In a kernel limit of large scale f = 0 adapts to logits of some tens, and the loss wanders between bounds without
+growing on (the outer gradient is clipped): with the linear kernels of scale 4, the largest in a sweep, the mean of an
+epoch reaches 4.1 times the untrained loss on Omniglot and 4.7 times on drawn characters. Single meta-steps go beyond
+that, so the mean counts. A run that diverges passes any bound."""
+
+_RATES = ("lr", "inner_lr", "clip", "inner_steps")  # of a meta-model, where it has them
 
 
 class MetaModel(Protocol):
@@ -51,6 +58,7 @@ class History:
         epochs: one dict an epoch: ``meta_steps`` so far, mean query ``loss``, ``val_accuracy`` and its ``val_se`` (%).
         best_epoch: 1-based, the first with the highest validation accuracy; the model is left in its state.
         stopped: why training ended before its last step, in words; empty if it did not.
+        untrained: mean query loss of the first meta-step, that is of the untrained network after its adaptation.
         seconds: training and validation, over all sessions of a resumed run.
         train_seconds: training alone.
     """
@@ -58,6 +66,7 @@ class History:
     epochs: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     stopped: str = ""
+    untrained: float = 0.0
     seconds: float = 0.0
     train_seconds: float = 0.0
 
@@ -131,20 +140,29 @@ def fit(
         meta_steps: outer steps in all; an epoch is ``epoch_steps`` of them (the last one may be shorter).
         meta_batch: tasks a meta-step.
         patience: stop after so many epochs without a better one (None: never).
-            Training that diverges stops as well, and keeps its best epoch; the history says so.
         save_to: a checkpoint, rewritten after every epoch. A resumed run ends with the same numbers as an unbroken one.
         resume: go on from ``save_to``.
-        settings: what must be equal for a resumed run to make sense, kept in the checkpoint.
+        settings: what must be equal for a resumed run to make sense, kept in the checkpoint. The tasks (images, seed),
+            the validation, the model's rates and the arguments above are compared without being named here.
 
     Raises:
-        InputError: the loss is no longer a number; or the checkpoint is missing, damaged or of other settings.
+        Diverged: the mean query loss of an epoch is no number or too high, see `_require_converging`; the checkpoint of
+            the epoch before stays.
+        InputError: an argument is out of range; or the checkpoint is missing, damaged or of other settings.
     """
-    settings = {
-        **(settings or {}),
-        "epoch_steps": epoch_steps, "meta_batch": meta_batch, "meta_steps": meta_steps, "patience": patience,
-    }  # fmt: skip
+    meta_steps, epoch_steps = checks.whole("meta_steps", meta_steps), checks.whole("epoch_steps", epoch_steps)
+    meta_batch = checks.whole("meta_batch", meta_batch)
+    patience = None if patience is None else checks.whole("patience", patience)
+    identity: dict[str, Any] = {}
+    if resume and save_to is None:
+        raise InputError("resume without a checkpoint; expected its path; try save_to='checkpoint.npz'")
+    if save_to is not None:
+        identity = {
+            **(settings or {}), **_identity(model, tasks, validation), "epoch_steps": epoch_steps,
+            "meta_batch": meta_batch, "meta_steps": meta_steps, "patience": patience,
+        }  # fmt: skip
     if resume:
-        history, best = _restore(model, tasks, Path(save_to), settings)
+        history, best = _restore(model, tasks, Path(save_to), identity)
     else:
         history, best = History(), _copy(model)
     before = history.seconds
@@ -153,15 +171,7 @@ def fit(
         while history.meta_steps < meta_steps and not history.stopped_early:
             epoch_begun = time.perf_counter()
             steps = min(epoch_steps, meta_steps - history.meta_steps)
-            losses = []
-            for _ in range(steps):
-                losses.append(model.outer_step(tasks.batch(meta_batch)))
-                bar.update()
-                if losses[-1].device.type == "cpu" and not math.isfinite(losses[-1]):
-                    break  # on a GPU, to look at every loss would be to wait for every step
-            losses = torch.stack(losses).double().cpu()
-            _require_finite(model, losses, history)
-            loss = float(losses.sum()) / steps
+            loss = _epoch(model, tasks, history, steps, meta_batch, bar.update)
             history.train_seconds += time.perf_counter() - epoch_begun
             score = accuracy(model, validation, inner_steps=1)
             done = history.meta_steps + steps
@@ -171,37 +181,73 @@ def fit(
             if history.best_epoch == 0 or score.mean > history.best["val_accuracy"]:
                 history.best_epoch = len(history.epochs)
                 best = _copy(model)
-            if loss > DIVERGED * math.log(tasks.ways):
-                history.stopped = f"the query loss rose to {loss:.1f}"
-            elif (
-                patience is not None
-                and len(history.epochs) - history.best_epoch >= patience
-                and done < meta_steps
-            ):
+            idle = len(history.epochs) - history.best_epoch
+            if patience is not None and idle >= patience and done < meta_steps:
                 history.stopped = f"no better epoch in the last {patience}"
             history.seconds = before + time.perf_counter() - begun
             bar.set_postfix(loss=f"{loss:.3f}", val=f"{score.mean:.1f}%")
             if save_to is not None:
-                _save(model, tasks, Path(save_to), settings, history, best)
+                _save(model, tasks, Path(save_to), identity, history, best)
     model.load_state_dict(best)
     return history
 
 
-def _require_finite(model: MetaModel, losses: torch.Tensor, history: History) -> None:
-    """Name the first meta-step whose loss is no number, or a parameter that overflowed without a trace in it."""
-    bad = losses.isfinite().logical_not().nonzero()
-    if len(bad):
-        first = int(bad[0])
-        problem = f"the query loss is {losses[first]:g} at meta-step {history.meta_steps + first + 1}"
+def _epoch(
+    model: MetaModel, tasks: Tasks, history: History, steps: int, meta_batch: int, update: Callable[[], Any]
+) -> float:
+    """``steps`` meta-steps; returns their mean query loss."""
+    losses = []
+    for _ in range(steps):
+        losses.append(model.outer_step(tasks.batch(meta_batch)))
+        update()
+        if losses[-1].device.type == "cpu" and not math.isfinite(losses[-1]):
+            break  # on a GPU, to look at every loss would be to wait for every step
+    losses = torch.stack(losses).double().cpu()
+    if not history.epochs:
+        history.untrained = float(losses[0])
+    _require_converging(model, losses, history, math.log(tasks.ways))
+    return float(losses.sum()) / steps
+
+
+def _require_converging(model: MetaModel, losses: torch.Tensor, history: History, guessing: float) -> None:
+    """Refuse an epoch in which training diverged, naming the first meta-step at which it is seen.
+
+    The mean query loss of an epoch may be at most `FACTOR` times `_ROOM` times the larger of two losses: that of
+    guessing, log(ways), and that of the untrained network after its adaptation.
+    """
+    limit = _ROOM * max(guessing, history.untrained)
+    mean = float(losses.mean())
+    if is_diverged(mean, limit):
+        above = losses.isfinite().logical_not() | (losses > FACTOR * limit)
+        first = int(above.nonzero()[0]) if above.any() else len(losses) - 1
+        problem = f"the query loss is {losses[first]:.4g} at meta-step {history.meta_steps + first + 1}"
+        expected = (
+            f"finite losses, on the average of an epoch {FACTOR * limit:.4g} at most, {FACTOR * _ROOM:g} times that of "
+            "guessing or of the untrained network"
+        )
     else:
         names = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
         if not names:
             return
         problem = f"{names[0]} is no longer finite at meta-step {history.meta_steps + len(losses)}"
-    raise InputError(
-        f"training diverged in epoch {len(history.epochs) + 1}: {problem}; expected finite numbers; "
+        expected = "finite numbers"
+    raise Diverged(
+        f"training diverged in epoch {len(history.epochs) + 1}: {problem}; expected {expected}; "
         "try a smaller --lr, --sigma-in or --sigma-out"
     )
+
+
+def _identity(model: MetaModel, tasks: Tasks, validation: Sequence[Batch]) -> dict[str, Any]:
+    """What a resumed run must have in common with the one that it goes on from, besides the caller's settings."""
+    asked = hashlib.sha256()
+    for batch in validation:
+        asked.update(batch.x.cpu().contiguous().numpy().data)
+        asked.update(batch.y.cpu().contiguous().numpy().data)
+    return {
+        **{f"{name} of the model": getattr(model, name) for name in _RATES if hasattr(model, name)},
+        **tasks.identity,
+        "validation": asked.hexdigest(),
+    }
 
 
 def _copy(model: MetaModel) -> dict[str, torch.Tensor]:
@@ -240,7 +286,11 @@ def _restore(
             return found
 
         history, best = History(**meta["history"]), part("best")
-        if not (1 <= history.best_epoch <= len(history.epochs) and history.meta_steps > 0):
+        if not (
+            math.isfinite(history.untrained)
+            and 1 <= history.best_epoch <= len(history.epochs)
+            and history.meta_steps > 0
+        ):
             raise ValueError("a history that no run has")
         model.load_state_dict(best)  # both have to fit
         model.load_state_dict(part("model"))

@@ -15,20 +15,34 @@ coordinates become as n grows: the Master Theorem, executed. Source: Yang & Hu 2
 
 from tp4lib.program.infinite import InfiniteWidth
 from tp4lib.program.mlp import train_mlp
+from tp4lib.program.noise import Estimate, NoiseWarning, estimate, fitted_power
+from tp4lib.program.optimizers import SGD, Adam
+from tp4lib.program.resnet import train_resnet
 from tp4lib.program.rnn import train_rnn
 from tp4lib.program.training import Training, squared_loss
+from tp4lib.program.transformer import Transformer, TransformerTraining, train_transformer
 from tp4lib.program.vectors import Vector
 from tp4lib.program.world import FiniteWidth, Matrix, World, outer
 
 __all__ = [
+    "SGD",
+    "Adam",
+    "Estimate",
     "FiniteWidth",
     "InfiniteWidth",
     "Matrix",
+    "NoiseWarning",
     "Training",
+    "Transformer",
+    "TransformerTraining",
     "Vector",
     "World",
+    "estimate",
+    "fitted_power",
     "outer",
     "squared_loss",
     "train_mlp",
+    "train_resnet",
     "train_rnn",
+    "train_transformer",
 ]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from numbers import Integral
-
 import torch
 from torch import Tensor
 
+from tp4lib.checks import whole
 from tp4lib.device import require_memory
 from tp4lib.errors import InputError
+from tp4lib.program.conditioned import ConditionedMatrix, Rows
 from tp4lib.program.vectors import Vector
-from tp4lib.program.world import World
+from tp4lib.program.world import Part, World
 
 _SOBOL = 32  # noises that come from one Sobol sequence; more dimensions measured no better
 
@@ -40,6 +40,8 @@ class InfiniteWidth(World):
     Args:
         samples: M. Memory is about 8 M bytes for each of the program's vectors (they all stay, for the derivatives).
         seed: of every draw. dtype: torch.float64 or torch.float32. device: "cpu", "cuda", "auto".
+        derivatives: "autograd", as above; "stein", by Stein's lemma everywhere, many times faster and as good for long
+            programs (`tp4lib.program.conditioned`); "none" leaves Zdot out, to see what goes wrong without it.
 
     Raises:
         InputError: fewer than 16 samples, an unknown dtype or device; later, when the noises or memory run out.
@@ -56,21 +58,29 @@ class InfiniteWidth(World):
         seed: int = 0,
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
+        derivatives: str = "autograd",
     ) -> None:
-        if isinstance(samples, bool) or not isinstance(samples, Integral) or samples < 16:
-            raise InputError(f"samples = {samples!r}; expected a whole number >= 16; try samples=100_000")
-        super().__init__(int(samples), seed, dtype, device)
-        self.samples = int(samples)
+        if derivatives not in ("autograd", "stein", "none"):
+            raise InputError(
+                f"derivatives = {derivatives!r}; expected autograd, stein or none; try derivatives='stein'"
+            )
+        self.samples, self.derivatives = whole("samples", samples, least=16, example=100_000), derivatives
+        super().__init__(self.samples, seed, dtype, device)
         self.require(3 * _SOBOL, "the first noises")
         sobol = torch.quasirandom.SobolEngine(_SOBOL, scramble=True, seed=seed)
         self._sobol = list(sobol.draw(self.samples, dtype=torch.float64).T)  # uniforms, multiples of 2^-30
         middle = (torch.arange(self.samples, dtype=torch.float64) + 0.5) / self.samples
         self._quantiles = torch.special.ndtri(middle)
-        self._noises = _Rows(self)
+        self._noises = Rows(self)
         self._noises.append(self._ones())
 
     def __repr__(self) -> str:
         return f"InfiniteWidth({self.samples} samples)"
+
+    @property
+    def noises(self) -> int:
+        """How many independent noises the program has drawn; the samples have to be at least twice as many."""
+        return self._noises.count - 1
 
     def require(self, vectors: int, what: str) -> None:
         """Raise InputError if there is no memory for that many more vectors."""
@@ -79,7 +89,8 @@ class InfiniteWidth(World):
             size, self.device, f"{what} of {self!r}", "choose fewer samples or dtype=torch.float32"
         )
 
-    def _noise(self) -> Tensor:
+    def _draw(self) -> Tensor:
+        """A (samples,) draw of N(0, 1), spread evenly, not yet orthogonal to those before."""
         if 2 * self._noises.count >= self.samples:
             raise InputError(
                 f"{self._noises.count} noises in {self.samples} samples; expected far fewer noises than samples; "
@@ -89,40 +100,19 @@ class InfiniteWidth(World):
             noise = torch.special.ndtri(self._sobol.pop(0).clamp(min=2.0**-31))
         else:
             noise = self._quantiles[torch.randperm(self.samples, generator=self._generator)]
-        noise = noise.to(self.device, self.dtype)
+        return noise.to(self.device, self.dtype)
+
+    def _noise(self) -> Tensor:
+        noise = self._draw()
         noise = noise - self._noises.coefficients(noise) @ self._noises.rows
         noise = noise / noise.square().mean().sqrt()
         self._noises.append(noise)
         return noise
 
-    def _matrix(self, std: float) -> _InfiniteMatrix:
-        return _InfiniteMatrix(self, std)
-
-
-class _Rows:
-    """A growing (count, samples) list of orthogonal vectors of mean square 1."""
-
-    def __init__(self, world: InfiniteWidth) -> None:
-        self.world, self.count = world, 0
-        self._buffer = torch.empty(0, world.samples, dtype=world.dtype, device=world.device)
-
-    @property
-    def rows(self) -> Tensor:
-        return self._buffer[: self.count]
-
-    def append(self, row: Tensor) -> None:
-        if self.count == len(self._buffer):
-            room = max(8, 3 * self.count // 2)
-            self.world.require(room, f"{room} vectors more")
-            grown = self._buffer.new_empty(room, self._buffer.shape[1])
-            grown[: self.count] = self._buffer
-            self._buffer = grown
-        self._buffer[self.count] = row
-        self.count += 1
-
-    def coefficients(self, x: Tensor) -> Tensor:
-        """(..., count): E x u_i for all rows u_i."""
-        return x @ self.rows.T / self.world.samples
+    def _matrix(self, std: float) -> Part:
+        if self.derivatives == "autograd":
+            return _InfiniteMatrix(self, std)
+        return ConditionedMatrix(self, std)
 
 
 class _Products:
@@ -132,7 +122,7 @@ class _Products:
     """
 
     def __init__(self, world: InfiniteWidth) -> None:
-        self.basis, self.noises = _Rows(world), _Rows(world)  # u_i, e_i
+        self.basis, self.noises = Rows(world), Rows(world)  # u_i, e_i
         self.inputs: list[Vector] = []  # stacks of vectors y
         self.hats: list[Tensor] = []  # their Zhats, each a variable that derivatives are taken by
         # Where (stack, row) each u_i came from, and its row of L, (i + 1,).
@@ -141,6 +131,11 @@ class _Products:
     def hat(self, x: Vector, std: float) -> Tensor:
         """Zhat of a stack x: (B, M), a new leaf of autograd's graph."""
         values, found = x._tensor.detach().to(x.world.dtype), []
+        if not values.isfinite().all():  # what has NaN in it would count as a combination of earlier vectors
+            raise InputError(
+                "W @ x of a vector with coordinates that are NaN or infinite; expected finite ones; "
+                "look at x.values, or train at a smaller rate"
+            )
         for row, y in enumerate(values):
             inside = self.basis.coefficients(y)
             rest = y - inside @ self.basis.rows

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from tp4lib.errors import InputError
-from tp4lib.nn import ACTIVATIONS
+from tp4lib.nn import ACTIVATIONS, check_parametrization
 from tp4lib.parametrization import ABC
+from tp4lib.program.optimizers import SGD, Adam, optimizer_of
 from tp4lib.program.training import SLOPES, Loss, Task, Training, gram, make_task, require, squared_loss
 from tp4lib.program.world import World, outer
 
@@ -25,7 +26,9 @@ def train_mlp(
     steps: int = 8,
     std: float | Sequence[float] = 1.0,
     loss: Loss = squared_loss,
+    optimizer: str | SGD | Adam = "sgd",
     momentum: float = 0.0,
+    weight_decay: float = 0.0,
     batches: Sequence[Sequence[int]] | None = None,
     f0: Tensor | None = None,
 ) -> Training:
@@ -57,13 +60,15 @@ def train_mlp(
         lr: eta. steps: T.
         std: sigma_l, one number or L + 1 of them: w^l starts as N(0, (sigma_l n^{-b_l})^2).
         loss: (batch, d_out) outputs and targets -> () tensor.
+        optimizer: "sgd", "momentum", "adam", "adamw", or `SGD(..)` or `Adam(..)` of `tp4lib.program.optimizers`.
         momentum: of torch.optim.SGD: buffer = momentum * buffer + gradient, weight -= lr * buffer.
+        weight_decay: lambda; Adam and weight decay are for muP, where every layer's entries move at one rate.
         batches: for each step the rows of xi to train on (all of them by default); outputs are recorded on all rows.
         f0: (P, d_out), in place of the draw of f at the start in the kernel regime.
 
     Raises:
-        InputError: an unstable parametrization, wrong shapes, names or numbers, too little memory, or a training that
-            diverges.
+        InputError: an unstable parametrization, Adam or weight decay outside muP, wrong shapes, names or numbers, too
+            little memory, or a training that diverges.
 
     >>> from tp4lib.parametrization import mup
     >>> from tp4lib.program import InfiniteWidth
@@ -71,6 +76,7 @@ def train_mlp(
     >>> train_mlp(InfiniteWidth(1000), xi, y, mup(2), steps=3).outputs.shape
     torch.Size([4, 2, 1])
     """
+    check_parametrization(parametrization)
     if not parametrization.is_stable:
         broken = next(c for c in parametrization.stability_conditions if not c.holds)
         raise InputError(
@@ -78,13 +84,19 @@ def train_mlp(
             f"try mup({parametrization.depth})"
         )
     last = parametrization.depth + 1
-    std = [float(std)] * last if isinstance(std, (int, float)) else list(std)
+    std = list(std) if hasattr(std, "__iter__") else [std] * last
     if len(std) != last:
         raise InputError(f"std has {len(std)} numbers; one per layer, {last}, are needed; try std=1.0")
-    task = make_task(world, xi, y, activation, lr, steps, std, loss, momentum, batches)
+    rules = optimizer_of(optimizer, momentum, weight_decay)
+    task = make_task(world, xi, y, activation, lr, steps, std, loss, rules, batches)
     if xi.dim() != 2:
         raise InputError(f"xi is {tuple(xi.shape)}; expected (P, d_in); try xi[:, None] for numbers")
     s, u, r_layers = _powers(parametrization)
+    if _is_whole(rules) and max(abs(s - 1), abs(u - 1), *map(abs, r_layers)) > _CLOSE:
+        raise InputError(
+            f"{rules} in {parametrization}; Adam and weight decay are programs in muP alone; "
+            f"try mup({parametrization.depth}), or optimizer='momentum'"
+        )
     if min(r_layers) > _CLOSE:
         return _train_kernel(world, task, s, u, r_layers, f0)
     if f0 is not None:
@@ -100,15 +112,23 @@ def _powers(p: ABC) -> tuple[float, float, list[float]]:
     return s, u, [min(s, u) + p.c - 1 + 2 * a + (layer == 0) for layer, a in enumerate(p.a[:-1])]
 
 
+def _is_whole(rules: SGD | Adam) -> bool:
+    """Whether a weight's step needs the weight as a whole, not only the gradient."""
+    return isinstance(rules, Adam) or rules.weight_decay > 0
+
+
 def _train_features(world: World, task: Task, s: float, u: float, r_layers: list[float]) -> Training:
-    phi, slope, eta, xi = ACTIVATIONS[task.activation], SLOPES[task.activation], task.lr, task.xi
+    phi, slope, xi = ACTIVATIONS[task.activation], SLOPES[task.activation], task.xi
     depth, moves = len(r_layers), [r < _CLOSE for r in r_layers]
     require(world, 1 + task.steps, depth, len(xi))
+    task.optimizer.require(world, depth - 1)
     U = world.gaussian(task.std[0], count=xi.shape[1])  # W^1, a stack of d_in vectors
     W = [None] + [world.matrix(task.std[l]) for l in range(1, depth)]  # noqa: E741 - W[l] leads into layer l + 1
     start = world.gaussian(task.std[-1], count=task.y.shape[1])  # of v, d_out vectors
     change = 0 * start
-    m_U, m_v, m_W = None, None, [None] * depth  # momentum buffers
+    if _is_whole(task.optimizer):
+        start, change = change, start  # in muP both count alike, so that v may be kept in one
+    of_U, of_v, of_W = task.rule(), task.rule(), [task.rule() for _ in range(depth)]
     outputs, hs = [], []
     for step in range(task.steps + 1):
         h = [xi @ U]
@@ -116,14 +136,14 @@ def _train_features(world: World, task: Task, s: float, u: float, r_layers: list
             h.append(W_l @ phi(h[-1]))
         x = [phi(h_l) for h_l in h]
         v = [part for part, power in ((start, s), (change, u)) if power < 1 + _CLOSE]
-        outputs.append(task.output(world.mean(x[-1], sum(v) if v else 0 * start), step))
+        outputs.append(world.mean(x[-1], sum(v) if v else 0 * start))
+        task.check(outputs)
         hs.append(h)
         if step == task.steps:
             break
         chi, picked = task.chi(outputs[-1], step), [task.pick(x_l, step) for x_l in x]
         dx = chi @ sum(part for part, power in ((start, s), (change, u)) if power < min(s, u) + _CLOSE)
-        m_v = task.buffer(m_v, chi.T @ picked[-1])
-        change = change - eta * m_v
+        change = of_v.step(change, chi.T @ picked[-1])
         for l in reversed(range(depth)):  # noqa: E741
             if not any(moves[: l + 1]):
                 break
@@ -131,11 +151,9 @@ def _train_features(world: World, task: Task, s: float, u: float, r_layers: list
             if l > 0:
                 dx = W[l].T @ dh
                 if moves[l]:
-                    m_W[l] = task.buffer(m_W[l], outer(dh, picked[l - 1]))
-                    W[l] = W[l] - eta * m_W[l]
+                    W[l] = of_W[l].step(W[l], outer(dh, picked[l - 1]))
             elif moves[0]:
-                m_U = task.buffer(m_U, task.pick(xi, step).T @ dh)
-                U = U - eta * m_U
+                U = of_U.step(U, task.pick(xi, step).T @ dh)
     return task.finish(outputs, hs)
 
 
@@ -170,11 +188,12 @@ def _train_kernel(
     else:
         f = f0.to(kernel)
 
-    outputs, buffer = [f], None
+    outputs, of_f = [f], task.rule()
+    task.check(outputs)
     for step in range(task.steps):
-        buffer = task.buffer(buffer, task.pick(kernel, step).T @ task.chi(f, step))
-        f = f - task.lr * buffer
-        outputs.append(task.output(f, step + 1))
+        f = of_f.step(f, task.pick(kernel, step).T @ task.chi(f, step))
+        outputs.append(f)
+        task.check(outputs)
     return task.finish(outputs, [h] * (task.steps + 1), kernel)
 
 

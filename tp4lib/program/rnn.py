@@ -6,6 +6,7 @@ from torch import Tensor
 
 from tp4lib.errors import InputError
 from tp4lib.nn import ACTIVATIONS
+from tp4lib.program.optimizers import SGD, Adam, optimizer_of
 from tp4lib.program.training import SLOPES, Loss, Training, make_task, require, squared_loss
 from tp4lib.program.world import Matrix, World, outer
 
@@ -21,6 +22,8 @@ def train_rnn(
     std: Sequence[float] = (1.0, 1.0, 1.0),
     loss: Loss = squared_loss,
     momentum: float = 0.0,
+    optimizer: str | SGD | Adam = "sgd",
+    weight_decay: float = 0.0,
     batches: Sequence[Sequence[int]] | None = None,
 ) -> Training:
     r"""SGD on a simple recurrent network in muP: one matrix W, reused at every time and trained through time.
@@ -48,26 +51,29 @@ def train_rnn(
     """
     if xi.dim() != 3:
         raise InputError(f"xi is {tuple(xi.shape)}; expected (P, K, d_in); try xi[..., None]")
-    std = list(std)
+    std = list(std) if hasattr(std, "__iter__") else [std] * 3
     if len(std) != 3:
         raise InputError(f"std has {len(std)} numbers; expected those of U, W and v; try std=(1, 1, 1)")
-    task = make_task(world, xi, y, activation, lr, steps, std, loss, momentum, batches)
+    rules = optimizer_of(optimizer, momentum, weight_decay)
+    task = make_task(world, xi, y, activation, lr, steps, std, loss, rules, batches)
     phi, slope, xi = ACTIVATIONS[activation], SLOPES[activation], task.xi
-    times = xi.shape[1]
+    times, steps, lr = xi.shape[1], task.steps, task.lr
     require(world, 1 + steps, times, len(xi))
+    task.optimizer.require(world, matrices=1)
     U, W, v = (
-        world.gaussian(std[0], count=xi.shape[2]),
-        world.matrix(std[1]),
-        world.gaussian(std[2], count=y.shape[1]),
+        world.gaussian(task.std[0], count=xi.shape[2]),
+        world.matrix(task.std[1]),
+        world.gaussian(task.std[2], count=y.shape[1]),
     )
-    m_U = m_v = m_W = None
+    of_U, of_W, of_v = task.rule(), task.rule(), task.rule()
     outputs, hs = [], []
     for step in range(steps + 1):
         h = [xi[:, 0] @ U]
         for k in range(1, times):
             h.append(W @ phi(h[-1]) + xi[:, k] @ U)
         x = [phi(h_k) for h_k in h]
-        outputs.append(task.output(world.mean(x[-1], v), step))
+        outputs.append(world.mean(x[-1], v))
+        task.check(outputs)
         hs.append(h)
         if step == steps:
             break
@@ -79,7 +85,6 @@ def train_rnn(
             if k > 0:
                 g_W = g_W + outer(dh, task.pick(x[k - 1], step))
                 dx = W.T @ dh
-        m_v = task.buffer(m_v, chi.T @ task.pick(x[-1], step))
-        m_U, m_W = task.buffer(m_U, g_U), task.buffer(m_W, g_W)
-        v, U, W = v - lr * m_v, U - lr * m_U, W - lr * m_W
+        v = of_v.step(v, chi.T @ task.pick(x[-1], step))
+        U, W = of_U.step(U, g_U), of_W.step(W, g_W)
     return task.finish(outputs, hs)

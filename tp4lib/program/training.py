@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tp4lib.checks import real, whole
+from tp4lib.divergence import require_stable
 from tp4lib.errors import InputError
 from tp4lib.nn import ACTIVATIONS
 from tp4lib.program.infinite import InfiniteWidth
+from tp4lib.program.optimizers import SGD, Adam, AdamRule, SGDRule
 from tp4lib.program.vectors import Vector
-from tp4lib.program.world import Matrix, World
+from tp4lib.program.world import World
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -63,7 +66,7 @@ class Task:
     steps: int
     std: list[float]
     loss: Loss
-    momentum: float
+    optimizer: SGD | Adam
     batches: list[Tensor] | None
 
     def pick(self, x: Vector | Tensor, step: int) -> Vector | Tensor:
@@ -76,22 +79,22 @@ class Task:
         with torch.enable_grad():
             return torch.autograd.grad(self.loss(leaf, self.pick(self.y, step)), leaf)[0]
 
-    def buffer(self, old: Vector | Matrix | None, gradient: Vector | Matrix) -> Vector | Matrix:
-        """torch.optim.SGD's momentum buffer."""
-        return gradient if old is None or self.momentum == 0 else self.momentum * old + gradient
+    def rule(self) -> SGDRule | AdamRule:
+        """The optimizer's rule for one weight."""
+        return self.optimizer.rule(self.lr)
 
-    def output(self, f: Tensor, step: int) -> Tensor:
-        """f after so many steps.
+    def check(self, outputs: list[Tensor]) -> None:
+        """Look at f after the last step so far, beside f of the untrained network and beside the output 0.
 
         Raises:
-            InputError: it is not finite.
+            Diverged: f is not finite, or its loss is above `tp4lib.divergence.FACTOR` times the untrained one.
         """
-        if not f.isfinite().all():
-            raise InputError(
-                f"training diverged: f is no longer finite after step {step} of {self.steps}; expected finite numbers; "
-                f"try a smaller lr than {self.lr}"
-            )
-        return f
+        step, f = len(outputs) - 1, outputs[-1]
+        loss, first, zero = (float(self.loss(g, self.y)) for g in (f, outputs[0], torch.zeros_like(f)))
+        untrained = (
+            max(first, zero) if math.isfinite(zero) else math.inf
+        )  # some losses are not made for the output 0
+        require_stable(f"step {step} of {self.steps}", loss, untrained, f"try a smaller lr than {self.lr}")
 
     def finish(self, outputs: list[Tensor], h: list[list[Vector]], kernel: Tensor | None = None) -> Training:
         phi, kernels = ACTIVATIONS[self.activation], []
@@ -122,7 +125,7 @@ def make_task(
     steps: int,
     std: list[float],
     loss: Loss,
-    momentum: float,
+    optimizer: SGD | Adam,
     batches: Sequence[Sequence[int]] | None,
 ) -> Task:
     """Check the arguments that the ready programs share, and put the numbers where the world is."""
@@ -135,11 +138,13 @@ def make_task(
             f"xi is {tuple(xi.shape)} and y is {tuple(y.shape)}; expected P inputs and (P, d_out) targets; "
             "try y[:, None] for one output"
         )
-    if not isinstance(steps, int) or steps < 0 or not math.isfinite(lr) or not 0 <= momentum < 1:
-        raise InputError(
-            f"steps = {steps}, lr = {lr}, momentum = {momentum}; expected whole steps >= 0, a finite rate, "
-            "0 <= momentum < 1; try steps=8, lr=0.1"
-        )
+    steps, lr = whole("steps", steps, least=0, example=8), real("lr", lr, least=0, example=0.1)
+    std = [real(f"std[{layer}]", sigma, least=0) for layer, sigma in enumerate(std)]
+    for name, data in (("xi", xi), ("y", y)):
+        if not data.isfinite().all():
+            raise InputError(
+                f"{name} holds numbers that are NaN or infinite; expected finite ones; look at {name}"
+            )
     if batches is not None and (len(batches) != steps or any(len(batch) == 0 for batch in batches)):
         raise InputError(
             f"{len(batches)} batches for {steps} steps; expected a list of rows, not empty, for each step; "
@@ -148,6 +153,6 @@ def make_task(
     return Task(
         xi=xi.detach().to(world.device, world.dtype),
         y=y.detach().to(world.device, world.dtype) if y.is_floating_point() else y.to(world.device),
-        activation=activation, lr=lr, steps=steps, std=std, loss=loss, momentum=momentum,
+        activation=activation, lr=lr, steps=steps, std=std, loss=loss, optimizer=optimizer,
         batches=None if batches is None else [torch.as_tensor(batch, device=world.device) for batch in batches],
     )  # fmt: skip

@@ -226,7 +226,7 @@ def _close(name: str, world: "World", result: Any, part: Any, jumps: bool) -> An
         refuse(name)
     there, part = result.detach()[..., world.probe].to(world.dtype), part.to(world.dtype)
     # The same function of the same numbers, up to the order in which its sums over a stack were rounded.
-    near = torch.finfo(world.dtype).eps ** 0.5 * (1 + float(there.abs().nan_to_num().max()))
+    near = torch.finfo(world.dtype).eps ** 0.5 * (1 + float(there.abs().nan_to_num(0, 0, 0).max()))
     if there.shape != part.shape or not torch.allclose(there, part, rtol=0, atol=near, equal_nan=True):
         refuse(name)
     return Vector(world, result, jumps or not result.is_floating_point())

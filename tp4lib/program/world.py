@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
+from numbers import Real
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from tp4lib import checks
+from tp4lib.checks import real, whole
 from tp4lib.device import require_memory, resolve
 from tp4lib.errors import InputError
 from tp4lib.program.vectors import Vector, one_world
@@ -32,10 +34,12 @@ class World:
 
     def __init__(self, coordinates: int, seed: int, dtype: torch.dtype, device: torch.device | str) -> None:
         if not (isinstance(dtype, torch.dtype) and dtype in (torch.float64, torch.float32)):
-            raise InputError(f"dtype = {dtype!r}; expected torch.float64 or torch.float32; try torch.float64")
+            raise InputError(
+                f"dtype = {dtype!r}; expected torch.float64 or torch.float32; try dtype=torch.float64"
+            )
         self.coordinates, self.dtype, self.device = coordinates, dtype, resolve(device)
         # Random numbers are drawn on the CPU, so that every device starts from the same ones.
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(checks.seed(seed))
         self.probe = torch.tensor(
             [coordinates - 1, 0, coordinates // 2, coordinates // 3], device=self.device
         )
@@ -46,10 +50,9 @@ class World:
         Raises:
             InputError: a negative std, a count below 1, too many vectors for the samples or the memory.
         """
-        _check_std(std)
-        if count is not None and (not isinstance(count, Integral) or count < 1):
-            raise InputError(f"count = {count!r}; expected a whole number >= 1; try count=3")
-        rows = [std * self._noise() for _ in range(count or 1)]
+        std, rows = real("std", std, least=0), []
+        for _ in range(1 if count is None else whole("count", count, example=3)):
+            rows.append(std * self._noise())
         return Vector(self, rows[0] if count is None else torch.stack(rows))
 
     def matrix(self, std: float = 1.0) -> Matrix:
@@ -58,8 +61,7 @@ class World:
         Raises:
             InputError: a negative std, or (at finite width) no memory for n x n numbers.
         """
-        _check_std(std)
-        return as_matrix(self, self._matrix(std))
+        return as_matrix(self, self._matrix(real("std", std, least=0)))
 
     def mean(self, x: Vector, y: Vector | None = None, se: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         r"""The average over coordinates, <x, 1> / n or <x, y> / n; in the limit E Z^x or E Z^x Z^y. A constant.
@@ -95,6 +97,7 @@ class World:
 
     def randn(self, *shape: int) -> Tensor:
         """Independent N(0, 1) numbers, not vectors: for scalars that stay random in the limit."""
+        shape = [whole(f"shape[{axis}]", size, least=0, example=3) for axis, size in enumerate(shape)]
         return torch.randn(shape, generator=self._generator, dtype=torch.float64).to(self.device, self.dtype)
 
     def _ones(self) -> Tensor:
@@ -242,12 +245,8 @@ class FiniteWidth(World):
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
     ) -> None:
-        if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
-            raise InputError(
-                f"n = {n!r}; a width is a whole number >= 1; try n=256, or InfiniteWidth(samples=100_000)"
-            )
-        super().__init__(int(n), seed, dtype, device)
-        self.n = int(n)
+        self.n = whole("n", n, example=256)
+        super().__init__(self.n, seed, dtype, device)
 
     def __repr__(self) -> str:
         return f"FiniteWidth({self.n})"
@@ -272,8 +271,3 @@ class _FiniteMatrix:
 def _pairs(a: Tensor, b: Tensor) -> Tensor:
     """<a_i, b_j> / n of two vectors or stacks."""
     return a @ (b if b.dim() == 1 else b.T) / a.shape[-1]
-
-
-def _check_std(std: float) -> None:
-    if not (isinstance(std, Real) and math.isfinite(std) and std >= 0):
-        raise InputError(f"std = {std!r}; a standard deviation is a finite number >= 0; try std=1.0")

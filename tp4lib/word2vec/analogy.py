@@ -12,15 +12,19 @@ questions and for any number of columns, the |V| columns of width infinity inclu
 Source: the task is that of Table 3 (section 8.1 of the paper); its questions and rule are those of Mikolov et al. 2013.
 """
 
+import functools
+import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from tp4lib.checks import whole
 from tp4lib.errors import InputError
-from tp4lib.word2vec.corpus import Vocabulary
+from tp4lib.word2vec.corpus import Vocabulary, require_file, words_in
 from tp4lib.word2vec.shards import ALONE, Shards
 
 _LARGEST = 1 << 26  # bytes of a file of questions; the usual one has 600,000
@@ -46,17 +50,29 @@ class Questions:
     def __len__(self) -> int:
         return len(self.quadruples)
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of all questions and their sections, in hexadecimal."""
+        lines = (
+            f"{self.sections[s]}\t{' '.join(q)}"
+            for s, q in zip(self.section_of, self.quadruples, strict=True)
+        )
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+
     @classmethod
     def load(cls, path: str | Path) -> "Questions":
         """Read the format of questions-words.txt: ``: name`` opens a section, other lines hold four words.
 
+        Words are what stands between white space of ASCII, as in a corpus (`tp4lib.word2vec.corpus.words_in`).
+
         Raises:
             InputError: the file is missing, not text or without questions; a line is malformed (it is named).
         """
+        require_file(path, "text such as questions-words.txt", "--questions")
         try:
-            if os.path.isfile(path) and os.path.getsize(path) > _LARGEST:
+            if os.path.getsize(path) > _LARGEST:
                 raise ValueError(f"it has more than {_LARGEST:,} bytes")
-            lines = Path(path).read_text("utf-8-sig").splitlines()
+            lines = Path(path).read_text("utf-8-sig").split("\n")
         except (OSError, ValueError) as error:
             raise InputError(
                 f"cannot read questions {path}: {error}; expected text such as questions-words.txt; check the path"
@@ -72,7 +88,7 @@ class Questions:
         """
         quadruples, section_of, sections = [], [], []
         for number, line in enumerate(lines, 1):
-            words = line.split()
+            words = words_in(line)
             if not words:
                 continue
             if words[0].startswith(":"):
@@ -80,7 +96,7 @@ class Questions:
             elif len(words) != 4 or not sections:
                 why = "is in no section" if len(words) == 4 else f"has {len(words)} words"
                 raise InputError(
-                    f"line {number} of {name} {why}: {line.strip()[:60]!r}; expected a section line ': name', then "
+                    f"line {number} of {name} {why}: {' '.join(words)[:60]!r}; expected a section line ': name', then "
                     "lines of four words; correct the line"
                 )
             else:
@@ -119,12 +135,36 @@ class Accuracy:
     answers: tuple[str | None, ...]
 
     @property
-    def accuracy(self) -> float:
-        """Correct answers in percent of the answered questions; 0 where none could be answered."""
-        return 100.0 * self.correct / self.answered if self.answered else 0.0
+    def accuracy(self) -> float | None:
+        """Correct answers in percent of the answered questions; None where none could be answered."""
+        return 100.0 * self.correct / self.answered if self.answered else None
 
     def __str__(self) -> str:
-        return f"{self.accuracy:.2f} % of {self.answered} questions ({self.total} in all)"
+        return told(self.accuracy, self.answered, self.total)
+
+
+def told(accuracy: float | None, answered: int, total: int) -> str:
+    """An accuracy in words.
+
+    >>> told(None, 0, 7)
+    'none of 7 questions answered: each has a word outside the vocabulary'
+    """
+    if accuracy is None:
+        return f"none of {total} questions answered: each has a word outside the vocabulary"
+    return f"{accuracy:.2f} % of {answered} questions ({total} in all)"
+
+
+def asked_by(evaluate: Callable[..., Any] | None) -> str | None:
+    """What a function of embeddings asks, to tell two runs apart: None without one, the digest of the `Questions` of a
+    ``partial(evaluate, questions=...)``, and "a function" for any other.
+
+    >>> asked_by(functools.partial(evaluate, questions=Questions.parse([": a", "b c d e"])))[:6]
+    '31d426'
+    """
+    questions = getattr(evaluate, "keywords", {}).get("questions")
+    if evaluate is None or isinstance(questions, Questions):
+        return questions and questions.digest
+    return "a function"
 
 
 def evaluate(
@@ -198,6 +238,7 @@ def nearest(
     'between'
     """
     words = vocab.words if isinstance(vocab, Vocabulary) else list(vocab)
+    count = whole("count", count, example=10)
     if word not in words:
         raise InputError(
             f"{word!r} is not in the vocabulary; expected one of its {len(words)} words; try {words[0]!r}"

@@ -8,6 +8,7 @@ import math
 
 import torch
 
+from tp4lib.checks import whole
 from tp4lib.word2vec.cbow import CBOW
 
 
@@ -25,7 +26,8 @@ def kernel_limit_embeddings(
     >>> kernel_limit_embeddings(5, 7).shape
     torch.Size([5, 7])
     """
-    generator = torch.Generator().manual_seed(seed)
+    vocab_size, columns = whole("vocab_size", vocab_size), whole("columns", columns, example=1024)
+    generator = _generator(seed)
     return torch.randn(vocab_size, columns, generator=generator, dtype=dtype)
 
 
@@ -40,7 +42,12 @@ def ntk_start(
     Returns:
         the model at its start, and ``input_rate = 1/n``.
     """
-    generator = torch.Generator().manual_seed(seed)
+    vocab_size, width = whole("vocab_size", vocab_size), whole("width", width)
+    generator = _generator(seed)
     embeddings = torch.randn(vocab_size, width, generator=generator, dtype=dtype) / math.sqrt(width)
     readout = torch.randn(vocab_size, width, generator=generator, dtype=dtype)
     return CBOW.from_start(embeddings, readout), 1.0 / width
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(whole("seed", seed, 0, 2**63 - 1, example=0))

@@ -18,12 +18,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from tp4lib.checks import real, whole
 from tp4lib.device import require_memory, resolve
+from tp4lib.divergence import Diverged
 from tp4lib.errors import InputError
 from tp4lib.word2vec.sampling import Block
 from tp4lib.word2vec.shards import ALONE, Shards
 
 GRADIENTS = ("mean", "sum")
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+WIDEST = 10**9
 
 
 def parse_width(width: int | float | str) -> int | float:
@@ -32,25 +36,27 @@ def parse_width(width: int | float | str) -> int | float:
     >>> parse_width("inf"), parse_width("64")
     (inf, 64)
     """
-    try:
-        number = float(width)
-    except (TypeError, ValueError):
-        number = math.nan
+    number = width
+    if isinstance(width, str):
+        text = width.strip().lower()
+        if text in ("inf", "infinity"):
+            number = math.inf
+        elif text.isascii() and text.isdigit() and len(text) < 20:
+            number = int(text)
     if number == math.inf:
         return math.inf
-    if not (number >= 1 and number == int(number)):
-        raise InputError(f"unknown width {width!r}; expected a positive integer or inf; try --width 64")
-    return int(number)
+    try:
+        return whole("width", number, most=WIDEST)
+    except InputError:
+        raise InputError(
+            f"unknown width {str(width)[:40]!r}; expected a whole number from 1 to {WIDEST:,}, or inf; try --width 64"
+        ) from None
 
 
 def columns_of(vocab_size: int, width: int | float | str) -> int:
     """Columns that the parameters of a width take: n, or |V| for width infinity."""
     width = parse_width(width)
     return vocab_size if width == math.inf else int(width)
-
-
-class Diverged(ArithmeticError):
-    """Training in which a number is no longer finite; the text says which, and at which step of a block."""
 
 
 class CBOW:
@@ -87,6 +93,11 @@ class CBOW:
         shards: Shards = ALONE,
     ) -> None:
         self.width = parse_width(width)
+        vocab_size, seed = whole("vocab_size", vocab_size), whole("seed", seed, 0, 2**63 - 1, example=0)
+        if dtype not in DTYPES:
+            raise InputError(
+                f"dtype {dtype}; expected float32, float64 or bfloat16 of torch; try dtype=torch.float32"
+            )
         device = resolve(device)
         n = columns_of(vocab_size, self.width)
         own = shards.columns(n)
@@ -165,6 +176,8 @@ class StepSettings:
             raise InputError(
                 f"unknown window gradient {self.window_gradient!r}; expected mean or sum; try mean"
             )
+        real("wd", self.wd, least=0, example=1e-3)
+        real("input_rate", self.input_rate, least=0)
 
 
 def _matrix(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -285,8 +298,8 @@ def rounded(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """float32 to bfloat16, up or down at random with mean x, so that small steps add up where nearest loses them.
 
     >>> x = torch.full((10_000,), 1 + 2**-9)  # a quarter of the way from 1 to the next bfloat16
-    >>> f"{rounded(x, torch.Generator().manual_seed(0)).float().mean().item():.4f}"
-    '1.0020'
+    >>> f"{rounded(x, torch.Generator().manual_seed(0)).float().mean().item():.3f}"
+    '1.002'
     """
     # A bfloat16 is the upper half of a float32's bits: carry into it with the probability that the lower half says.
     lower = torch.randint(0, 1 << 16, x.shape, dtype=torch.int32, device=x.device, generator=generator)

@@ -1,13 +1,21 @@
 """From text to word ids: streaming reader, vocabulary, subsampling probabilities.
 
-A corpus is plain text with words between white space (text8 format, say), packed or not. It is read in pieces of a few
-megabytes and split, hashed and counted by array operations; no Python object is ever made per word of the text. The ids
-of a long text are kept on disk (`tp4lib.word2vec.idstore`) and mapped into memory.
+A corpus is plain text with words between white space (text8 format, say), packed or not. White space is that of ASCII:
+space, tab and line ends. A no-break space or any other space of Unicode is a letter like others, here as in questions
+(`words_in`). A line end is a space like others: windows reach across it, unlike in gensim, fastText and the word2vec
+program, which take each line for a sentence of its own.
+
+The text is read in pieces of a few megabytes and split, hashed and counted by array operations; no Python object is
+ever made per word of the text. The ids of a long text are kept on disk (`tp4lib.word2vec.idstore`) and mapped into
+memory.
 """
 
 import functools
+import hashlib
 import os
-from collections.abc import Iterator
+import re
+import stat
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tp4lib import archives
+from tp4lib.checks import real, whole
 from tp4lib.errors import InputError
 from tp4lib.progress import bar
 from tp4lib.word2vec import idstore
@@ -31,6 +40,17 @@ _NO_TEXT[[9, 10, 11, 12, 13]] = False  # white space
 _LOW_BYTES = np.array([2 ** (8 * k) - 1 for k in range(9)], dtype=np.uint64)
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd: multiplying by it loses nothing
 _TABLE_BITS = 20
+_SPACES = " \t\n\v\f\r"
+_WORD = re.compile(r"[^\x00-\x20]+")
+
+
+def words_in(line: str) -> list[str]:
+    r"""The words of a line of text, between white space of ASCII.
+
+    >>> words_in("New\N{NO-BREAK SPACE}York  is a\ttown\n")
+    ['New\xa0York', 'is', 'a', 'town']
+    """
+    return re.findall(f"[^{_SPACES}]+", line)
 
 
 @dataclass(frozen=True)
@@ -38,8 +58,12 @@ class Vocabulary:
     """Words and how often they occur, most frequent first; words of equal count stay in order of first appearance.
 
     Args:
-        words: the words; their place in the list is their id.
-        counts: (|V|,) int64, occurrences in the corpus.
+        words: the words; their place in the list is their id. None is empty, or holds white space or
+            control characters of ASCII.
+        counts: (|V|,) int64, occurrences in the corpus, positive.
+
+    Raises:
+        InputError: no words, a word twice, other words than these, or other counts.
 
     >>> Vocabulary(["the", "cat"], np.array([7, 2])).index["cat"]
     1
@@ -50,10 +74,26 @@ class Vocabulary:
     index: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "counts", np.asarray(self.counts, dtype=np.int64))
+        _require_words(self.words, "a vocabulary")
+        counts = np.asarray(self.counts)
+        if counts.dtype.kind not in "iu" or counts.shape != (len(self.words),) or counts.min() < 1:
+            raise InputError(
+                f"counts {str(self.counts)[:40]} of {len(self.words)} words; expected a whole number >= 1 for each; "
+                "count the words of a text"
+            )
+        object.__setattr__(self, "counts", counts.astype(np.int64))
         object.__setattr__(self, "index", {word: i for i, word in enumerate(self.words)})
-        if len(self.words) != len(self.counts) or len(self.index) != len(self.words):
-            raise InputError("a vocabulary needs one count per word and no word twice; give each word once")
+        if len(self.index) != len(self.words):
+            raise InputError(
+                f"{len(self.words)} words, {len(self.index)} of them different; expected no word twice; give each once"
+            )
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of words and counts, in hexadecimal."""
+        seen = hashlib.sha256("\n".join(self.words).encode("utf-8", "surrogatepass"))
+        seen.update(self.counts.astype("<i8"))
+        return seen.hexdigest()
 
     def __len__(self) -> int:
         return len(self.words)
@@ -61,7 +101,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as word ids.
+    """A text as word ids. Windows reach across the ends of lines, see the text of this module.
 
     Attributes:
         vocab: the `Vocabulary` kept.
@@ -96,10 +136,7 @@ class Corpus:
             InputError: no such file, damaged archive, not text, no words, or none frequent enough.
         """
         path = Path(path)
-        if min_count < 1:
-            raise InputError(f"min count {min_count}; expected at least 1; try --min-count 5")
-        if max_vocab is not None and max_vocab < 2:
-            raise InputError(f"max vocab {max_vocab}; expected at least 2; try --max-vocab 5000")
+        _check_limits(min_count, max_vocab, max_bytes)
         with open_text(path):  # what is missing or no archive is told before anything else
             pass
         store = idstore.Store.of(path, f"{min_count}-{max_vocab}-{max_bytes}", max_bytes, cache)
@@ -131,20 +168,27 @@ class Corpus:
         return idstore.digest(self.ids)
 
     @classmethod
-    def from_words(cls, words: list[str], min_count: int = 1, max_vocab: int | None = None) -> "Corpus":
+    def from_words(cls, words: Sequence[str], min_count: int = 1, max_vocab: int | None = None) -> "Corpus":
         """The corpus of a short list of words, for examples and tests.
+
+        Raises:
+            InputError: a string in place of a list, no words, other words than a `Vocabulary` takes, or fewer than two
+                different ones that are frequent enough.
 
         >>> Corpus.from_words("a b a c a b".split()).ids.tolist()
         [0, 1, 0, 2, 0, 1]
         """
+        _check_limits(min_count, max_vocab)
+        words = _require_words(words, "a text")
         names, first, inverse, counts = np.unique(
             np.array(words), return_index=True, return_inverse=True, return_counts=True
         )
         order = np.lexsort((first, -counts))
         kept = order[: int((counts >= min_count).sum())][:max_vocab]
+        _require_two(kept, counts, min_count, "the text")
         rank = np.full(len(names), -1, dtype=np.int32)
         rank[kept] = np.arange(len(kept), dtype=np.int32)
-        ids = rank[inverse]
+        ids = rank[inverse.reshape(-1)]
         return cls(Vocabulary([str(names[i]) for i in kept], counts[kept]), ids[ids >= 0], None, len(words))
 
 
@@ -171,11 +215,7 @@ def _tokenised(
     counts = counter.counts()
     order = np.argsort(-counts, kind="stable")
     kept = order[: int((counts >= min_count).sum())][:max_vocab]
-    if len(kept) < 2:
-        raise InputError(
-            f"{len(kept)} words of {path} occur {min_count} times or more (the most frequent: {counts.max()} "
-            "times); expected 2 words at least; try --min-count 1 or a longer text"
-        )
+    _require_two(kept, counts, min_count, path)
     rank = np.full(len(counts), -1, dtype=np.int32)
     rank[kept] = np.arange(len(kept), dtype=np.int32)
     about = dict(
@@ -194,7 +234,7 @@ def keep_probability(counts: np.ndarray, total: float, t: float) -> np.ndarray:
     Args:
         counts: (|V|,) occurrences, positive.
         total: occurrences of all words together.
-        t: threshold frequency, 1e-4 in the paper; 0 keeps everything.
+        t: threshold frequency, 1e-4 in the paper, at most 1; 0 keeps everything.
 
     Returns:
         (|V|,) float64 in (0, 1].
@@ -203,8 +243,7 @@ def keep_probability(counts: np.ndarray, total: float, t: float) -> np.ndarray:
     [1.0, 0.75]
     """
     counts = np.asarray(counts, dtype=np.float64)
-    if not t >= 0:
-        raise InputError(f"subsampling threshold {t}; expected 0 (off) or more; try --subsample 1e-4")
+    t = real("subsample", t, least=0, most=1, example=1e-4)
     if t == 0:
         return np.ones_like(counts)
     f = counts / total
@@ -219,9 +258,7 @@ def open_text(path: str | Path) -> Iterator[archives.Stream]:
         InputError: no such file, a folder, unreadable, or an archive that is damaged (also while it is read).
     """
     path = Path(path)
-    if not os.path.isfile(path):  # as Path.is_file, but names that no file could have are no error to it
-        what = "is a folder" if os.path.isdir(path) else "does not exist"
-        raise InputError(f"{path} {what}; expected a text file (plain, .xz, .gz, .bz2, .zip); check --corpus")
+    require_file(path, "a text file (plain, .xz, .gz, .bz2, .zip)", "--corpus")
     try:
         with archives.text(path) as file:
             yield file
@@ -229,6 +266,64 @@ def open_text(path: str | Path) -> Iterator[archives.Stream]:
         raise InputError(
             f"cannot read {path}: {error}; expected a readable {path.suffix or 'text'} file; check --corpus"
         ) from None
+
+
+def require_file(path: str | Path, expected: str, option: str) -> None:
+    """Refuse what is no regular file, and say what it is: to open a pipe would be to wait for its writer.
+
+    Raises:
+        InputError: it is something else, or not there.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except PermissionError as error:
+        what = f"cannot be read ({error.strerror})"
+    except (OSError, ValueError):  # also a name that no file could have
+        what = "is a link to a file that does not exist" if os.path.islink(path) else "does not exist"
+    else:
+        if stat.S_ISREG(mode):
+            return
+        kinds = {
+            stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
+            stat.S_IFBLK: "a device",
+        }  # fmt: skip
+        what = f"is {kinds.get(stat.S_IFMT(mode), 'no regular file')}"
+    raise InputError(f"{path} {what}; expected {expected}; check {option}")
+
+
+def _check_limits(min_count: int, max_vocab: int | None, max_bytes: int | None = None) -> None:
+    whole("min_count", min_count, example=5)
+    if max_vocab is not None:
+        whole("max_vocab", max_vocab, least=2, example=5000)
+    if max_bytes is not None:
+        whole("max_bytes", max_bytes, example=10**6)
+
+
+def _require_words(words: Sequence[str], what: str) -> list[str]:
+    """The words as a list, if each of them is one that a text can hold."""
+    if isinstance(words, str):
+        raise InputError(
+            f"{what} of the string {words[:20]!r}, whose items are letters; expected a list of words; try "
+            "text.split()"
+        )
+    words = list(words)
+    if not words:
+        raise InputError(f"{what} without words; expected a list of words; try ['one', 'two', 'one']")
+    for word in words:
+        if not (isinstance(word, str) and _WORD.fullmatch(word)):
+            raise InputError(
+                f"{what} with the word {repr(word)[:40]}; expected strings without white space and control "
+                "characters; try text.split()"
+            )
+    return words
+
+
+def _require_two(kept: np.ndarray, counts: np.ndarray, min_count: int, text: Path | str) -> None:
+    if len(kept) < 2:
+        raise InputError(
+            f"{len(kept)} words of {text} occur {min_count} times or more (the most frequent: {counts.max()} "
+            "times); expected 2 words at least; try --min-count 1 or a longer text"
+        )
 
 
 def _pieces(file: archives.Stream, path: Path, max_bytes: int | None) -> Iterator[np.ndarray]:

@@ -14,16 +14,12 @@ import math
 import numpy as np
 import torch
 
+from tp4lib.jit import numba
 from tp4lib.word2vec.cbow import CBOW, Diverged, StepSettings, changed_rows
 from tp4lib.word2vec.sampling import Block
 
-try:
-    import numba
-except ImportError:  # pragma: no cover - the bare core runs on torch alone
-    numba = None
-
-
 TILE = 512  # columns worked on at a time
+LARGEST = 80.0  # score whose exponential is taken: e^80 is a float32
 
 
 def available(model: CBOW, batch_size: int, shared: bool) -> bool:
@@ -111,15 +107,35 @@ def number(words, place, found):
 
 @jit
 def sigmoids(S, q):
-    """Replace scores by their sigmoids, and put ``1 - sigmoid`` in ``q``; both are exact where they are small."""
+    """Replace scores by their sigmoids, and put ``1 - sigmoid`` in ``q``; both are exact where they are small.
+
+    Scores above `LARGEST`, whose exponential float32 could not hold, count as `LARGEST`; returns whether there are any.
+    """
+    beyond = False
     for i in range(S.shape[0]):
         for j in range(S.shape[1]):
             s = S[i, j]
-            if s > 80.0:
-                s = S.dtype.type(80.0)
+            if s > LARGEST:
+                s = S.dtype.type(LARGEST)
+                beyond = True
             e = S.dtype.type(math.exp(s))
             q[i, j] = 1 / (1 + e)
             S[i, j] = e * q[i, j]
+    return beyond
+
+
+@jit
+def _loss_beyond(tokens, low, place_neg, W, S):
+    """What scores (tiles, B, K) above `LARGEST` add to the loss that they have at `LARGEST`: softplus is x there."""
+    loss = 0.0
+    for b in range(S.shape[1]):
+        for k in range(S.shape[2]):
+            s = 0.0
+            for t in range(S.shape[0]):
+                s += S[t, b, k]
+            if s > LARGEST and k != place_neg[tokens[low + b]]:
+                loss += W[k] * (s - LARGEST)
+    return loss
 
 
 @jit
@@ -204,12 +220,13 @@ def _scores(tokens, negatives, weight, rate, wd, at, rows, S, s):
     for t in range(1, S.shape[0]):
         G += S[t, :B, :K]
         g += s[t, :B]
-    sigmoids(G, q)
-    loss = 0.0
+    loss = _loss_beyond(tokens, low, place_neg, W, S[:, :B, :K]) if sigmoids(G, q) else 0.0
     touched[:] = B * W
     for b in range(B):
         f = float(g[b])
-        f = -80.0 if f < -80.0 else f
+        if f < -LARGEST:
+            loss += -LARGEST - f
+            f = -LARGEST
         e = math.exp(-f)
         loss += math.log1p(e)
         g[b] = rate * (e / (1 + e))

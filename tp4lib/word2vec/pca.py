@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tp4lib.checks import whole
 from tp4lib.errors import InputError
 
 
@@ -43,7 +44,7 @@ def pca(points: torch.Tensor, k: int | None = None) -> PCA:
     [2.5, 2.5]
     """
     most = min(len(points) - 1, points.shape[1])
-    k = most if k is None else k
+    k = most if k is None else whole("k", k, least=0, example=2)
     if not 1 <= k <= most:
         raise InputError(
             f"{k} principal components of {len(points)} points in {points.shape[1]} dimensions; expected between 1 "
@@ -96,6 +97,7 @@ def separation(points: torch.Tensor, group: torch.Tensor, shuffles: int = 1000, 
     100.0
     """
     points, group = points.double(), group.bool()
+    shuffles, seed = whole("shuffles", shuffles, example=1000), whole("seed", seed, 0, 2**63 - 1, example=0)
     if len(group) != len(points) or min(int(group.sum()), int((~group).sum())) < 2:
         raise InputError(
             f"groups of {int(group.sum())} and {int((~group).sum())} for {len(points)} points; expected two or more in "

@@ -1,12 +1,16 @@
 """Nonlinear Word2Vec at infinite width: CBOW with a hidden nonlinearity, in the pi-limit. For small vocabularies."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tp4lib.checks import whole
+from tp4lib.divergence import diverged, is_diverged
 from tp4lib.dual import Dual
+from tp4lib.errors import InputError
 from tp4lib.pilimit import PiMLP
 from tp4lib.word2vec.cbow import context_pairs
 from tp4lib.word2vec.corpus import Vocabulary
@@ -55,7 +59,8 @@ class PiCBOW:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        size = len(vocab)
+        size, negatives = len(vocab), whole("negatives", negatives, example=25)
+        self._untrained = (1 + negatives) * math.log(2)  # loss of a position whose scores are 0
         self.network = PiMLP(
             size, size, rank, 1, activation, max_rows=max_rows, seed=seed, device=device, dtype=dtype
         )
@@ -80,7 +85,12 @@ class PiCBOW:
         return (torch.nn.functional.softplus(-hit)[:, 0] + every - own).sum()
 
     def train(self, sampler: Sampler, report: Callable[[int], object] = lambda _: None) -> list[float]:
-        """Train on every block of every epoch; returns the mean loss of each block. ``report`` gets positions done."""
+        """Train on every block of every epoch; returns the mean loss of each block. ``report`` gets positions done.
+
+        Raises:
+            InputError: subsampling left no position to train on.
+            Diverged: an InputError: a block's mean loss is above `tp4lib.divergence.FACTOR` times that of the start.
+        """
         losses = []
         for epoch in range(sampler.epochs):
             for number in range(sampler.blocks):
@@ -94,13 +104,31 @@ class PiCBOW:
                         self.network.loss_step(context, target, float(block.rates[index]), loss=self.loss)
                     )
                     report(len(target))
-                if len(block):
-                    losses.append(total / len(block))
+                if len(block) == 0:
+                    continue
+                losses.append(total / len(block))
+                if is_diverged(losses[-1], self._untrained):
+                    place = f"epoch {epoch + 1}, in block {number + 1} of {sampler.blocks}"
+                    advice = f"the rate there was {block.rates[-1]:.3g}; try a smaller lr"
+                    raise diverged(place, losses[-1], self._untrained, advice)
+        if not losses:
+            raise InputError(
+                f"subsampling at {sampler.subsample:g} left no position to train on; expected a longer text or a "
+                "higher threshold; try subsample=0"
+            )
         return losses
 
     @torch.no_grad()
     def mean_loss(self, block: Block) -> float:
-        """Mean loss of a block's positions, without training."""
+        """Mean loss of a block's positions, without training.
+
+        Raises:
+            InputError: the block has none.
+        """
+        if len(block) == 0:
+            raise InputError(
+                "a block without positions; expected at least one; try subsample=0, or a longer text"
+            )
         context, target = contexts(block, 0, len(block), self.network.U)
         return float(self.loss(self.logits(context), target)) / len(block)
 

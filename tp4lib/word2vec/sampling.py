@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from tp4lib.checks import real, whole
 from tp4lib.device import require_memory
-from tp4lib.errors import InputError
 from tp4lib.word2vec.corpus import Vocabulary, keep_probability
 
 NEGATIVES = ("shared", "per-position")
+LARGEST = 10**9
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,15 @@ class Sampler:
     block_tokens: int = 1 << 14
 
     def __post_init__(self) -> None:
-        for name in ("window", "num_negatives", "batch_size", "epochs", "block_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)}; expected at least 1; give a positive number")
-        if self.window > self.block_tokens:
-            raise InputError(f"window {self.window}; expected at most {self.block_tokens}; try --window 8")
+        whole("block_tokens", self.block_tokens, example=1 << 14)
+        whole("window", self.window, most=self.block_tokens, example=8)
+        whole("num_negatives", self.num_negatives, most=LARGEST, example=25)
+        whole("batch_size", self.batch_size, most=LARGEST, example=32)
+        whole("epochs", self.epochs, most=LARGEST, example=5)
+        whole("seed", self.seed, least=0, most=2**63 - 1, example=0)
+        real("lr", self.lr, above=0, example=0.05)
+        if self.shared is not None:
+            whole("shared_negatives", self.shared, most=LARGEST, example=24)
         batches = -(-self.block_tokens // self.batch_size)
         draws = self.shared * batches if self.shared else self.num_negatives * self.block_tokens
         require_memory(

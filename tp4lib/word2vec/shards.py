@@ -18,10 +18,14 @@ five sixths of the time: there, take larger batches.
 """
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
+from tp4lib import environment
+from tp4lib.checks import whole
 from tp4lib.errors import InputError
 
 
@@ -45,13 +49,16 @@ class Shards:
         Raises:
             InputError: some but not all of torchrun's variables are set.
         """
-        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        size = environment.whole("WORLD_SIZE", 1, least=1)
+        if size == 1:
             return cls()
         if missing := {"RANK", "MASTER_ADDR", "MASTER_PORT"} - set(os.environ):
             raise InputError(
                 f"WORLD_SIZE is set, but not {', '.join(sorted(missing))}; expected all of torchrun's variables; "
                 "start by torchrun --nproc-per-node=N -m tp4lib.word2vec"
             )
+        if environment.whole("RANK", 0) >= size:
+            raise InputError(f"RANK={os.environ['RANK']}; expected 0 to {size - 1}; start by torchrun")
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return cls(distributed.get_rank(), distributed.get_world_size())
 
@@ -75,6 +82,22 @@ class Shards:
         if self.size == 1:
             return flag
         return bool(self.sum(torch.tensor(int(flag), device=_device())))
+
+    def first(self, action: Callable[[], Any]) -> Any:
+        """Let the first rank do something, and get its result; None on the others. Where it fails there, all raise.
+
+        Raises:
+            InputError: as the action does on the first rank.
+        """
+        result = problem = None
+        if self.rank == 0:
+            try:
+                result = action()
+            except InputError as error:
+                problem = error
+        if self.any(problem is not None):
+            raise problem or InputError("the first rank cannot go on; expected no error; see its line")
+        return result
 
     def wait(self) -> None:
         """Until every rank is here."""
@@ -114,10 +137,7 @@ def reduced(embeddings: Tensor, dim: int, shards: Shards = ALONE, rounds: int = 
     """
     columns = int(shards.sum(torch.tensor(embeddings.shape[1], device=embeddings.device)))
     most = min(len(embeddings), columns)
-    if not 1 <= dim <= most:
-        raise InputError(
-            f"{dim} columns of embeddings that have {columns}; expected 1 to {most}; try --save-dim {min(300, most)}"
-        )
+    dim = whole("save_dim", dim, most=most, example=min(300, most))
     sketch = min(dim + 10, most)
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(len(embeddings), sketch, generator=generator, dtype=torch.float64)

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from tp4lib import __version__
+from tp4lib.word2vec.analogy import asked_by
 from tp4lib.word2vec.checkpoints import CHECKPOINT
 from tp4lib.word2vec.corpus import Corpus
 from tp4lib.word2vec.train import Trained, train
@@ -24,8 +26,9 @@ def train_widths(
 ) -> dict[int | float, Trained]:
     """Train one network per width on the same text, with the same windows and negatives.
 
-    Each keeps its checkpoint in a folder of its own under ``folder``, named after its width and a digest of its
-    settings. A run that was interrupted goes on where it was; a run that is complete is only read again.
+    Each keeps its checkpoint in a folder of its own under ``folder``, named after its width and a digest of all that
+    its numbers depend on: settings, text, what it is asked, and the version of tp4. A run that was interrupted goes on
+    where it was; a run that is complete is only read again.
 
     Args:
         widths: positive integers, ``math.inf`` for the limit.
@@ -41,7 +44,7 @@ def train_widths(
     """
     trained = {}
     for width in widths:
-        what = [str(width), settings, corpus.vocab.words, corpus.digest]
+        what = [__version__, str(width), settings, corpus.vocab.digest, corpus.digest, asked_by(evaluate)]
         digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:8]
         place = Path(folder) / f"width-{width}-{digest}"
         trained[width] = train(

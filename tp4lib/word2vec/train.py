@@ -1,6 +1,7 @@
 """Train Word2Vec: epochs, a falling rate, a progress bar, checkpoints that resume to the same numbers."""
 
 import functools
+import hashlib
 import math
 import signal
 import threading
@@ -8,22 +9,25 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tp4lib import checkpoint
+from tp4lib import __version__, checkpoint
+from tp4lib.checks import real, whole
 from tp4lib.device import resolve
+from tp4lib.divergence import Diverged, diverged, is_diverged
 from tp4lib.errors import InputError
 from tp4lib.files import out_dir
 from tp4lib.progress import bar
 from tp4lib.word2vec import fast, gpu
-from tp4lib.word2vec.cbow import CBOW, Diverged, StepSettings, parse_width, require_finite, torch_steps
+from tp4lib.word2vec.analogy import asked_by
+from tp4lib.word2vec.cbow import CBOW, StepSettings, parse_width, require_finite, torch_steps
 from tp4lib.word2vec.checkpoints import Keeper
 from tp4lib.word2vec.corpus import Corpus
-from tp4lib.word2vec.sampling import NEGATIVES, Sampler
+from tp4lib.word2vec.sampling import LARGEST, NEGATIVES, Sampler
 from tp4lib.word2vec.shards import ALONE, Shards
 
 CHECKPOINT_SECONDS = 180.0
@@ -41,7 +45,8 @@ class Trained:
     Attributes:
         model: the trained `CBOW`.
         history: one dict per epoch: epoch (from 1), loss (mean over its positions), seconds (of training alone),
-            tokens_per_second (tokens of the corpus), and, where ``evaluate`` was given, accuracy, answered, total.
+            tokens_per_second (tokens of the corpus), and, where ``evaluate`` was given, accuracy (None where no
+            question could be answered), correct, answered, total.
         settings: everything the numbers depend on.
     """
 
@@ -106,16 +111,20 @@ def train(
             same; "auto" takes the first of them that can run.
         start: train this model on (from any start); it is changed in place and ``width`` must be its width.
         out: folder for checkpoints, after every epoch and every few minutes; None for none.
-        resume: go on from the checkpoint in ``out``.
-        evaluate: called with the embeddings after each epoch; returns something with ``accuracy`` (percent),
-            ``correct``, ``answered`` and ``total``.
+        resume: go on from the checkpoint in ``out``; the version of tp4, the settings, the text, the start and what
+            ``evaluate`` asks have to be those of the run.
+        evaluate: called with the embeddings after each epoch; returns something with ``accuracy`` (percent, or None),
+            ``correct``, ``answered`` and ``total``. What it asks is compared as `analogy.asked_by` tells.
         checkpoint_seconds: time between checkpoints within an epoch; 0 for one after every block of the text.
         shards: the ranks that share the columns (`Shards.join`); the numbers are those of one rank but for the order
             of sums. Each keeps a checkpoint of its columns.
 
     Raises:
         InputError: settings that cannot work or differ from those of the checkpoint, too little memory, a damaged
-            checkpoint, or training that diverged.
+            checkpoint, an epoch in which subsampling left no position to train on.
+        Diverged: an InputError: a number is no longer finite, or the mean loss of a block is above
+            `tp4lib.divergence.FACTOR` times that of the untrained network, (1 + num_negatives) log 2 where its scores
+            are 0. The last checkpoint before it stays.
         KeyboardInterrupt: after Ctrl-C, once the checkpoint is written.
 
     >>> from tp4lib.word2vec import Corpus
@@ -126,11 +135,12 @@ def train(
     width, device = parse_width(width), resolve(device)
     if negatives not in NEGATIVES:
         raise InputError(f"unknown negatives {negatives!r}; expected shared or per-position; try shared")
-    if threads < 1:
-        raise InputError(f"threads {threads}; expected at least 1; try --threads 1")
-    if lr <= 0 or wd < 0 or not lr * wd < 1:
-        raise InputError(f"lr {lr}, wd {wd}; expected lr > 0 and 0 <= wd < 1 / lr; try --lr 0.05 --wd 1e-3")
+    threads = whole("threads", threads, most=1024, example=1)
+    checkpoint_seconds = real("checkpoint_seconds", checkpoint_seconds, least=0, example=CHECKPOINT_SECONDS)
     step = StepSettings(wd, window_gradient, input_rate)
+    lr = real("lr", lr, above=0, example=0.05)
+    if not lr * wd * max(input_rate, 1.0) < 1:
+        raise InputError(f"lr {lr}, wd {wd}; expected wd < 1 / lr; try --lr 0.05 --wd 1e-3")
     shared = negatives == "shared"
     on_cpu = device.type == "cpu"
     if batch_size is None:
@@ -144,12 +154,13 @@ def train(
         num_negatives=num_negatives,
         subsample=subsample,
         batch_size=batch_size,
-        shared=(shared_negatives or math.ceil(share * batch_size)) if shared else None,
+        shared=_draws(shared_negatives, share, batch_size) if shared else None,
         lr=lr,
         epochs=epochs,
         seed=seed,
     )
     settings = {
+        "version": __version__,
         "width": "inf" if width == math.inf else width,
         "epochs": epochs,
         "lr": lr,
@@ -167,6 +178,9 @@ def train(
         "vocab_size": len(corpus.vocab),
         "tokens": len(corpus.ids),
         "corpus": corpus.digest[:16],
+        "vocabulary": corpus.vocab.digest[:16],
+        "start": None if start is None else _digest(start),
+        "questions": evaluate and asked_by(evaluate)[:16],
         "block_tokens": sampler.block_tokens,
     }
     if resume and out is None:
@@ -194,6 +208,8 @@ def train(
         checkpoint_seconds,
         shards,
     )
+    if start is not None:
+        run.allow_for_start()
     if resume:
         run.restore()
     run.go(evaluate)
@@ -207,6 +223,7 @@ class _Run:
         self.model, self.sampler, self.step, self.settings = model, sampler, step, settings
         self.steps, self.blocks, self.at_once = steps, blocks, at_once
         self.keeper, self.pause, self.shards = keeper, pause, shards
+        self.untrained = (1 + sampler.num_negatives) * math.log(2)  # loss of a position whose scores are 0
         self.state: dict[str, Any] = {
             "epoch": 0,  # epochs finished
             "block": 0,  # blocks of the current epoch finished
@@ -284,33 +301,19 @@ class _Run:
         state, started = self.state, time.monotonic()
         numbers = range(state["block"], min(state["block"] + self.blocks, self.sampler.blocks))
 
-        def work(number: int) -> tuple[float | torch.Tensor, int]:
-            block = self.sampler.block(state["epoch"], number)
-            result = self.steps(self.model, block, self.step)
-            if self.steps is fast.numba_steps:
-                fast.require_finite(self.model, block)
-            elif (
-                self.model.embeddings.device.type == "cpu"
-            ):  # on a GPU, to look would be to wait for each block
-                require_finite(self.model, block, self.shards)
-            return result
-
-        try:
-            if self.at_once == 1 or len(numbers) == 1:
-                results = [work(number) for number in numbers]
-            else:
-                with ThreadPoolExecutor(self.at_once) as pool:
-                    results = list(pool.map(work, numbers))
-            loss, positions = (sum(column) for column in zip(*results))
-            loss = float(loss)
-            if not math.isfinite(loss):
-                raise Diverged(f"the loss is {loss:g}")
-        except Diverged as problem:
-            raise InputError(
-                f"training diverged in epoch {state['epoch'] + 1}, in block {state['block'] + 1} of "
-                f"{self.sampler.blocks}: {problem} (lr {self.settings['lr']}, wd {self.settings['wd']}); expected a "
-                "stable rate; try a smaller --lr"
-            ) from None
+        if self.at_once == 1 or len(numbers) == 1:
+            results = [self._train_block(number) for number in numbers]
+        else:
+            with ThreadPoolExecutor(self.at_once) as pool:
+                results = list(pool.map(self._train_block, numbers))
+        losses, counts = zip(*results)
+        if isinstance(losses[0], torch.Tensor):  # wait for the GPU once
+            losses = torch.stack(losses).tolist()
+        for number, loss, count in zip(numbers, losses, counts):
+            bad = count > 0 and is_diverged(loss / count, self.untrained)
+            if self.shards.any(bad):
+                raise diverged(self._place(number), loss / count, self.untrained, self._advice(number))
+        loss, positions = sum(losses), sum(counts)
         state["loss"] += loss
         state["positions"] += positions
         state["block"] += len(numbers)
@@ -319,14 +322,63 @@ class _Run:
         progress.set_postfix_str(f"loss {loss / max(positions, 1):.3f}, rate {rate:.4f}", refresh=False)
         progress.update(sum(self.sampler.block_size(number) for number in numbers))
 
+    def _train_block(self, number: int) -> tuple[float | torch.Tensor, int]:
+        """Train on one block; the sum of the losses of its positions, and their number."""
+        block = self.sampler.block(self.state["epoch"], number)
+        try:
+            result = self.steps(self.model, block, self.step)
+            if self.steps is fast.numba_steps:
+                fast.require_finite(self.model, block)
+            elif self.model.embeddings.device.type == "cpu":  # to look on a GPU would make it wait
+                require_finite(self.model, block, self.shards)
+        except Diverged as problem:
+            raise self._not_finite(number, problem) from None
+        return result
+
+    def allow_for_start(self) -> None:
+        """Let a start that is not ours count as untrained: its own loss, where that is above the loss of scores of 0.
+
+        Raises:
+            Diverged: its loss is not finite.
+        """
+        blocks = (self.sampler.block(0, number) for number in range(self.sampler.blocks))
+        block = next((block for block in blocks if len(block)), None)
+        if block is None or not self.shards.any(bool(self.model.readout.any())):
+            return
+        try:
+            # Steps of rate 0 change nothing, and tell the loss.
+            loss, count = self.steps(self.model, replace(block, rates=0 * block.rates), self.step)
+        except Diverged as problem:
+            raise self._not_finite(0, problem) from None
+        self.untrained = max(self.untrained, float(loss) / count)
+
+    def _place(self, number: int) -> str:
+        return f"epoch {self.state['epoch'] + 1}, in block {number + 1} of {self.sampler.blocks}"
+
+    def _advice(self, number: int) -> str:
+        epochs, tokens = self.settings["epochs"], self.settings["tokens"]
+        done = (self.state["epoch"] * tokens + number * self.sampler.block_tokens) / (epochs * tokens)
+        return f"the rate there was {self.settings['lr'] * max(1 - done, 1e-4):.3g}; try a smaller --lr"
+
+    def _not_finite(self, number: int, problem: Diverged) -> Diverged:
+        return Diverged(
+            f"training diverged in {self._place(number)}: {problem}; expected finite numbers; {self._advice(number)}"
+        )
+
     def _close_epoch(self) -> None:
-        state = self.state
+        state, tokens = self.state, self.settings["tokens"]
+        if state["positions"] == 0:
+            raise InputError(
+                f"subsampling at {self.settings['subsample']:g} left none of the {tokens:,} words of the text with a "
+                f"context in epoch {state['epoch'] + 1}, so there is nothing to train on; expected a longer text or a "
+                "higher threshold; try --subsample 0"
+            )
         state["history"].append(
             {
                 "epoch": state["epoch"] + 1,
-                "loss": state["loss"] / max(state["positions"], 1),
+                "loss": state["loss"] / state["positions"],
                 "seconds": state["seconds"],
-                "tokens_per_second": self.settings["tokens"] / max(state["seconds"], 1e-9),
+                "tokens_per_second": tokens / max(state["seconds"], 1e-9),
             }
         )
         state.update(epoch=state["epoch"] + 1, block=0, loss=0.0, positions=0, seconds=0.0, evaluated=False)
@@ -335,12 +387,28 @@ class _Run:
         if evaluate is not None:
             score = evaluate(self.model.embeddings)
             self.state["history"][-1].update(
-                accuracy=float(score.accuracy),
+                accuracy=None if score.accuracy is None else float(score.accuracy),
                 correct=int(score.correct),
                 answered=int(score.answered),
                 total=int(score.total),
             )
         self.state["evaluated"] = True
+
+
+def _draws(shared_negatives: int | None, share: float, batch_size: int) -> int:
+    """K, the negatives that a batch shares."""
+    if shared_negatives is not None:
+        return whole("shared_negatives", shared_negatives, most=LARGEST)
+    return math.ceil(share * whole("batch_size", batch_size, most=LARGEST))
+
+
+def _digest(start: CBOW) -> str:
+    """Of the numbers of a start, a few rows at a time."""
+    seen = hashlib.sha256()
+    for matrix in (start.embeddings, start.readout):
+        for rows in matrix.split(256):
+            seen.update(_bits(rows).cpu().contiguous().numpy())
+    return seen.hexdigest()[:16]
 
 
 def _bits(x: torch.Tensor) -> torch.Tensor:

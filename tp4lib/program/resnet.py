@@ -1,0 +1,83 @@
+"""SGD on a residual network of any depth, as a tensor program: width infinity first, then depth."""
+
+import math
+
+from torch import Tensor
+
+from tp4lib import checks
+from tp4lib.nn import ACTIVATIONS
+from tp4lib.program.optimizers import SGD, Adam, optimizer_of
+from tp4lib.program.training import SLOPES, Training, make_task, require, squared_loss
+from tp4lib.program.world import World, outer
+
+
+def train_resnet(
+    world: World,
+    xi: Tensor,
+    y: Tensor,
+    *,
+    depth: int,
+    activation: str = "tanh",
+    lr: float = 0.1,
+    steps: int = 4,
+    optimizer: str | SGD | Adam = "sgd",
+) -> Training:
+    r"""Train a residual network of `depth` branches in Depth-muP: branches and their gradients carry 1 / sqrt(L).
+
+        x^0 = U xi,   h^l = W^l x^{l-1},   x^l = x^{l-1} + phi(h^l) / sqrt(L),   f = <v, x^L> / n
+        dx^L = chi v,   dh^l = dx^l phi'(h^l) / sqrt(L),   dx^{l-1} = dx^l + W^l^T dh^l
+        v -= eta chi x^L,   W^l -= eta dh^l (x^{l-1})^T / n,   U -= eta dx^0 xi^T
+
+    (or another optimizer's step). With it every branch still learns features as the depth grows, and the limits of
+    width have a limit of depth. Source: Yang, Yu, Zhu & Hayou 2023, Tensor Programs VI (arXiv 2310.02244), section 3.
+    Adam's rate of the branches carries another 1 / sqrt(L) there.
+
+    Args:
+        world: `FiniteWidth` or `InfiniteWidth`.
+        xi: (P, d_in) inputs. y: (P, d_out) targets of `squared_loss`.
+        depth: L. activation: of `tp4lib.nn`; an odd one, such as "tanh", keeps the branches' means at 0.
+        lr: eta. steps: T. optimizer: as in `train_mlp`.
+
+    Returns:
+        `Training`, with h^1 .. h^L.
+
+    Raises:
+        InputError: wrong shapes, names or numbers, too little memory, or a training that diverges.
+
+    >>> import torch
+    >>> from tp4lib.program import InfiniteWidth
+    >>> xi, y = torch.eye(2, dtype=torch.float64), torch.tensor([[1.0], [-1.0]])
+    >>> train_resnet(InfiniteWidth(1000), xi, y, depth=3, steps=2).outputs.shape
+    torch.Size([3, 2, 1])
+    """
+    depth = checks.whole("depth", depth, example=4)
+    task = make_task(
+        world, xi, y, activation, lr, steps, [1.0] * (depth + 2), squared_loss, optimizer_of(optimizer), None
+    )
+    phi, slope, branch, xi = ACTIVATIONS[activation], SLOPES[activation], 1 / math.sqrt(depth), task.xi
+    rate = lr * branch if isinstance(task.optimizer, Adam) else lr  # of the branches
+    require(world, 1 + steps, depth, len(xi))
+    task.optimizer.require(world, depth)
+    U, v = world.gaussian(count=xi.shape[1]), world.gaussian(count=y.shape[1])
+    W = [world.matrix() for _ in range(depth)]
+    of_U, of_v, of_W = task.rule(), task.rule(), [task.optimizer.rule(rate) for _ in W]
+    outputs, hs = [], []
+    for step in range(steps + 1):
+        x, h = [xi @ U], []
+        for W_l in W:
+            h.append(W_l @ x[-1])
+            x.append(x[-1] + branch * phi(h[-1]))
+        outputs.append(world.mean(x[-1], v))
+        task.check(outputs)
+        hs.append(h)
+        if step == steps:
+            break
+        chi = task.chi(outputs[-1], step)
+        dx = chi @ v
+        v = of_v.step(v, chi.T @ x[-1])
+        for l in reversed(range(depth)):  # noqa: E741
+            dh = branch * dx * slope(h[l])
+            dx = dx + W[l].T @ dh
+            W[l] = of_W[l].step(W[l], outer(dh, x[l]))
+        U = of_U.step(U, xi.T @ dx)
+    return task.finish(outputs, hs)

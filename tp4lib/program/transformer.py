@@ -1,0 +1,334 @@
+"""A causal Transformer trained as a tensor program: at width n an ordinary one in muP, at width infinity its limit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tp4lib import checks, divergence, progress
+from tp4lib.errors import InputError
+from tp4lib.nn import ACTIVATIONS
+from tp4lib.program.infinite import InfiniteWidth
+from tp4lib.program.optimizers import SGD, Adam, optimizer_of
+from tp4lib.program.training import SLOPES, gram
+from tp4lib.program.vectors import Vector
+from tp4lib.program.world import Matrix, World, outer
+
+IGNORED = -100
+"""A target that does not count, as in torch's cross-entropy."""
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """The shape of a causal Transformer in muP, all but its width n.
+
+    Args:
+        vocab: number of tokens. depth: blocks of attention and MLP. heads: H, each of dimension n.
+        branch: multiplier of every residual branch.
+        tied: whether the readout is the token embedding.
+        activation: of the MLP, "tanh", "relu", "gelu", "erf" or "identity".
+        std: of the embeddings' entries, of sqrt(n) times the matrices', and of the readout's (n times).
+
+    Raises:
+        InputError: sizes, numbers or names out of range.
+    """
+
+    vocab: int
+    depth: int = 1
+    heads: int = 1
+    branch: float = 1.0
+    tied: bool = False
+    activation: str = "tanh"
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        checks.whole("vocab", self.vocab, least=2, example=4)
+        checks.whole("depth", self.depth, example=1)
+        checks.whole("heads", self.heads, example=1)
+        checks.real("branch", self.branch)
+        if self.activation not in SLOPES:
+            raise InputError(
+                f"activation = {self.activation!r}; known are {', '.join(SLOPES)}; try activation='tanh'"
+            )
+        if len(self.std) != 3:
+            raise InputError(f"std = {self.std}; expected those of E, W and U; try std=(1, 1, 1)")
+        for value in self.std:
+            checks.real("std", value, least=0)
+
+
+@dataclass(frozen=True)
+class TransformerTraining:
+    """What a Transformer's training for T steps on S sequences of length K left behind.
+
+    Attributes:
+        outputs: (T + 1, S, K, vocab), logits before the first step and after every one.
+        losses: (T + 1,), cross-entropy over all targets that count, batches or not.
+        attention: (T + 1, depth, heads, S, K, K), attention matrices; row k attends to columns 0 .. k.
+        feature_kernels: (T + 1, S K, S K), <x, x'> / n of the last residual stream.
+        before, after: the residual stream at the start and at the end, at depth 0 .. depth: stacks of S K vectors.
+    """
+
+    outputs: Tensor
+    losses: Tensor
+    attention: Tensor
+    feature_kernels: Tensor
+    before: list[Vector]
+    after: list[Vector]
+
+
+def train_transformer(
+    world: World,
+    tokens: Tensor,
+    targets: Tensor,
+    shape: Transformer,
+    *,
+    lr: float = 0.1,
+    steps: int = 8,
+    optimizer: str | SGD | Adam = "sgd",
+    batches: Sequence[Sequence[int]] | None = None,
+) -> TransformerTraining:
+    r"""Train a causal Transformer in muP, as a tensor program.
+
+        x = E[token] + P[position],   then in every block
+        q, k, v = W_q x, W_k x, W_v x,   a = softmax(<q, k> / n),   x' = x + beta sum_heads W_o a v
+        z = phi(W_1 x'),   x'' = x' + beta W_2 z;          f = <x, U> / n,   loss: cross-entropy
+
+    (q k / n, not over sqrt(n): what training correlates adds up like n.) The backward pass is written out below; every
+    line is a product, an average or a coordinatewise function. In `FiniteWidth(n)` it is the network of width n,
+    trained by `torch.optim` with the rates of `tp4lib.program.optimizers`, to rounding. Sources: Yang & Hu 2021,
+    section 7; attention as a program: Yang 2019, Tensor Programs I, appendix A; its limit in muP is also studied by
+    Bordelon, Chaudhry & Pehlevan 2024 (arXiv 2405.15712).
+
+    Args:
+        world: `FiniteWidth` or `InfiniteWidth`; for more than a few steps one with `derivatives="stein"`.
+        tokens: (S, K) whole numbers below `shape.vocab`.
+        targets: (S, K), the tokens to predict; -100 where nothing is asked.
+        shape: the architecture.
+        lr: eta. steps: T. optimizer: as in `train_mlp`.
+        batches: for each step the sequences to train on (default: all); logits are recorded for all of them.
+
+    Raises:
+        InputError: wrong shapes or numbers, too little memory (before the work begins), or a training that diverges.
+
+    >>> from tp4lib.program import InfiniteWidth
+    >>> tokens = torch.tensor([[0, 1, 0], [1, 0, 1]])
+    >>> run = train_transformer(InfiniteWidth(500), tokens, 1 - tokens, Transformer(vocab=2), steps=1)
+    >>> run.attention.shape, bool(run.losses[1] < run.losses[0])
+    (torch.Size([2, 1, 1, 2, 3, 3]), True)
+    """
+    rules = optimizer_of(optimizer)
+    tokens, targets, batches = _check(world, tokens, targets, shape, lr, steps, batches)
+    _require(world, shape, len(tokens.flatten()), steps)
+    rules.require(world, shape.depth * (4 * shape.heads + 2))
+    network = _Network(world, tokens, shape, rules, lr)
+    before: list[Vector] = []
+    seen: dict[str, list] = {"f": [], "loss": [], "attention": [], "kernel": []}
+    for step in progress.bar(range(steps + 1), desc="Transformer", unit="step"):
+        stream = network.forward()
+        f = network.logits().unflatten(0, tokens.shape)
+        loss = F.cross_entropy(f.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        for key, value in zip(seen, (f, loss, network.attention(), gram(stream[-1]))):
+            seen[key].append(value)
+        if divergence.is_diverged(float(loss), float(seen["loss"][0])):
+            raise divergence.diverged(
+                f"step {step} of {steps}", float(loss), float(seen["loss"][0]), f"try a smaller lr than {lr}"
+            )
+        before = before or stream
+        if step < steps:
+            network.step(*_chi(f, targets, None if batches is None else batches[step]))
+    return TransformerTraining(*(torch.stack(values) for values in seen.values()), before, stream)
+
+
+def _chi(f: Tensor, targets: Tensor, batch: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """dLoss/df of a batch's tokens, (rows, vocab), and these rows among all (None: all)."""
+    picked, goal = (f, targets) if batch is None else (f[batch], targets[batch])
+    leaf = picked.detach().flatten(0, 1).requires_grad_()
+    with torch.enable_grad():
+        loss = F.cross_entropy(leaf, goal.flatten(), ignore_index=IGNORED)
+    rows = None
+    if batch is not None:
+        length = f.shape[1]
+        rows = (batch[:, None] * length + torch.arange(length, device=batch.device)).flatten()
+    return torch.autograd.grad(loss, leaf)[0], rows
+
+
+class _Network:
+    """Weights, their optimizer rules, and the two passes."""
+
+    def __init__(
+        self, world: World, tokens: Tensor, shape: Transformer, rules: SGD | Adam, lr: float
+    ) -> None:
+        self.world, self.shape, (many, length) = world, shape, tokens.shape
+        at = torch.arange(length, device=tokens.device).repeat(many)
+        which = torch.arange(many, device=tokens.device).repeat_interleave(length)
+        self.size = (many, length)
+        self.mask = (which[:, None] == which) & (at <= at[:, None])  # (rows, rows): same sequence, not later
+        # Token and position of each row, one-hot: (rows, vocab + length).
+        self.inputs = torch.cat([F.one_hot(tokens.flatten(), shape.vocab), F.one_hot(at, length)], 1)
+        self.inputs = self.inputs.to(world.dtype)
+        std_E, std_W, std_U = shape.std
+        self.E = world.gaussian(std_E, count=shape.vocab + length)
+        self.blocks = [_Block(world, shape, std_W, rules, lr) for _ in range(shape.depth)]
+        self.U = None if shape.tied else world.gaussian(std_U, count=shape.vocab)
+        self.of_E, self.of_U = rules.rule(lr), rules.rule(lr)
+
+    def forward(self) -> list[Vector]:
+        """The residual stream before the first block and after every one."""
+        self.stream = [self.inputs @ self.E]
+        for block in self.blocks:
+            self.stream.append(block.forward(self.stream[-1], self.mask))
+        return self.stream
+
+    def _readout(self) -> Vector:
+        return self.E[: self.shape.vocab] if self.U is None else self.U
+
+    def logits(self) -> Tensor:
+        return self.world.mean(self.stream[-1], self._readout())
+
+    def attention(self) -> Tensor:
+        """(depth, heads, S, K, K): the diagonal blocks of the attention among all rows."""
+        many, _ = self.size
+        a = torch.stack([torch.stack([a for *_, a in block.tapes]) for block in self.blocks])
+        each = torch.arange(many, device=a.device)
+        return a.unflatten(-1, self.size).unflatten(-3, self.size)[:, :, each, :, each].movedim(0, 2)
+
+    def step(self, chi: Tensor, rows: Tensor | None) -> None:
+        """One optimizer step on the rows of a batch, from dLoss/df there."""
+
+        def pick(x: Vector) -> Vector:
+            return x if rows is None else x[rows]
+
+        dx = chi @ self._readout()
+        g_U = chi.T @ pick(self.stream[-1])
+        for block, x in zip(reversed(self.blocks), reversed(self.stream[:-1])):
+            dx = block.backward(dx, pick(x), rows)
+        inputs = self.inputs if rows is None else self.inputs[rows]
+        g_E = inputs.T @ dx
+        if self.U is None:
+            g_E = g_E + torch.eye(len(g_E), len(g_U), dtype=self.world.dtype, device=self.world.device) @ g_U
+        else:
+            self.U = self.of_U.step(self.U, g_U)
+        self.E = self.of_E.step(self.E, g_E)
+
+
+class _Block:
+    """Attention and MLP with their residuals: the weights, and what the forward pass leaves for the backward one."""
+
+    def __init__(self, world: World, shape: Transformer, std: float, rules: SGD | Adam, lr: float) -> None:
+        self.world, self.branch = world, shape.branch
+        self.phi, self.slope = ACTIVATIONS[shape.activation], SLOPES[shape.activation]
+        self.heads = [tuple(f"{letter}{head}" for letter in "qkvo") for head in range(shape.heads)]
+        names = [name for head in self.heads for name in head] + ["up", "down"]
+        self.W: dict[str, Matrix] = {name: world.matrix(std) for name in names}
+        self.rules = {name: rules.rule(lr) for name in names}
+
+    def forward(self, x: Vector, mask: Tensor) -> Vector:
+        W, self.tapes, self.x = self.W, [], x
+        mixed = 0.0
+        for name_q, name_k, name_v, name_o in self.heads:
+            q, k, v = W[name_q] @ x, W[name_k] @ x, W[name_v] @ x
+            a = self.world.mean(q, k).masked_fill(~mask, -math.inf).softmax(-1)
+            c = a @ v
+            mixed = mixed + W[name_o] @ c
+            self.tapes.append((q, k, v, c, a))
+        self.middle = x + self.branch * mixed
+        self.h = W["up"] @ self.middle
+        self.z = self.phi(self.h)
+        return self.middle + self.branch * (W["down"] @ self.z)
+
+    def backward(self, dx: Vector, x: Vector, rows: Tensor | None) -> Vector:
+        """dLoss/dx below the block from dx above it, both of the batch's rows; then the weights' step."""
+
+        def pick(y: Vector) -> Vector:
+            return y if rows is None else y[rows]
+
+        W, found = self.W, {}
+        above = self.branch * dx
+        found["down"] = outer(above, pick(self.z))
+        dh = (W["down"].T @ above) * self.slope(pick(self.h))
+        found["up"] = outer(dh, pick(self.middle))
+        dx = dx + W["up"].T @ dh
+        above = self.branch * dx
+        for (name_q, name_k, name_v, name_o), (q, k, v, c, a) in zip(self.heads, self.tapes):
+            q, k, v, c = (pick(part) for part in (q, k, v, c))
+            a = a if rows is None else a[rows][:, rows]
+            found[name_o] = outer(above, c)
+            dc = W[name_o].T @ above
+            da = self.world.mean(dc, v)
+            ds = a * (da - (a * da).sum(-1, keepdim=True))  # through the softmax
+            dq, dk, dv = ds @ k, ds.T @ q, a.T @ dc
+            for name, d in ((name_q, dq), (name_k, dk), (name_v, dv)):
+                found[name] = outer(d, x)
+                dx = dx + W[name].T @ d
+        for name, gradient in found.items():
+            W[name] = self.rules[name].step(W[name], gradient)
+        return dx
+
+
+def _check(
+    world: World,
+    tokens: Tensor,
+    targets: Tensor,
+    shape: Transformer,
+    lr: float,
+    steps: int,
+    batches: Sequence | None,
+) -> tuple[Tensor, Tensor, list[Tensor] | None]:
+    """The arguments, checked, and where the world is."""
+    if not isinstance(world, World):
+        raise InputError(f"world = {world!r}; expected a world; try InfiniteWidth(samples=10_000)")
+    if not isinstance(shape, Transformer):
+        raise InputError(f"shape = {shape!r}; expected a Transformer; try Transformer(vocab=4)")
+    checks.whole("steps", steps, least=0, example=8)
+    checks.real("lr", lr, example=0.1)
+    for name, ids, least in (("tokens", tokens, 0), ("targets", targets, IGNORED)):
+        if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.is_floating_point() or ids.numel() == 0:
+            kind = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
+            raise InputError(
+                f"{name} is {kind}; expected (S, K) whole numbers; try {name}=torch.tensor([[0, 1]])"
+            )
+        good = (ids >= 0) & (ids < shape.vocab) | (ids == least)
+        if not good.all():
+            raise InputError(
+                f"{name} hold {int(ids[~good][0])}; expected 0 .. {shape.vocab - 1}"
+                f"{' or -100' if least else ''}; try Transformer(vocab={int(ids.max()) + 1})"
+            )
+    if tokens.shape != targets.shape or not (targets != IGNORED).any():
+        raise InputError(
+            f"tokens are {tuple(tokens.shape)} and targets {tuple(targets.shape)}, "
+            f"{int((targets != IGNORED).sum())} of them to predict; expected as many, and one or more to predict; "
+            "try tokens=text[:, :-1], targets=text[:, 1:]"
+        )
+    tokens, targets = tokens.to(world.device).long(), targets.to(world.device).long()
+    if batches is None:
+        return tokens, targets, None
+    batches = [torch.as_tensor(list(batch), device=world.device) for batch in batches]
+    if len(batches) != steps or any(
+        len(b) == 0 or b.min() < 0 or b.max() >= len(tokens) or not (targets[b] != IGNORED).any()
+        for b in batches
+    ):
+        raise InputError(
+            f"{len(batches)} batches for {steps} steps; expected for each step a list of sequences 0 .. "
+            f"{len(tokens) - 1}, some of whose tokens are to be predicted; try batches=None"
+        )
+    return tokens, targets, batches
+
+
+def _require(world: World, shape: Transformer, rows: int, steps: int) -> None:
+    """Refuse before the work begins what would not fit."""
+    if not isinstance(world, InfiniteWidth):
+        return
+    products = 2 * shape.depth * (4 * shape.heads + 2) * rows * (1 + steps)  # forward and back
+    if world.derivatives == "autograd":
+        vectors = 9 * products  # 7 or 8 stay (measured)
+    else:
+        # Three copies of the noises, in buffers that grow by half, of which there are at most M / 2; and the vectors
+        # of the outer products.
+        outers = shape.depth * (8 * shape.heads + 4) * rows * steps
+        vectors = min(3 * products, 9 * world.samples // 4) + outers + 25 * rows
+    world.require(vectors, "this training")
