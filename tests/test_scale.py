@@ -145,7 +145,7 @@ BATCHES = {
 }
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop", "adagrad"])
 @pytest.mark.parametrize("name", WIDENED)
 def test_a_network_of_copied_neurons_trains_like_the_base_network(name, optimizer, float64):
     """Rates, weight decay and Adam's eps (here as large as the gradients), at all roles, in one equality."""
@@ -156,8 +156,9 @@ def test_a_network_of_copied_neurons_trains_like_the_base_network(name, optimize
         if optimizer == "sgd":
             moves = torch.optim.SGD(net.groups(0.05, "sgd", weight_decay=0.1), momentum=0.9)
         else:
-            groups = net.groups(0.01, "adam", weight_decay=0.5 if optimizer == "adamw" else 0.0, eps=1e-3)
-            moves = torch.optim.AdamW(groups) if optimizer == "adamw" else torch.optim.Adam(groups)
+            kinds = {"adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop", "adagrad": "Adagrad"}
+            groups = net.groups(0.01, optimizer, weight_decay=0.1, eps=1e-3)
+            moves = getattr(torch.optim, kinds[optimizer])(groups)
         found.append(losses(net.model, moves, BATCHES[kind], 10))
     assert found[1] == pytest.approx(found[0], rel=1e-8)
     assert abs(found[0][-1] - found[0][0]) > 1e-2  # it did train

@@ -68,7 +68,8 @@ def _abc(points: list[ABC]) -> list[str]:
 REST = [
     "**And then**",
     "- Weight decay: rate × decay is the same for all matrices (the column above), none for biases and gains. "
-    "Decoupled (AdamW): L2 in Adam's gradient transfers with no power of the width.",
+    "That is decoupled decay (AdamW, SGD). Decay in a normalized gradient (RMSprop, Adagrad): × $1/m$ input, $1$ "
+    "hidden, $m$ output.",
     "- Attention: logits $q k / d$ where the head dimension $d$ grows; nothing to do where it is fixed.",
     "- Tied readout: the matrix is an input; its $1/m$ goes into the gain before it, or into the forward pass.",
     "- Convolutions: count channels. Depthwise ones, class tokens and positions are inputs; routers are outputs.",

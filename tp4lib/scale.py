@@ -51,7 +51,8 @@ from tp4lib.parametrization import ABC, mup
 from tp4lib.roles import Reader, first_match, pattern_of
 from tp4lib.tables import Table
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
+COUPLED = ("rmsprop", "adagrad")  # torch.optim adds their weight decay to the gradient
+OPTIMIZERS = ("sgd", "adam", "adamw", *COUPLED)
 WRAPPERS = re.compile(r"\b(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
@@ -105,18 +106,19 @@ class Scaled:
     def groups(
         self, lr: float, optimizer: str = "adam", weight_decay: float = 0.0, eps: float = 1e-8
     ) -> list[dict[str, Any]]:
-        """Parameter groups for a torch optimizer, one per rate; rate x decay is the same in all.
+        """Parameter groups for a torch optimizer, one per rate; rate x decay is one number in all that decay.
 
         Decay is decoupled, as in AdamW and SGD: a step shrinks every matrix by lr x weight_decay, whatever its rate.
-        The groups tell `torch.optim.Adam` so. Ask RMSprop or Adagrad for none: they add it to the gradient and divide
-        by its size, which no power of the width makes right for the initial and the learned part of a matrix at once.
+        The groups tell `torch.optim.Adam` so. RMSprop and Adagrad know only decay in the gradient, which is given the
+        factor of dLoss/dw over w, so that both scale alike; the initial value of a hidden matrix is larger than what is
+        learned, and disturbs the normalization until decay has removed it.
         Schedules must multiply (`LambdaLR`, `CosineAnnealingLR` down to 0): those that set one rate for all groups
         (`OneCycleLR(max_lr=0.1)`, `eta_min` above 0) erase the parametrization.
 
         Args:
             lr: at the base width, and so are weight_decay and eps.
-            optimizer: "sgd" for updates linear in the gradient (SGD, momentum), "adam" (or "adamw") for updates that do
-                not depend on the gradient's size (Adam, AdamW, RMSprop, Lion).
+            optimizer: "sgd" for updates linear in the gradient (SGD, momentum), "adam" or "adamw" for updates that do
+                not depend on the gradient's size (Adam, AdamW, Lion), "rmsprop" and "adagrad" by their names.
             weight_decay: of matrices and embeddings; biases and gains have none. eps: Adam's.
 
         Raises:
@@ -130,13 +132,10 @@ class Scaled:
         for name, parameter in self.parameters():
             row = self.rows[name]
             rate = getattr(row, kind)
-            group = {
-                "params": [],
-                "lr": lr * rate,
-                "weight_decay": weight_decay / rate if row.decays else 0.0,
-            }
+            decay = weight_decay / (row.sgd if optimizer in COUPLED else rate)
+            group = {"params": [], "lr": lr * rate, "weight_decay": decay if row.decays else 0.0}
             if kind == "adam":
-                group |= {"eps": eps * row.eps, "decoupled_weight_decay": True}
+                group |= {"eps": eps * row.eps, "decoupled_weight_decay": optimizer not in COUPLED}
             found.setdefault(tuple(list(group.values())[1:]), group)["params"].append(parameter)
         return list(found.values())
 
