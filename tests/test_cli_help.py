@@ -71,7 +71,7 @@ def test_doctor_goes_on_where_something_is_broken(capsys, monkeypatch, tmp_path)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: 1 / 0)
     text = printed(capsys, "doctor")
     assert text.count("not found out") == 3
-    assert "TP4_DATA=/nowhere is not a folder" in " ".join(text.split())
+    assert "TP4_DATA=/nowhere: it is not there" in " ".join(text.split())
     assert "torch 2" in text
 
 

@@ -280,7 +280,7 @@ def test_questions_that_are_too_many_or_no_file(tmp_path):
     with open(tmp_path / "questions", "wb") as file:
         file.truncate(1 << 27)
     refused("more than", Questions.load, tmp_path / "questions")
-    refused("cannot read", Questions.load, tmp_path)
+    refused("is a folder", Questions.load, tmp_path)
     refused("cannot read", Questions.load, tmp_path / ("x" * 300))
 
 

@@ -217,7 +217,7 @@ def test_the_commit_is_that_of_our_own_checkout_or_absent(tmp_path, monkeypatch)
 
 def end_when_saved(command: list[str], out: Path, number: int) -> tuple[int, str]:
     """Start a run, send it a signal once it has written a checkpoint; its exit code and stderr."""
-    saved = out / "checkpoint.npz"
+    saved = out / "unfinished" / "checkpoint.npz"
     old = saved.stat().st_mtime_ns if saved.exists() else 0
     process = start([*command, "--out", str(out)])
     while process.poll() is None and not (saved.exists() and saved.stat().st_mtime_ns != old):
@@ -255,7 +255,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_numbers(tmp_path, text, com
     run_all({"timed": arguments}, tmp_path)
     longest = time.monotonic() - began
     while kills < 20:
-        resume = ["--resume"] if (out / "checkpoint.npz").exists() else []
+        resume = ["--resume"] if (out / "unfinished" / "checkpoint.npz").exists() else []
         process = start([*arguments, "--out", str(out), *resume])
         time.sleep(random.uniform(0, longest))
         if process.poll() is None:
@@ -266,7 +266,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_numbers(tmp_path, text, com
             assert metrics(out) == metrics(tmp_path / "whole")
             for file in out.iterdir():
                 file.unlink()
-    resume = ["--resume"] if (out / "checkpoint.npz").exists() else []
+    resume = ["--resume"] if (out / "unfinished" / "checkpoint.npz").exists() else []
     assert tp4([*arguments, *resume], out) == 0
     assert metrics(out) == metrics(tmp_path / "whole")
     assert not [p.name for p in out.iterdir() if p.name.startswith(".")]
@@ -400,8 +400,8 @@ def test_a_full_disk_ends_in_one_line_and_keeps_the_last_checkpoint(disk, tmp_pa
     printed = capfd.readouterr().err
     assert printed.count("\n") == 1, printed
     assert "No space left on device; free some space or choose another --out" in printed
-    assert [p.name for p in out.iterdir()] == ["checkpoint.npz"]
-    checkpoint.load(out / "checkpoint.npz")
+    assert [p.name for p in out.iterdir()] == ["unfinished"]
+    checkpoint.load(out / "unfinished" / "checkpoint.npz")
     enlarge(disk)
     assert tp4([*arguments, "--resume"], out) == 0
     assert tp4(arguments, tmp_path / "whole") == 0

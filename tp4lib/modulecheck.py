@@ -165,7 +165,7 @@ def check_module(
         make, base, parametrization, roles, fold: see `tp4lib.scale.scale`. parametrization None takes make's network
             as it is, to check muP written by hand or by another library; the optimizer is then a function.
         widths: three or more, increasing, from the base width on.
-        loss: (model, *batch) -> scalar, or (model, batch) for batches that are not tuples.
+        loss: ``(model, *batch)`` -> scalar, or ``(model, batch)`` for batches that are not tuples.
         batches: trained on in turn; the first is also the one that outputs are compared on.
         lr: at the base width. It should be small enough for `steps` steps to be a small change.
         optimizer: "sgd", "adam", or a function (net, lr) -> torch optimizer, such as

@@ -7,6 +7,7 @@ that this program did not write is replaced or removed (`tp4lib.manifest`).
 import contextlib
 import dataclasses
 import hashlib
+import io
 import os
 import platform
 import re
@@ -345,7 +346,8 @@ def _require_data(preset: str, data_dir: Path | None) -> None:
         what = f"{told} {place} is not a folder" if os.path.exists(place) else f"no data folder {place}"
         raise InputError(f"{what}; expected a folder with data sets; choose another {told}, or leave it out")
     for name in datasets.DATASETS:
-        with contextlib.suppress(InputError):
+        # One line is enough: what looking says of an empty folder, the refusal below says, too.
+        with contextlib.suppress(InputError), contextlib.redirect_stderr(io.StringIO()):
             if datasets.find_local(name, place).source == "data_dir":
                 return
     known = ", ".join(datasets.DATASETS)

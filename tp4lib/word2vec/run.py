@@ -138,6 +138,8 @@ def _questions(
     try:
         found = datasets.find("questions")
     except InputError as error:
+        if "TP4_DATA" in str(error):  # a wrong setting is to be corrected, not passed over
+            raise
         if speak:
             print(f"tp4: {error}; going on without analogy questions, see --questions", file=sys.stderr)
         return None, None
