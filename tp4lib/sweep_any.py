@@ -24,7 +24,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def warmup_and_decay(step: int, steps: int) -> float:
     """Factor on the learning rate of an update: up over the first tenth, then down towards 0, linearly.
 
-    >>> [round(warmup_and_decay(t, 20), 2) for t in (0, 1, 2, 19)]
+    >>> rate = warmup_and_decay
+    >>> [round(rate(t, 20), 2) for t in (0, 1, 2, 19)]
     [0.5, 1.0, 1.0, 0.06]
     """
     return min((step + 1) / (0.1 * steps), (steps - step) / (0.9 * steps), 1.0)
