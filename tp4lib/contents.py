@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tp4lib import archives, drawings
+from tp4lib import archives, drawings, files
 from tp4lib.errors import InputError
 
 CIFAR10_BATCHES = {
@@ -117,9 +117,9 @@ def _cifar10_folder(path: Path) -> tuple[str, bool]:
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hexadecimal digest of a file, read in pieces."""
-    with _readable(path), open(path, "rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
+    """`tp4lib.files.digest`; a file that cannot be read is told in one line."""
+    with _readable(path):
+        return files.digest(path, algorithm)
 
 
 def matches(path: Path, expected: str) -> bool:

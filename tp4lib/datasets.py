@@ -272,16 +272,36 @@ def find_local(name: str, data_dir: str | Path | None = None) -> Found:
             raise InputError(
                 f"{data_dir} holds no {name}; expected {names}; choose another --data-dir, or leave it out"
             )
-    folder = environment.text("TP4_DATA")
+    folder = named_folder()
     if folder == EMBEDDED:
         return _embedded(dataset)
     if folder:
-        _require_folder(folder, f"TP4_DATA={folder}", "unset TP4_DATA or correct it")
         if found := _look(dataset, Path(folder), "TP4_DATA"):
             return found
         _tell_if_useless(folder)
     places = (_look(dataset, place, "cache") for place in paths.cache_places())
     return next(filter(None, places), None) or _embedded(dataset)
+
+
+def named_folder() -> str | None:
+    """What ``$TP4_DATA`` names: a folder, `EMBEDDED`, or None where it is not set.
+
+    Raises:
+        InputError: it names something else.
+    """
+    folder = environment.text("TP4_DATA")
+    if folder and folder != EMBEDDED:
+        _require_folder(folder, f"TP4_DATA={folder}", "unset TP4_DATA or correct it")
+    return folder
+
+
+def holds_any(folder: str | Path) -> bool:
+    """Whether some data set of the catalogue lies in ``folder``, and is what it should be."""
+    for dataset in DATASETS.values():
+        with contextlib.suppress(InputError):
+            if _look(dataset, Path(folder), "data_dir"):
+                return True
+    return False
 
 
 def _require_folder(folder: str | Path, name: str, advice: str) -> None:

@@ -1,5 +1,6 @@
 """Files that are either whole or absent, and folders in which one run works at a time."""
 
+import hashlib
 import json
 import os
 import re
@@ -62,6 +63,12 @@ def json_bytes(value: Any) -> bytes:
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
     # A file name that is not UTF-8 holds lone surrogates: written as "\udcff" they are JSON, and come back the same.
     return text.encode("utf-8", "backslashreplace")
+
+
+def digest(path: str | Path, algorithm: str = "sha256") -> str:
+    """Digest of a file, in hexadecimal; read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def out_dir(path: str | Path) -> Path:

@@ -1,6 +1,5 @@
 """Which files of a folder this program wrote. Only those may it replace or remove; all others are somebody else's."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tp4lib.errors import InputError
-from tp4lib.files import atomic_path, json_bytes, write_json
+from tp4lib.files import atomic_path, digest, json_bytes, write_json
 
 FILE = ".tp4-written.json"
 """The manifest's own file in a folder: each file name with the SHA-256 of what was written there."""
@@ -82,13 +81,7 @@ class Manifest:
         noted = read_json(self.folder / FILE)
         if isinstance(noted, dict) and all(isinstance(each, list) for each in noted.values()):
             return noted
-        return {name: [digest(self.folder / name)] for name in _written_before_ledgers(self.folder)}
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return {name: [digest(self.folder / name)] for name in _written_before_manifests(self.folder)}
 
 
 def read_json(path: Path) -> Any:
@@ -99,7 +92,7 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def _written_before_ledgers(folder: Path) -> list[str]:
+def _written_before_manifests(folder: Path) -> list[str]:
     """What version 0.1 wrote in a folder of results, or in the folder of a run, told by its own metrics.json."""
     told, names = read_json(folder / "metrics.json"), set()
     if isinstance(told, dict):

@@ -7,7 +7,6 @@ that this program did not write is replaced or removed (`tp4lib.manifest`).
 import contextlib
 import dataclasses
 import hashlib
-import io
 import os
 import platform
 import re
@@ -23,8 +22,8 @@ from tp4lib import device as devices
 from tp4lib.datasets import EMBEDDED
 from tp4lib.errors import InputError
 from tp4lib.execution import Executor, Outcome, clock
-from tp4lib.files import alone_in, write_json
-from tp4lib.manifest import Manifest, digest, read_json
+from tp4lib.files import alone_in, digest, write_json
+from tp4lib.manifest import Manifest, read_json
 from tp4lib.notebook_source import read_notebook, source_digest, store_outputs
 from tp4lib.report import PRESETS
 from tp4lib.staging import Stage, stages
@@ -345,11 +344,8 @@ def _require_data(preset: str, data_dir: Path | None) -> None:
     if not os.path.isdir(place):
         what = f"{told} {place} is not a folder" if os.path.exists(place) else f"no data folder {place}"
         raise InputError(f"{what}; expected a folder with data sets; choose another {told}, or leave it out")
-    for name in datasets.DATASETS:
-        # One line is enough: what looking says of an empty folder, the refusal below says, too.
-        with contextlib.suppress(InputError), contextlib.redirect_stderr(io.StringIO()):
-            if datasets.find_local(name, place).source == "data_dir":
-                return
+    if datasets.holds_any(place):
+        return
     known = ", ".join(datasets.DATASETS)
     raise InputError(
         f"no data set in {place}; expected files of {known}, as `tp4 data` names them; "

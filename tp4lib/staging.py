@@ -24,8 +24,8 @@ from typing import Any
 
 from tp4lib import manifest
 from tp4lib.errors import InputError
-from tp4lib.files import PART, remove_stale_parts, write_json
-from tp4lib.manifest import Manifest, digest, read_json
+from tp4lib.files import PART, digest, remove_stale_parts, write_json
+from tp4lib.manifest import Manifest, read_json
 
 
 class Stage:

@@ -68,17 +68,15 @@ class Trainer:
         losses, tests = np.full(self.steps + 1, math.inf), np.full((2, len(self.evaluated_at)), math.inf)
         groups = net.groups(lr, self.optimizer, self.weight_decay)
         moves = (torch.optim.SGD if self.optimizer == "sgd" else torch.optim.AdamW)(groups)
-        rates = [
-            group["lr"] for group in moves.param_groups
-        ]  # a schedule multiplies them: their ratios are muP
+        # A schedule multiplies these, so that their ratios, which are muP, stay.
+        rates = [group["lr"] for group in moves.param_groups]
         for t, batch in enumerate(batches):
             with torch.set_grad_enabled(t < self.steps):
                 value = self.loss(net.model(self.x[batch]), self.y[batch])
-            if is_diverged(
-                float(value.detach()), float(value.detach()) if t == 0 else losses[0], self.blowup
-            ):
-                return losses, t, tests
             losses[t] = float(value.detach())
+            if is_diverged(losses[t], losses[0], self.blowup):
+                losses[t] = math.inf
+                return losses, t, tests
             if t < self.steps:
                 for group, rate in zip(moves.param_groups, rates, strict=True):
                     group["lr"] = rate * (1.0 if self.schedule is None else self.schedule(t, self.steps))

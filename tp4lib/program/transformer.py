@@ -134,10 +134,8 @@ def train_transformer(
         loss = F.cross_entropy(f.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
         for key, value in zip(seen, (f, loss, network.attention(), gram(stream[-1]))):
             seen[key].append(value)
-        if divergence.is_diverged(float(loss), float(seen["loss"][0])):
-            raise divergence.diverged(
-                f"step {step} of {steps}", float(loss), float(seen["loss"][0]), f"try a smaller lr than {lr}"
-            )
+        where, untrained = f"step {step} of {steps}", float(seen["loss"][0])
+        divergence.require_stable(where, float(loss), untrained, f"try a smaller lr than {lr}")
         before = before or stream
         if step < steps:
             network.step(*_chi(f, targets, None if batches is None else batches[step]))

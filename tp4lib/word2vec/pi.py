@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tp4lib.checks import whole
-from tp4lib.divergence import diverged, is_diverged
+from tp4lib.divergence import require_stable
 from tp4lib.dual import Dual
 from tp4lib.errors import InputError
 from tp4lib.pilimit import PiMLP
@@ -107,10 +107,9 @@ class PiCBOW:
                 if len(block) == 0:
                     continue
                 losses.append(total / len(block))
-                if is_diverged(losses[-1], self._untrained):
-                    place = f"epoch {epoch + 1}, in block {number + 1} of {sampler.blocks}"
-                    advice = f"the rate there was {block.rates[-1]:.3g}; try a smaller lr"
-                    raise diverged(place, losses[-1], self._untrained, advice)
+                place = f"epoch {epoch + 1}, in block {number + 1} of {sampler.blocks}"
+                advice = f"the rate there was {block.rates[-1]:.3g}; try a smaller lr"
+                require_stable(place, losses[-1], self._untrained, advice)
         if not losses:
             raise InputError(
                 f"subsampling at {sampler.subsample:g} left no position to train on; expected a longer text or a "

@@ -135,11 +135,10 @@ def _questions(
     """The questions to ask, and where they are from; none, and a line on stderr, where gensim's are not installed."""
     if path is not None:
         return analogy.Questions.load(path), path
+    datasets.named_folder()  # a wrong setting is to be corrected, not passed over
     try:
         found = datasets.find("questions")
     except InputError as error:
-        if "TP4_DATA" in str(error):  # a wrong setting is to be corrected, not passed over
-            raise
         if speak:
             print(f"tp4: {error}; going on without analogy questions, see --questions", file=sys.stderr)
         return None, None
