@@ -474,7 +474,7 @@ def test_a_kernel_that_dies_of_memory_is_named_and_the_others_run(starved):
 def test_peak_memory_is_what_the_notebook_held(starved):
     _, (*_, much, little), _ = starved
     assert much.peak_memory - little.peak_memory == pytest.approx(400 << 20, rel=0.2)
-    assert 50 << 20 < little.peak_memory < 700 << 20
+    assert little.peak_memory > 50 << 20  # how much a bare kernel holds depends on the machine
 
 
 # ---- Crowded

@@ -349,7 +349,8 @@ def look(embeddings):
     inside.append(blas())
     return Score
 inside = []
-train(Corpus.from_words("a b c d e f".split() * 20_000), 8, epochs=2, threads=2, engine="numba", evaluate=look)
+words = [f"w{i}" for i in range(200)] * 600  # two threads that race for few words would diverge
+train(Corpus.from_words(words), 8, epochs=2, lr=0.01, threads=2, engine="numba", evaluate=look)
 print(json.dumps([*inside, blas()]))
 """
     environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
