@@ -26,8 +26,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from tp4lib.files import out_dir, write_json
-from tp4lib.maml import models, omniglot, synthetic
+from tp4lib.base.files import out_dir, write_json
+from tp4lib.data import drawn_characters as synthetic
+from tp4lib.data import omniglot
+from tp4lib.maml import models
 from tp4lib.maml.fomaml import LinearFOMAML
 
 HERE = Path(__file__).resolve().parent

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import torch
 
-from tp4lib.divergence import Diverged
-from tp4lib.files import out_dir, write_json
-from tp4lib.maml import kernel_fomaml, omniglot, train
+from tp4lib.base.divergence import Diverged
+from tp4lib.base.files import out_dir, write_json
+from tp4lib.data import omniglot
+from tp4lib.maml import kernel_fomaml, train
 
 RESULT = Path(__file__).resolve().parent / "results" / "maml_kernels.json"
 KINDS = [("gp", "linear"), ("ntk", "linear"), ("gp", "relu"), ("ntk", "relu")]

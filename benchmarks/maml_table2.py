@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
-from tp4lib import paper
-from tp4lib.files import out_dir, write_json
+from tp4lib.base.files import out_dir, write_json
+from tp4lib.data import published as paper
 from tp4lib.maml import models
 
 HERE = Path(__file__).resolve().parent
@@ -65,7 +65,16 @@ def run(arguments: list[str], where: Path, threads: int) -> None:
         return
     where.mkdir(parents=True, exist_ok=True)
     resume = ["--resume"] if (where / "checkpoint.npz").is_file() else []
-    command = [sys.executable, "-m", "tp4lib.cli", "maml", *arguments, "--out", str(where), *resume]
+    command = [
+        sys.executable,
+        "-m",
+        "tp4lib.collection.cli",
+        "maml",
+        *arguments,
+        "--out",
+        str(where),
+        *resume,
+    ]
     with open(where / "log", "w") as log:
         code = subprocess.run(
             command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": str(threads)}

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from tp4lib import images
-from tp4lib.files import out_dir, write_json
-from tp4lib.pilimit import PiMLP
-from tp4lib.provenance import environment
+from tp4lib.base.files import out_dir, write_json
+from tp4lib.data import images
+from tp4lib.data.provenance import environment
+from tp4lib.pi_limit.network import PiMLP
 
 HERE = Path(__file__).resolve().parent
 

@@ -19,19 +19,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tp4lib import datasets, kernels
-from tp4lib.files import out_dir, write_json
-from tp4lib.images import load, one_hot
+from tp4lib import kernels
+from tp4lib.base.files import out_dir, write_json
+from tp4lib.data import catalogue as datasets
+from tp4lib.data import drawn_characters as synthetic
+from tp4lib.data import omniglot
+from tp4lib.data.images import load, one_hot
 from tp4lib.linear_limit import LinearLimit
-from tp4lib.maml import kernel_fomaml, omniglot, pi, synthetic
+from tp4lib.maml import kernel_fomaml
+from tp4lib.maml import pi_fomaml as pi
 from tp4lib.maml.fomaml import LinearFOMAML
 from tp4lib.nn import MLP
-from tp4lib.parametrization import mup, ntk
-from tp4lib.pilimit import PiMLP
+from tp4lib.parametrization import mup, ntp
+from tp4lib.pi_limit.network import PiMLP
 from tp4lib.program import FiniteWidth, InfiniteWidth, train_mlp
-from tp4lib.stack import Stack
+from tp4lib.sweep.stack import Stack
 from tp4lib.word2vec import CBOW, Corpus
-from tp4lib.word2vec.train import train
+from tp4lib.word2vec.training import train
 
 HERE = Path(__file__).resolve().parent
 F32, F64 = torch.float32, torch.float64
@@ -153,7 +157,7 @@ def cases() -> Iterator[tuple[str, torch.dtype, Callable[[torch.dtype], Case]]]:
         "width infinity, 4,000 samples": lambda dtype: InfiniteWidth(4000, dtype=dtype),
     }
     for where, world in worlds.items():
-        for parametrization in (mup, ntk):
+        for parametrization in (mup, ntp):
             yield (
                 f"program, {parametrization.__name__}, {where}",
                 F32,

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tp4lib.files import out_dir, write_json
+from tp4lib.base.files import out_dir, write_json
 from tp4lib.parametrization import mup
 from tp4lib.program import InfiniteWidth, train_mlp
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tp4lib.files import out_dir, write_json
-from tp4lib.images import load, one_hot
+from tp4lib.base.files import out_dir, write_json
+from tp4lib.data.images import load, one_hot
 from tp4lib.nn import MLP, param_groups
 from tp4lib.parametrization import mup
 from tp4lib.sweep import minibatches, sweep

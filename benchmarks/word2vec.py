@@ -20,15 +20,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tp4lib import datasets
-from tp4lib.device import resolve
-from tp4lib.errors import InputError, fail
-from tp4lib.files import write_json
-from tp4lib.word2vec import Corpus, analogy
+from tp4lib.base.device import resolve
+from tp4lib.base.errors import InputError, fail
+from tp4lib.base.files import write_json
+from tp4lib.data import catalogue as datasets
+from tp4lib.word2vec import Corpus
+from tp4lib.word2vec import analogies as analogy
+from tp4lib.word2vec.blocks import Sampler
 from tp4lib.word2vec.checkpoints import CHECKPOINT
 from tp4lib.word2vec.corpus import open_text
-from tp4lib.word2vec.sampling import Sampler
-from tp4lib.word2vec.train import train
+from tp4lib.word2vec.training import train
 
 SENTENCE = 10_000  # words; gensim takes no longer ones
 OURS = {

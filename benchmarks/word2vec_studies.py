@@ -26,11 +26,12 @@ from pathlib import Path
 
 import torch
 
-from tp4lib import datasets
-from tp4lib.errors import InputError
-from tp4lib.files import out_dir, write_json
-from tp4lib.word2vec import CBOW, Corpus, analogy
-from tp4lib.word2vec.train import train
+from tp4lib.base.errors import InputError
+from tp4lib.base.files import out_dir, write_json
+from tp4lib.data import catalogue as datasets
+from tp4lib.word2vec import CBOW, Corpus
+from tp4lib.word2vec import analogies as analogy
+from tp4lib.word2vec.training import train
 
 RESULT = Path(__file__).resolve().parent / "results" / "word2vec_studies.json"
 TEXT = dict(max_bytes=15_000_000, max_vocab=3000)

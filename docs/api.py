@@ -10,14 +10,14 @@ import tp4lib
 
 WORDS = tomllib.loads((Path(__file__).parent / "api.toml").read_text("utf-8"))
 # The command line has a page of its own (run.md).
-HIDDEN = ("tp4lib.cli", "tp4lib.commands", "tp4lib.word2vec", "tp4lib.maml")
+HIDDEN = ("tp4lib.collection.cli", "tp4lib.collection.commands", "tp4lib.word2vec", "tp4lib.maml")
 
 
 def modules() -> list[str]:
     """All documented modules. The package `program` is one page, because its names are used from the package."""
     names = [module.name for module in pkgutil.walk_packages(tp4lib.__path__, "tp4lib.")]
     return [name for name in names
-            if name not in HIDDEN and not name.startswith(("tp4lib.commands.", "tp4lib.program."))
+            if name not in HIDDEN and not name.startswith(("tp4lib.collection.commands.", "tp4lib.program."))
             and not name.endswith("__main__")]  # fmt: skip
 
 

@@ -5,7 +5,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import untouched
+
+from tests import untouched
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = tempfile.TemporaryDirectory(prefix="tp4-tests-", ignore_cleanup_errors=True)
@@ -37,7 +38,7 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
     """A headless Chromium; tests that need it are skipped, and say why, where there is none."""
-    import browsing
+    from tests import browsing
 
     driver = browsing.start(tmp_path_factory.mktemp("profile"))
     yield driver

@@ -25,19 +25,21 @@ import pytest
 import typer
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
-from test_images import batch
-from test_maml_omniglot import png
-from test_trust_files import PACKERS, PICKLES
 
-from tp4lib import archives, checkpoint, cli, datasets, device, execution, images
-from tp4lib.errors import InputError
-from tp4lib.maml import omniglot, synthetic
+from tests.base.test_hostile_files import PACKERS, PICKLES
+from tests.data.test_images import batch
+from tests.data.test_omniglot import png
+from tp4lib.base import archives, checkpoint, device
+from tp4lib.base.errors import InputError
+from tp4lib.collection import cli, execution
+from tp4lib.data import catalogue as datasets
+from tp4lib.data import drawn_characters as synthetic
+from tp4lib.data import images, omniglot, wikipedia
 from tp4lib.maml import train as maml_train
 from tp4lib.parametrization import ABC
 from tp4lib.word2vec import corpus as corpus_module
-from tp4lib.word2vec import train as w2v_train
-from tp4lib.word2vec import wikipedia
-from tp4lib.word2vec.analogy import Questions
+from tp4lib.word2vec import training as w2v_train
+from tp4lib.word2vec.analogies import Questions
 from tp4lib.word2vec.corpus import Corpus
 
 INPUTS = int(os.environ.get("TP4_FUZZ", 60))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.func import functional_call, jacrev, vmap
 
 from tp4lib import kernels
-from tp4lib.errors import InputError
+from tp4lib.base.errors import InputError
 
 F64 = torch.float64
 ACTIVATIONS = {"relu": torch.relu, "erf": torch.erf, "identity": lambda h: h}

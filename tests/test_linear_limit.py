@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tp4lib.errors import InputError
+from tp4lib.base.errors import InputError
 from tp4lib.linear_limit import LinearLimit
 
 D_IN, D_OUT = 6, 2

@@ -12,9 +12,9 @@ import torch
 from torch.func import functional_call, stack_module_state
 
 from tp4lib import nn as tp4nn
-from tp4lib.errors import InputError
+from tp4lib.base.errors import InputError
 from tp4lib.nn import ACTIVATIONS, MLP, ABCLinear, param_groups, rates
-from tp4lib.parametrization import ABC, mean_field, mup, ntk, standard
+from tp4lib.parametrization import ABC, mean_field, mup, ntp, standard
 
 DOUBLE = torch.float64
 # Two points inside the faces of the polyhedron (r = 1/4 and 1/5): between muP and NTP with both of the logits' terms
@@ -48,7 +48,7 @@ def train(model, x, y, optimizer, steps):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(
-    "start", [mup(3), ntk(3), standard(3, lr_exponent=1), mean_field()], ids=lambda p: p.name
+    "start", [mup(3), ntp(3), standard(3, lr_exponent=1), mean_field()], ids=lambda p: p.name
 )
 def test_orbit_trains_one_function(start, activation):
     """(a) Points of one orbit give the same function at every step: float64, 1e-9."""
@@ -63,7 +63,7 @@ def test_orbit_trains_one_function(start, activation):
     assert (curves[2] - curves[0]).abs().max() < 1e-9
 
 
-@pytest.mark.parametrize("start", [mup(2), ntk(2), standard(2)], ids=lambda p: p.name)
+@pytest.mark.parametrize("start", [mup(2), ntp(2), standard(2)], ids=lambda p: p.name)
 def test_orbit_trains_one_function_under_adam(start):
     """Adam's exponents move with the orbit too (epsilon aside)."""
     x, y = batch()
@@ -99,7 +99,7 @@ def slopes(p, widths, seeds, **options):
     return np.polyfit(np.log(widths), logs, 1)[0]
 
 
-POINTS = {p.name: p for p in (standard(2, lr_exponent=1), ntk(2), mup(2), mean_field())} | INTERIOR
+POINTS = {p.name: p for p in (standard(2, lr_exponent=1), ntp(2), mup(2), mean_field())} | INTERIOR
 
 
 @pytest.mark.parametrize("name", POINTS)
@@ -111,7 +111,7 @@ def test_features_move_like_n_to_the_minus_r(name):
     assert measured == pytest.approx(p.change_exponents, abs=0.1)
 
 
-@pytest.mark.parametrize("p", [ntk(2), mup(2), *INTERIOR.values()], ids=["NTP", "muP", *INTERIOR])
+@pytest.mark.parametrize("p", [ntp(2), mup(2), *INTERIOR.values()], ids=["NTP", "muP", *INTERIOR])
 def test_adam_moves_every_layer_as_far_as_sgd(p):
     """Adam's exponents are derived from SGD's: the same powers of n for every layer's change, biases included."""
     measured = slopes(
@@ -120,7 +120,7 @@ def test_adam_moves_every_layer_as_far_as_sgd(p):
     assert measured[:-1] == pytest.approx(p.change_exponents[:-1], abs=0.1)
 
 
-@pytest.mark.parametrize("p", [mup(2), ntk(2), standard(2, lr_exponent=1)], ids=lambda p: p.name)
+@pytest.mark.parametrize("p", [mup(2), ntp(2), standard(2, lr_exponent=1)], ids=lambda p: p.name)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_bias_moves_the_features_no_more_than_the_weights_do(p, optimizer):
     """A hidden bias moves like the input layer, n^{-r_1}; the output bias by a constant at every width."""
@@ -151,7 +151,7 @@ def test_start_is_gaussian_of_the_promised_size():
 def test_base_width_gives_the_standard_network_there_for_every_parametrization():
     x, _ = batch()
     reference = MLP(8, 64, 3, standard(2), std=[8**-0.5, 1, 1], bias=True, seed=5, dtype=DOUBLE)
-    for p in (mup(2), ntk(2), standard(2), *INTERIOR.values()):
+    for p in (mup(2), ntp(2), standard(2), *INTERIOR.values()):
         model = MLP(8, 64, 3, p, base_width=64, bias=True, seed=5, dtype=DOUBLE)
         torch.testing.assert_close(model(x), reference(x), rtol=1e-12, atol=1e-12)
         assert set(rates(model, "sgd").values()) == set(rates(model, "adam").values()) == {1.0}
@@ -167,7 +167,7 @@ def test_weight_decay_per_step_is_the_same_at_every_width():
         assert [g["lr"] * g["weight_decay"] for g in groups] == pytest.approx([1e-3] * len(groups))
 
 
-@pytest.mark.parametrize("start", [mup(2), ntk(2), standard(2)], ids=lambda p: p.name)
+@pytest.mark.parametrize("start", [mup(2), ntp(2), standard(2)], ids=lambda p: p.name)
 def test_orbit_trains_one_function_under_coupled_decay(start):
     """Adam whose decay is part of the gradient: lambda n^c moves with the orbit as the gradient does."""
     x, y = batch()
@@ -321,7 +321,7 @@ def test_deepcopy_and_state_dict(tmp_path):
 
 def test_vmap_over_stacked_models_equals_a_loop():
     x, y = batch()
-    models = [MLP(8, 16, 1, ntk(2), "tanh", bias=True, seed=seed, dtype=DOUBLE) for seed in range(4)]
+    models = [MLP(8, 16, 1, ntp(2), "tanh", bias=True, seed=seed, dtype=DOUBLE) for seed in range(4)]
     parameters, buffers = stack_module_state(models)
     skeleton = copy.deepcopy(models[0]).to("meta")
 

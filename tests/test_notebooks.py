@@ -7,11 +7,12 @@ import subprocess
 import sys
 import types
 
-import browsing
 import pytest
 
-from tp4lib import paths, reproduce
-from tp4lib.notebook_source import source_digest
+from tests import browsing
+from tp4lib.base import paths
+from tp4lib.collection import reproduce
+from tp4lib.collection.notebook_source import source_digest
 
 BOOKS = sorted((paths.checkout() / "notebooks").glob("*.ipynb"))
 NAMES = [book.stem for book in BOOKS]

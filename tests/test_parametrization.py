@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tp4lib import parametrization
-from tp4lib.errors import InputError
-from tp4lib.parametrization import ABC, mean_field, mup, ntk, standard
+from tp4lib.base.errors import InputError
+from tp4lib.parametrization import ABC, mean_field, mup, ntp, standard
 
 HALF, NEVER = Fraction(1, 2), Fraction(-(10**6))
 
@@ -79,7 +79,7 @@ TABLE_1 = [
     # name, parametrization, a, b, c, r, regime
     ("SP", standard(3), (0, 0, 0, 0), (0, 0.5, 0.5, 0.5), 0, -1, "unstable"),
     ("SP 1/n", standard(3, lr_exponent=1), (0, 0, 0, 0), (0, 0.5, 0.5, 0.5), 1, 0.5, "kernel"),
-    ("NTP", ntk(3), (0, 0.5, 0.5, 0.5), (0, 0, 0, 0), 0, 0.5, "kernel"),
+    ("NTP", ntp(3), (0, 0.5, 0.5, 0.5), (0, 0, 0, 0), 0, 0.5, "kernel"),
     ("MFP", mean_field(), (0, 1), (0, 0), -1, 0, "feature learning"),
     ("muP", mup(3), (-0.5, 0, 0, 0.5), (0.5, 0.5, 0.5, 0.5), 0, 0, "feature learning"),
 ]
@@ -158,19 +158,19 @@ def test_dichotomy_and_predicted_growth(abc):
 def test_mean_field_and_mup_are_one_orbit_and_others_are_not():
     assert mean_field().shift(-0.5) == mup(1)
     assert mean_field().same_orbit(mup(1))
-    assert standard(2, lr_exponent=1).same_orbit(ntk(2)) is False  # same r, other functions: layer 1 differs
-    assert ntk(2).same_orbit(mup(2)) is False
+    assert standard(2, lr_exponent=1).same_orbit(ntp(2)) is False  # same r, other functions: layer 1 differs
+    assert ntp(2).same_orbit(mup(2)) is False
     assert mup(1).same_orbit(mup(2)) is False
 
 
 def test_only_mup_moves_every_layer():
-    for p in (standard(3, lr_exponent=1), ntk(3)):
+    for p in (standard(3, lr_exponent=1), ntp(3)):
         assert max(p.change_exponents[:-1]) < 0
     assert set(mup(3).change_exponents) == {0.0}
 
 
 def test_first_step_differs_only_where_the_readout_starts_smaller_than_its_update():
-    for p in (ntk(2), mup(2), mean_field(), standard(2, lr_exponent=1)):
+    for p in (ntp(2), mup(2), mean_field(), standard(2, lr_exponent=1)):
         assert p.first_step_exponents == p.change_exponents
     small_start = ABC([-0.5, 0, 0.5], [0.5, 0.5, 0.75], 0)  # muP with a readout of size n^{-5/4}
     assert small_start.learns_features
@@ -207,9 +207,9 @@ def test_equality_hash_repr_copy():
     assert float_dust == exact
     assert hash(float_dust) == hash(exact)
     assert float_dust.stability_conditions[0].holds
-    assert len({mup(2), mup(2), ntk(2)}) == 2
+    assert len({mup(2), mup(2), ntp(2)}) == 2
     assert eval(repr(mup(2))) == mup(2)
-    assert repr(ntk(2)) == "ABC(a=[0, 1/2, 1/2], b=[0, 0, 0], c=0, name='NTP')"
+    assert repr(ntp(2)) == "ABC(a=[0, 1/2, 1/2], b=[0, 0, 0], c=0, name='NTP')"
     assert copy.deepcopy(mup(2)) == pickle.loads(pickle.dumps(mup(2))) == mup(2)
     with pytest.raises(AttributeError):
         mup(2).c = 1.0
@@ -224,7 +224,7 @@ def test_explain_names_what_fails_by_how_much_and_where_it_stands():
     assert "2 a_3 + c >= 1 (is 0, off by -1" in failed[1]
     assert all("section 3, Stability Characterization" in line for line in failed)
     assert "2011.14522" in text
-    assert "kernel regime; hidden features move like n^-1/2" in ntk(2).explain()
+    assert "kernel regime; hidden features move like n^-1/2" in ntp(2).explain()
     assert "features learned" in mean_field().explain()
     trivial = ABC([0, 0.5, 0.6], [0, 0, 0.5], 0)
     assert [condition.margin for condition in trivial.nontriviality_conditions] == pytest.approx([0.2, 1.2])
@@ -242,7 +242,7 @@ def test_explain_names_what_fails_by_how_much_and_where_it_stands():
         (lambda: ABC([0, "x"], [0, 0], 0), "a_2 = 'x'"),
         (lambda: ABC([0, 1], [0, 0], float("inf")), "c = inf"),
         (lambda: mup(0), "L = 0"),
-        (lambda: ntk(1.5), "L = 1.5"),
+        (lambda: ntp(1.5), "L = 1.5"),
         (lambda: standard(-1), "L = -1"),
         (lambda: standard(2, lr_exponent=None), "lr_exponent = None"),
         (lambda: mup(2).shift(float("nan")), "t = nan"),

@@ -1,4 +1,4 @@
-"""Every size, count, seed, rate and scale that the theory modules take is refused in one way: `tp4lib.checks`."""
+"""Every size, count, seed, rate and scale that the theory modules take is refused in one way: `tp4lib.base.checks`."""
 
 import doctest
 import math
@@ -8,19 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from tp4lib import checks, coordcheck, divergence, kernels
-from tp4lib.compression import compress
-from tp4lib.dual import Hermite, dual
-from tp4lib.errors import InputError
+from tp4lib import kernels
+from tp4lib.activations import Hermite, dual
+from tp4lib.base import checks, divergence
+from tp4lib.base.errors import InputError
+from tp4lib.coordcheck import perceptrons as coordcheck
 from tp4lib.linear_limit import LinearLimit
 from tp4lib.nn import MLP, ABCLinear, param_groups
-from tp4lib.parametrization import ABC, mup, ntk, standard
-from tp4lib.pilimit import PiMLP
-from tp4lib.pinetwork import PiNetwork
+from tp4lib.parametrization import ABC, mup, ntp, standard
+from tp4lib.pi_limit.compression import compress
+from tp4lib.pi_limit.finite import PiNetwork
+from tp4lib.pi_limit.layer import Rows
+from tp4lib.pi_limit.network import PiMLP
 from tp4lib.program import FiniteWidth, InfiniteWidth, train_mlp, train_rnn
-from tp4lib.rows import Rows
-from tp4lib.stack import Stack
 from tp4lib.sweep import minibatches, sweep
+from tp4lib.sweep.stack import Stack
 
 X, Y = torch.eye(4, 3), torch.ones(4, 2)
 
@@ -73,7 +75,7 @@ CALLS = {
         lambda **o: param_groups(MLP(3, 4, 2, mup(2)), **dict(lr=0.1) | o), [], [], ["lr", "weight_decay"], [],
     ),
     "mup": (mup, ["L"], [], [], []),
-    "ntk": (ntk, ["L"], [], [], []),
+    "ntk": (ntp, ["L"], [], [], []),
     "standard": (standard, ["L"], [], [], []),
     "nngp": (
         lambda **o: kernels.nngp(X, X, **dict(depth=1) | o), ["depth"], [], ["w_std", "b_std"], [],

@@ -8,21 +8,25 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from test_trust_files import refused, tried
 
-from tp4lib import checkpoint
-from tp4lib.maml import kernel_fomaml, models, omniglot, pi, synthetic
+from tests.base.test_hostile_files import refused, tried
+from tp4lib.base import checkpoint
+from tp4lib.data import drawn_characters as synthetic
+from tp4lib.data import omniglot
+from tp4lib.maml import kernel_fomaml, models
+from tp4lib.maml import pi_fomaml as pi
 from tp4lib.maml import train as maml_train
 from tp4lib.maml.fomaml import GeneralMAML, LinearFOMAML
 from tp4lib.nn import MLP
-from tp4lib.parametrization import mup, ntk
-from tp4lib.pilimit import PiMLP
+from tp4lib.parametrization import mup, ntp
+from tp4lib.pi_limit.network import PiMLP
 from tp4lib.program import FiniteWidth, InfiniteWidth, train_mlp, train_rnn
 from tp4lib.sweep import sweep
-from tp4lib.word2vec import CBOW, Corpus, fast
-from tp4lib.word2vec import train as w2v
-from tp4lib.word2vec.cbow import Diverged, require_finite, torch_steps
+from tp4lib.word2vec import CBOW, Corpus
+from tp4lib.word2vec import training as w2v
 from tp4lib.word2vec.checkpoints import CHECKPOINT
+from tp4lib.word2vec.model import Diverged, require_finite, torch_steps
+from tp4lib.word2vec.steps import on_numba as fast
 
 numba = pytest.param("numba", marks=pytest.mark.skipif(fast.numba is None, reason="numba is not installed"))
 ENGINES = ["torch", numba]
@@ -275,7 +279,7 @@ def test_a_pi_limit_given_nan(where):
 @pytest.mark.parametrize("activation", ["relu", "identity", "tanh"])
 def test_programs_name_the_step(world, activation):
     xi, y = torch.eye(2, dtype=torch.float64), torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
-    for parametrization in (mup(2), ntk(2)):
+    for parametrization in (mup(2), ntp(2)):
         refused(
             r"diverged in step \d+ of 40: .*smaller lr than 1e\+200",
             train_mlp, world, xi, y, parametrization, activation=activation, lr=1e200, steps=40,

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # `lowest` runs before anything is installed
 
-from tp4lib import packages  # noqa: E402
+from tp4lib.base import packages  # noqa: E402
 
 LOCK = ROOT / "requirements.lock"
 LICENCES = ROOT / "docs" / "licences.md"

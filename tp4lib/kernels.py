@@ -8,8 +8,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from tp4lib.checks import real, whole
-from tp4lib.errors import InputError
+from tp4lib.base.checks import real, whole
+from tp4lib.base.errors import InputError
 
 # Entries of a result that are worked on at once; every elementwise temporary has this many (32 MB in float64).
 BLOCK = 1 << 22

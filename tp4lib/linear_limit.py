@@ -5,9 +5,9 @@ import math
 import torch
 from torch import nn
 
-from tp4lib import checks
-from tp4lib.checks import real, whole
-from tp4lib.device import require_memory
+from tp4lib.base import checks
+from tp4lib.base.checks import real, whole
+from tp4lib.base.device import require_memory
 
 
 class LinearLimit(nn.Module):

@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tp4lib import checks
-from tp4lib.checks import floating, real, whole
-from tp4lib.errors import InputError
+from tp4lib.base import checks
+from tp4lib.base.checks import floating, real, whole
+from tp4lib.base.errors import InputError
 from tp4lib.parametrization import ABC
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -8,7 +8,7 @@ Which of them have an infinite-width limit that trains, and which of those learn
 linear inequalities (Yang & Hu, *Feature Learning in Infinite-Width Neural Networks*, arXiv 2011.14522, section 3).
 This module is those inequalities, the four named points of the paper's Table 1, and the symmetry that joins them.
 
->>> mup(2).learns_features, ntk(2).is_kernel, standard(2).is_stable
+>>> mup(2).learns_features, ntp(2).is_kernel, standard(2).is_stable
 (True, True, False)
 """
 
@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from numbers import Real
 
-from tp4lib.checks import real, whole
-from tp4lib.errors import InputError
+from tp4lib.base.checks import real, whole
+from tp4lib.base.errors import InputError
 
 _PAPER = "Yang & Hu 2021 (arXiv 2011.14522)"
 _HALF = Fraction(1, 2)
@@ -255,7 +255,7 @@ class ABC:
     def same_orbit(self, other: ABC) -> bool:
         """True if `other` is `self.shift(t)` for some t, so that both train the same functions under SGD.
 
-        >>> mup(1).same_orbit(mean_field()), ntk(2).same_orbit(mup(2))
+        >>> mup(1).same_orbit(mean_field()), ntp(2).same_orbit(mup(2))
         (True, False)
         """
         if self.depth != other.depth:
@@ -295,7 +295,7 @@ class ABC:
         stable parametrizations (Yang & Hu 2021, section 3 and appendix H); for an unstable one they are leading
         orders before saturation, of which only the sign should be trusted.
 
-        >>> ntk(2).change_exponents
+        >>> ntp(2).change_exponents
         (-0.5, -0.5, 0.0)
         """
         return self._change(self._backward)
@@ -387,16 +387,19 @@ def standard(L: int, lr_exponent: float = 0) -> ABC:
     return ABC([0] * (L + 1), [0] + [_HALF] * L, rate, name="SP" + suffix)
 
 
-def ntk(L: int) -> ABC:
+def ntp(L: int) -> ABC:
     """The neural-tangent parametrization (NTP): a_1 = 0, a_l = 1/2 after it, b = 0, c = 0; r = 1/2.
 
     Source: Yang & Hu 2021, Table 1 (the parametrization of Jacot, Gabriel & Hongler 2018).
 
-    >>> ntk(2).a
+    >>> ntp(2).a
     (0.0, 0.5, 0.5)
     """
     L = whole("L", L, example=2)
     return ABC([0] + [_HALF] * L, [0] * (L + 1), 0, name="NTP")
+
+
+ntk = ntp  # the name it had before; the kernel of this name is `tp4lib.kernels.ntk`
 
 
 def mean_field() -> ABC:

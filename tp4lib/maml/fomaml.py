@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from tp4lib.errors import InputError
+from tp4lib.base.errors import InputError
+from tp4lib.data.omniglot import Batch
 from tp4lib.linear_limit import LinearLimit
-from tp4lib.maml.omniglot import Batch
 
 
 def clip_scale(norm: torch.Tensor, clip: float | None) -> torch.Tensor | float:

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tp4lib.data.omniglot import SIZE, Batch, Tasks
 from tp4lib.maml.fomaml import clip_scale, query_accuracy
 from tp4lib.maml.kernel_spaces import FeatureSpace, GramSpace, limit_kernel
 from tp4lib.maml.models import Settings
-from tp4lib.maml.omniglot import SIZE, Batch, Tasks
 
 SETTINGS: dict[tuple[str, str], Settings] = {
     ("gp", "relu"): Settings(lr=0.01, sigma_in=0.5, sigma_out=0.5, bias_scale=1),

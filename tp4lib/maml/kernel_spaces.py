@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tp4lib import kernels, progress
-from tp4lib.device import available_memory
-from tp4lib.errors import InputError
-from tp4lib.maml.omniglot import SIZE
+from tp4lib import kernels
+from tp4lib.base import progress
+from tp4lib.base.device import available_memory
+from tp4lib.base.errors import InputError
+from tp4lib.data.omniglot import SIZE
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 STORED_ROWS = 4096  # images that are not for training (validation), whose kernel rows are kept as well
@@ -112,7 +113,7 @@ class GramSpace:
     relatively); where there is not for that either, rows are worked out whenever they are needed.
 
     Args:
-        table: uint8 ``(n, 784)``, the training tasks' `tp4lib.maml.omniglot.Tasks.table`.
+        table: uint8 ``(n, 784)``, the training tasks' `tp4lib.data.omniglot.Tasks.table`.
         kernel: from `limit_kernel`; any function of inner products.
         dtype: that of f; the Gram table is float32 at most, float64 with float64 functions.
         budget: bytes for the table and stored rows; default 60 % of the memory there is.

@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from tp4lib.errors import InputError
+from tp4lib.base.errors import InputError
+from tp4lib.data.omniglot import SIZE
 from tp4lib.linear_limit import LinearLimit
-from tp4lib.maml.omniglot import SIZE
 
 WIDTHS: tuple[float, ...] = (2, 8, 32, 128, 512, 2048, 8192, math.inf)
 """The widths of Table 2."""

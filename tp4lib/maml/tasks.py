@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tp4lib import checks
-from tp4lib.errors import InputError
+from tp4lib.base import checks
+from tp4lib.base.errors import InputError
 
 _DECK = 512  # tasks that are drawn at once
 

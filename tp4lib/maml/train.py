@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 import torch
 
-from tp4lib import checkpoint, checks, progress
-from tp4lib.divergence import FACTOR, Diverged, is_diverged
-from tp4lib.errors import InputError
-from tp4lib.maml import omniglot
-from tp4lib.maml.omniglot import Batch, Characters, Tasks
+from tp4lib.base import checkpoint, checks, progress
+from tp4lib.base.divergence import FACTOR, Diverged, is_diverged
+from tp4lib.base.errors import InputError
+from tp4lib.data import omniglot
+from tp4lib.data.omniglot import Batch, Characters, Tasks
 
 _ROOM = 2
 """In a kernel limit of large scale f = 0 adapts to logits of some tens, and the loss wanders between bounds without
@@ -92,7 +92,7 @@ def deal(characters: Characters, seed: int = 0, **options: Any) -> tuple[Tasks, 
     Validation and test tasks do not depend on ``seed``: every run is asked the same questions.
 
     Args:
-        characters: from `tp4lib.maml.omniglot.load`.
+        characters: from `tp4lib.data.omniglot.load`.
         seed: of the training tasks.
         options: for `Tasks`: ways, shots, queries, device, dtype.
 

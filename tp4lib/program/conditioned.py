@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tp4lib.errors import InputError
+from tp4lib.base.errors import InputError
 from tp4lib.program.vectors import Vector
 
 if TYPE_CHECKING:

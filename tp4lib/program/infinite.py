@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tp4lib.checks import whole
-from tp4lib.device import require_memory
-from tp4lib.errors import InputError
+from tp4lib.base.checks import whole
+from tp4lib.base.device import require_memory
+from tp4lib.base.errors import InputError
 from tp4lib.program.conditioned import ConditionedMatrix, Rows
 from tp4lib.program.vectors import Vector
 from tp4lib.program.world import Part, World

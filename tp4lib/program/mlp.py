@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tp4lib.errors import InputError
+from tp4lib.base.errors import InputError
 from tp4lib.nn import ACTIVATIONS, check_parametrization
 from tp4lib.parametrization import ABC
 from tp4lib.program.optimizers import SGD, Adam, optimizer_of

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tp4lib import checks
-from tp4lib.errors import InputError
+from tp4lib.base import checks
+from tp4lib.base.errors import InputError
 from tp4lib.program.infinite import InfiniteWidth
 
 

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tp4lib import checks
-from tp4lib.device import require_memory
-from tp4lib.errors import InputError
+from tp4lib.base import checks
+from tp4lib.base.device import require_memory
+from tp4lib.base.errors import InputError
 from tp4lib.program.vectors import Vector
 from tp4lib.program.world import Matrix, World, as_matrix
 

@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from tp4lib import checks
+from tp4lib.base import checks
 from tp4lib.nn import ACTIVATIONS
 from tp4lib.program.optimizers import SGD, Adam, optimizer_of
 from tp4lib.program.training import SLOPES, Training, make_task, require, squared_loss

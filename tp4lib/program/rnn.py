@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from tp4lib.errors import InputError
+from tp4lib.base.errors import InputError
 from tp4lib.nn import ACTIVATIONS
 from tp4lib.program.optimizers import SGD, Adam, optimizer_of
 from tp4lib.program.training import SLOPES, Loss, Training, make_task, require, squared_loss

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tp4lib.checks import real, whole
-from tp4lib.divergence import require_stable
-from tp4lib.errors import InputError
+from tp4lib.base.checks import real, whole
+from tp4lib.base.divergence import require_stable
+from tp4lib.base.errors import InputError
 from tp4lib.nn import ACTIVATIONS
 from tp4lib.program.infinite import InfiniteWidth
 from tp4lib.program.optimizers import SGD, Adam, AdamRule, SGDRule
@@ -87,7 +87,7 @@ class Task:
         """Look at f after the last step so far, beside f of the untrained network and beside the output 0.
 
         Raises:
-            Diverged: f is not finite, or its loss is above `tp4lib.divergence.FACTOR` times the untrained one.
+            Diverged: f is not finite, or its loss is above `tp4lib.base.divergence.FACTOR` times the untrained one.
         """
         step, f = len(outputs) - 1, outputs[-1]
         loss, first, zero = (float(self.loss(g, self.y)) for g in (f, outputs[0], torch.zeros_like(f)))

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tp4lib import checks, divergence, progress
-from tp4lib.errors import InputError
+from tp4lib.base import checks, divergence, progress
+from tp4lib.base.errors import InputError
 from tp4lib.nn import ACTIVATIONS
 from tp4lib.program.infinite import InfiniteWidth
 from tp4lib.program.optimizers import SGD, Adam, optimizer_of

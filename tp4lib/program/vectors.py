@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor
 
-from tp4lib.errors import InputError
+from tp4lib.base.errors import InputError
 
 if TYPE_CHECKING:
     from tp4lib.program.world import World

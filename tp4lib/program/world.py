@@ -9,10 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tp4lib import checks
-from tp4lib.checks import real, whole
-from tp4lib.device import require_memory, resolve
-from tp4lib.errors import InputError
+from tp4lib.base import checks
+from tp4lib.base.checks import real, whole
+from tp4lib.base.device import require_memory, resolve
+from tp4lib.base.errors import InputError
 from tp4lib.program.vectors import Vector, one_world
 
 

@@ -6,7 +6,7 @@ to word ids), `sampling` (everything random), `shards` (columns over ranks), `cb
 `train` (epochs), `run` (from a text to files).
 """
 
-from tp4lib.word2vec.cbow import CBOW
 from tp4lib.word2vec.corpus import Corpus, Vocabulary, keep_probability
+from tp4lib.word2vec.model import CBOW
 
 __all__ = ["CBOW", "Corpus", "Vocabulary", "keep_probability"]

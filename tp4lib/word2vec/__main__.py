@@ -14,13 +14,14 @@ from typing import NoReturn
 
 import torch
 
-from tp4lib import cli, environment
-from tp4lib import device as devices
-from tp4lib.errors import InputError, fail
-from tp4lib.files import alone_in
-from tp4lib.word2vec.cbow import GRADIENTS
+from tp4lib.base import device as devices
+from tp4lib.base import environment
+from tp4lib.base.errors import InputError, fail
+from tp4lib.base.files import alone_in
+from tp4lib.collection import cli
+from tp4lib.word2vec.blocks import NEGATIVES
+from tp4lib.word2vec.model import GRADIENTS
 from tp4lib.word2vec.run import run
-from tp4lib.word2vec.sampling import NEGATIVES
 from tp4lib.word2vec.shards import ALONE, Shards
 
 TEXT = "words between spaces or line ends, which windows reach across; plain, .xz, .gz, .bz2 or .zip"

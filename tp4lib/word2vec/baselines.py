@@ -8,8 +8,8 @@ import math
 
 import torch
 
-from tp4lib.checks import whole
-from tp4lib.word2vec.cbow import CBOW
+from tp4lib.base.checks import whole
+from tp4lib.word2vec.model import CBOW
 
 
 def kernel_limit_embeddings(

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from tp4lib import checkpoint
-from tp4lib.errors import InputError
+from tp4lib.base import checkpoint
+from tp4lib.base.errors import InputError
 from tp4lib.word2vec.shards import ALONE, Shards
 
 CHECKPOINT = "checkpoint.npz"

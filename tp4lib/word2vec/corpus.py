@@ -23,12 +23,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tp4lib import archives
-from tp4lib.checks import real, whole
-from tp4lib.errors import InputError
-from tp4lib.progress import bar
+from tp4lib.base import archives
+from tp4lib.base.checks import real, whole
+from tp4lib.base.errors import InputError
+from tp4lib.base.progress import bar
+from tp4lib.data.wikipedia import clean_wikipedia
 from tp4lib.word2vec import idstore
-from tp4lib.word2vec.wikipedia import clean_wikipedia
 
 __all__ = ["Corpus", "Vocabulary", "clean_wikipedia", "keep_probability", "open_text"]
 

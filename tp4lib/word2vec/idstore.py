@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from tp4lib import paths
-from tp4lib.errors import InputError
-from tp4lib.files import atomic_path, write_json
-from tp4lib.progress import bar
+from tp4lib.base import paths
+from tp4lib.base.errors import InputError
+from tp4lib.base.files import atomic_path, write_json
+from tp4lib.base.progress import bar
 
 VERSION = 1
 LONG = 32_000_000  # bytes of text from which on it is worth keeping its ids

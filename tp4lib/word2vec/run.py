@@ -9,15 +9,17 @@ from typing import Any
 
 import torch
 
-from tp4lib import datasets, files, provenance, results
-from tp4lib.checks import whole
-from tp4lib.errors import InputError
-from tp4lib.word2vec import analogy
-from tp4lib.word2vec.cbow import columns_of, parse_width
+from tp4lib.base import files, results
+from tp4lib.base.checks import whole
+from tp4lib.base.errors import InputError
+from tp4lib.data import catalogue as datasets
+from tp4lib.data import provenance
+from tp4lib.word2vec import analogies as analogy
 from tp4lib.word2vec.checkpoints import CHECKPOINT
 from tp4lib.word2vec.corpus import Corpus, open_text
+from tp4lib.word2vec.model import columns_of, parse_width
 from tp4lib.word2vec.shards import ALONE, Shards, reduced
-from tp4lib.word2vec.train import Trained, train
+from tp4lib.word2vec.training import Trained, train
 from tp4lib.word2vec.vectors import save_vectors
 
 CHECKPOINTS, VECTORS = "checkpoint*.npz", "vectors.bin"
@@ -43,7 +45,7 @@ def run(
     """Train, score after each epoch, and write ``out/vectors.bin`` and ``out/metrics.json``; return the metrics.
 
     Until all is there, the run works in ``out/unfinished``, and the files of the run before stay as they are
-    (`tp4lib.results`).
+    (`tp4lib.base.results`).
 
     Args:
         corpus: text, words between spaces; plain, .xz, .gz, .bz2 or .zip; or the name of a data set, see `TEXTS`.
@@ -53,7 +55,7 @@ def run(
         save_vectors_: whether to write the vectors; save_dim: in so many principal coordinates (`reduced`).
         resume: go on from the unfinished run in ``out``, or from the finished one.
         shards: the ranks that share the columns; the first one writes.
-        options: of `tp4lib.word2vec.train.train`; ``epochs`` is needed.
+        options: of `tp4lib.word2vec.training.train`; ``epochs`` is needed.
 
     Raises:
         InputError: whatever is wrong with files, settings or memory; also after Ctrl-C, saying how to go on; and where

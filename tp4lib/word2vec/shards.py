@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from tp4lib import environment
-from tp4lib.checks import whole
-from tp4lib.errors import InputError
+from tp4lib.base import environment
+from tp4lib.base.checks import whole
+from tp4lib.base.errors import InputError
 
 
 class Shards:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tp4lib.files import atomic_path
+from tp4lib.base.files import atomic_path
 from tp4lib.word2vec.shards import ALONE, Shards
 
 _ROWS = 1024

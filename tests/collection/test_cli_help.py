@@ -1,0 +1,149 @@
+"""What ``tp4 --help``, every command's help and ``tp4 doctor`` look like in a terminal of 80 columns."""
+
+import json
+
+import pytest
+import typer
+
+from tp4lib.base.errors import InputError
+from tp4lib.collection import cli, needs
+from tp4lib.collection.commands import doctor
+from tp4lib.collection.report import PRESETS
+from tp4lib.collection.reproduce import notebooks
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    monkeypatch.setenv("TP4_PROGRESS", "0")
+
+
+def printed(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [None, *cli.COMMANDS])
+def test_help_fits_80_columns_and_names_every_option_in_full(capsys, command):
+    text = printed(capsys, *filter(None, [command]), "--help")
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    if command is not None:
+        for parameter in typer.main.get_command(cli.build()).commands[command].params:
+            if parameter.param_type_name == "option":
+                assert parameter.help, (command, parameter.name)
+                for name in parameter.opts:
+                    assert name in text, (command, name)
+
+
+def test_each_command_says_in_one_line_what_it_does(capsys):
+    text = printed(capsys, "--help")
+    for name in cli.COMMANDS:
+        (line,) = [line for line in text.splitlines() if line.startswith(f"  {name} ")]
+        assert line.endswith("."), line
+        assert not line.endswith("..."), f"{name}: its first sentence is too long for 80 columns"
+
+
+def test_doctor_tells_what_is_here_and_what_presets_need(capsys, monkeypatch):
+    monkeypatch.setenv("TP4_DATA", "embedded")
+    text = printed(capsys, "doctor")
+    assert max(map(len, text.splitlines())) <= 80
+    for word in (
+        "torch 2",
+        "cores",
+        "GPU",
+        "text8",
+        "omniglot",
+        "compiler",
+        *(f"{preset}: " for preset in PRESETS),
+    ):
+        assert word in text, word
+    assert "not found out" not in text
+
+
+def test_doctor_goes_on_where_something_is_broken(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("TP4_DATA", "/nowhere")
+    (tmp_path / "needs.json").write_text("{")
+    monkeypatch.setattr(needs, "TABLE", tmp_path / "needs.json")
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: 1 / 0)
+    text = printed(capsys, "doctor")
+    assert text.count("not found out") == 3
+    assert "TP4_DATA=/nowhere: it is not there" in " ".join(text.split())
+    assert "torch 2" in text
+
+
+def merged(workers: int = 1, **changes) -> dict:
+    runs = {path.stem: {"seconds": 60.0, "ok": True, "peak_memory_bytes": (i + 1) << 20, "disk_bytes": 100}
+            for i, path in enumerate(notebooks())}  # fmt: skip
+    runs[max(runs)] |= changes
+    return {
+        "runs": runs,
+        "preset": "laptop",
+        "runner": {"workers": workers},
+        "environment": {"threads": 1, "python": "3.11", "versions": {"torch": "2.6"}},
+    }
+
+
+def mine() -> dict:
+    """As many notebooks as the collection has, one of them another."""
+    run = merged()
+    run["runs"]["99_mine"] = run["runs"].pop(min(run["runs"]))
+    return run
+
+
+def test_needs_are_those_of_a_whole_run(tmp_path):
+    folder, table = tmp_path / "run", tmp_path / "needs.json"
+    folder.mkdir()
+    (folder / "metrics.json").write_text(json.dumps(merged()))
+    assert needs.main(folder, table) == "laptop"
+    written = json.loads(table.read_text())
+    found, count = needs.needs("laptop", table=written), len(notebooks())
+    assert (found.seconds, found.memory, found.disk) == (60 * count, count << 20, 100 * count)
+    assert needs.needs("paper", table=written) is None
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        merged(workers=2),
+        merged(ok=False),
+        merged(peak_memory_bytes=None),
+        merged(seconds=float("nan")),
+        merged(disk_bytes=-1),
+        mine(),
+        {},
+        {"runs": {}},
+        {"runs": [], "runner": {}, "environment": 0},
+    ],
+)
+def test_needs_of_part_of_a_run_are_refused(run):
+    with pytest.raises(InputError, match="expected the"):
+        needs.measured(run, 2)
+
+
+def test_a_file_that_is_no_run_or_no_table_is_refused_in_one_line(tmp_path):
+    table = tmp_path / "needs.json"
+    for content in (None, "", "[]", "{", '{"preset": "mine"}'):
+        if content is not None:
+            (tmp_path / "metrics.json").write_text(content)
+        with pytest.raises(InputError, match="tells of no run"):
+            needs.main(tmp_path, table)
+    (tmp_path / "metrics.json").write_text(json.dumps(merged()))
+    table.write_text("[]")
+    with pytest.raises(InputError, match="is damaged"):
+        needs.main(tmp_path, table)
+    assert table.read_text() == "[]"
+
+
+def test_the_table_that_ships_covers_the_collection():
+    table = json.loads(needs.TABLE.read_text())
+    assert "ci" in table
+    for preset, entry in table.items():
+        assert set(entry["notebooks"]) == {path.stem for path in notebooks()}, (
+            "see tp4lib/collection/needs.py"
+        )
+        found = needs.needs(preset)
+        assert 2**28 < found.memory < 2**36

@@ -1,0 +1,73 @@
+"""Where to compute, and whether it fits there."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from tp4lib.base.errors import InputError
+
+
+def resolve(device: str | torch.device = "auto") -> torch.device:
+    """Turn ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"`` into a device that exists here.
+
+    ``"auto"`` is the GPU where there is one, else the CPU.
+
+    Raises:
+        InputError: the name is unknown, or there is no such device.
+    """
+    name = str(device)
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cpu", "cuda") or (found.type == "cpu" and found.index):
+        raise InputError(
+            f"unknown device {name[:40]!r}; expected auto, cpu, cuda or cuda:N; try --device auto"
+        )
+    if found.type == "cuda" and not 0 <= (found.index or 0) < torch.cuda.device_count():
+        raise InputError(
+            f"device {name!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices; "
+            "try --device cpu"
+        )
+    return found
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that can be allocated on ``device`` now: free GPU memory, or available RAM within any cgroup limit."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                available = int(line.split()[1]) * 1024
+        # A container may hold less than its host has.
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        if limit != "max":
+            available = min(available, int(limit) - used)
+    except (OSError, ValueError):
+        pass
+    return max(available, 0)
+
+
+def require_memory(needed: int, device: torch.device, what: str, hint: str = "") -> None:
+    """Refuse, before anything is allocated, what cannot fit.
+
+    Args:
+        needed: bytes that ``what`` will take.
+        hint: what to type instead, for example ``"try --max-vocab 20000"``.
+
+    Raises:
+        InputError: less memory is available; the line names both sizes and ends with ``hint``.
+    """
+    there = available_memory(device)
+    if needed > there:
+        tail = f"; {hint}" if hint else ""
+        gib = min(needed, 2**1000) / 2**30  # a float, whatever was asked for
+        raise InputError(
+            f"{what} needs {gib:.1f} GiB, but {there / 2**30:.1f} GiB are available on {device}{tail}"
+        )

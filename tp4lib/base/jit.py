@@ -1,0 +1,39 @@
+"""Numba, where it is installed, with a folder for its compiled functions that can be written.
+
+Import ``numba`` from here; it is None on the bare core. Numba keeps compiled functions beside their source, and refuses
+to define them where it can write neither there nor at home.
+"""
+
+import os
+from pathlib import Path
+
+from tp4lib.base import paths
+from tp4lib.base.errors import InputError
+from tp4lib.base.files import out_dir
+
+
+def _choose_folder() -> None:
+    """Set ``$NUMBA_CACHE_DIR`` where the installation is read-only; has to happen before numba is imported."""
+    if chosen := os.environ.get("NUMBA_CACHE_DIR"):
+        try:
+            out_dir(chosen)
+        except InputError:
+            raise InputError(
+                f"NUMBA_CACHE_DIR={chosen} cannot be written; expected a folder that can; unset it, or choose another"
+            ) from None
+        return
+    try:
+        out_dir(Path(__file__).parent / "__pycache__")
+    except InputError:
+        os.environ["NUMBA_CACHE_DIR"] = str(paths.cache_dir() / "numba")
+
+
+_choose_folder()
+try:
+    import numba
+except ImportError:  # the bare core runs on torch alone
+    numba = None
+except ValueError as error:
+    raise InputError(
+        f"numba does not start ({error}); expected settings that it can use; unset NUMBA_NUM_THREADS, or correct it"
+    ) from error

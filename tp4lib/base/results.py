@@ -1,0 +1,142 @@
+"""The files of one run belong together: those of a finished run stay until the next run in the folder is whole.
+
+A run works in ``OUT/unfinished``: there are its checkpoints, and at its end its results, ``metrics.json`` last. Then
+all of it moves to ``OUT``. The old metrics are the first of the old files to go, the new ones the last to come, so
+wherever ``OUT/metrics.json`` is, the files beside it are of that run. If the process is killed meanwhile, the next
+command in this folder completes the exchange.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tp4lib.base.errors import InputError
+from tp4lib.base.files import atomic_path, out_dir, write_json
+
+UNFINISHED = "unfinished"
+METRICS = "metrics.json"
+_MOVING = "moving.json"  # the metrics of a run whose files are on their way to OUT
+
+
+class Work:
+    """The files of a run in ``out``, made by `working`.
+
+    Attributes:
+        out: where the results of the last finished run are.
+        folder: ``out/unfinished``, where the run keeps its checkpoints and puts its results.
+    """
+
+    def __init__(self, out: Path, program: str, checkpoints: str, others: tuple[str, ...]) -> None:
+        self.out, self.folder = Path(out), Path(out) / UNFINISHED
+        self._program, self._checkpoints, self._others = program, checkpoints, others
+
+    def finish(self, metrics: dict) -> None:
+        """Write ``metrics`` as the last file of the run, and put the run in the place of the one before."""
+        write_json(self.folder / METRICS, {"program": self._program, **metrics})
+        self.exchange()
+
+    def exchange(self) -> None:
+        """Replace the files in ``out`` by those of a run that is whole, if there is one; safe to be cut short."""
+        if (self.folder / METRICS).exists():
+            for old in [self.out / METRICS, *self._files(self.out)]:
+                old.unlink(missing_ok=True)
+            os.replace(self.folder / METRICS, self.folder / _MOVING)
+        if (self.folder / _MOVING).exists():  # nothing of the run before is left in OUT
+            for new in self._files(self.folder):
+                os.replace(new, self.out / new.name)
+            os.replace(self.folder / _MOVING, self.out / METRICS)
+
+    def begin(self, resume: bool) -> None:
+        """Make ``folder`` ready; see `working`."""
+        self.exchange()
+        self._forget_links()
+        for name in (
+            METRICS,
+            self._checkpoints,
+            *self._others,
+        ):  # half-written by a killed run: OUT is ours alone
+            for part in self.folder.glob(f".{name}.*.part"):
+                part.unlink()
+        unfinished = sorted(self.folder.glob(self._checkpoints))
+        if not (resume and unfinished):
+            self._require_ours()
+        if unfinished and not resume:
+            raise InputError(
+                f"{unfinished[0]} is of a run that has not come to its end; expected a folder without one; go on "
+                "with --resume, or choose another --out"
+            )
+        out_dir(self.folder)
+        if resume and not unfinished:
+            for path in self.out.glob(self._checkpoints):
+                _link(path, self.folder / path.name)
+
+    def end(self) -> None:
+        """Leave nothing of a run that has not begun."""
+        self._forget_links()
+        with suppress(OSError):  # a checkpoint is in it
+            self.folder.rmdir()
+
+    def _files(self, folder: Path) -> list[Path]:
+        return sorted(path for pattern in (self._checkpoints, *self._others) for path in folder.glob(pattern))
+
+    def _forget_links(self) -> None:
+        """Remove what `begin` linked to a finished run's checkpoint, where training has not replaced it."""
+        for path in self._files(self.folder):
+            with suppress(FileNotFoundError):
+                if path.samefile(self.out / path.name):
+                    path.unlink()
+
+    def _require_ours(self) -> None:
+        """Refuse a folder with files that would be replaced and are not of a finished run of this program."""
+        there = [path for path in (self.out / METRICS, *self._files(self.out)) if os.path.lexists(path)]
+        if not there:
+            return
+        try:
+            found = json.loads((self.out / METRICS).read_text(encoding="utf-8"))
+            if found["program"] == self._program:
+                return
+        except (OSError, ValueError, TypeError, KeyError):
+            pass
+        raise InputError(
+            f"{there[-1]} is not of a finished run of tp4 {self._program} with its metrics.json; expected an empty "
+            "folder, or one of such a run; choose another --out, or move the file away"
+        )
+
+
+@contextmanager
+def working(
+    out: Path, program: str, *, checkpoints: str, others: tuple[str, ...] = (), resume: bool = False
+) -> Iterator[Work]:
+    """Make ``out/unfinished`` ready for a run, and remove it again where the run leaves nothing there.
+
+    The caller holds ``out`` alone (`tp4lib.base.files.alone_in`), keeps its checkpoints in ``folder`` of the `Work`, writes
+    its results there, and calls `Work.finish`.
+
+    Args:
+        program: "word2vec" or "maml"; another's results are not replaced.
+        checkpoints: the pattern of their names, such as "checkpoint*.npz".
+        others: patterns of the other files that a run leaves, without the metrics.
+        resume: go on from the unfinished run; where there is none, from the checkpoint of the finished one.
+
+    Raises:
+        InputError: not ``resume``, and there is an unfinished run; or ``out`` holds such files, but not of a finished
+            run of this program.
+    """
+    work = Work(out, program, checkpoints, others)
+    try:
+        work.begin(resume)
+        yield work
+    finally:
+        work.end()
+
+
+def _link(path: Path, to: Path) -> None:
+    """A second name of a file that is never changed in place; a copy where the file system has no such thing."""
+    try:
+        os.link(path, to)
+    except OSError:
+        with atomic_path(to) as part:
+            shutil.copyfile(path, part)

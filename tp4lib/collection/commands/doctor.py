@@ -1,0 +1,175 @@
+"""``tp4 doctor``: what is here, and what each preset would need."""
+
+import os
+import platform
+import shutil
+import textwrap
+from collections.abc import Callable, Iterator
+
+# Torch, and what imports it, is imported by the sections that need it: the doctor has to work where it is missing.
+from tp4lib import __version__
+from tp4lib.base import environment, packages, paths
+from tp4lib.base.errors import InputError
+from tp4lib.collection.needs import needs
+
+_TOOLS = {
+    "compiler": ("cc", "gcc", "clang"),
+    "browser": ("chromium", "chromium-browser", "google-chrome", "firefox"),
+    "make": ("make",),
+    "git": ("git",),
+}
+FULL_VOCABULARY = 67_897
+"""Words of wiki8 that occur at least five times: the vocabulary of Word2Vec at preset paper."""
+
+
+def doctor() -> None:
+    """Show what is here and what each preset needs.
+
+    Versions of every declared package, device, memory, disk, tools, settings, data sets (and whether they are the
+    official ones), then time, memory and disk of each preset, as measured, and whether it fits here. What cannot be
+    found out is said, too.
+    """
+    for title, lines in (
+        ("tp4", _program),
+        ("packages", _packages),
+        ("machine", _machine),
+        ("tools", _tools),
+        ("settings", _settings),
+        ("data", _data),
+        ("presets", _presets),
+    ):
+        _section(title, lines)
+
+
+def _section(title: str, lines: Callable[[], Iterator[str]]) -> None:
+    head = title
+    try:
+        for line in lines():
+            print(textwrap.fill(line, 80, initial_indent=f"{head:<10}", subsequent_indent=" " * 12))
+            head = ""
+    except Exception as error:  # a doctor does not fall ill: the other sections are still of use
+        line = f"not found out ({_why(error)})"
+        print(textwrap.fill(line, 80, initial_indent=f"{head:<10}", subsequent_indent=" " * 12))
+
+
+def _why(error: Exception) -> str:
+    line = packages.explained(error) if isinstance(error, ImportError) else None
+    return line or (str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}")
+
+
+def _program() -> Iterator[str]:
+    try:
+        from tp4lib.data import provenance
+
+        here = provenance.commit()
+    except ImportError:
+        here = {}
+    where = f", commit {here['commit'][:9]}{' with changes' if here['dirty'] else ''}" if here else ""
+    yield f"{__version__}{where}; Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+
+
+def _packages() -> Iterator[str]:
+    """One line for each group of declared packages: versions, what is missing, what is outside of its bounds."""
+    declared = packages.declared()
+    for group in dict.fromkeys(package.group for package in declared):
+        ours = [package for package in declared if package.group == group]
+        there = [f"{package.name} {package.version}" for package in ours if package.version]
+        missing = [name for package in ours for name in package.lacking]
+        outside = [
+            f"{package.name} {package.version} (expected {package.bounds})"
+            for package in ours
+            if package.version and not package.fits
+        ]
+        parts = [", ".join(there)] if there else []
+        parts += [f"outside the tested versions: {', '.join(outside)}"] if outside else []
+        parts += [f"missing: {', '.join(missing)}"] if missing else []
+        parts += [f"run `{ours[0].command}`"] if missing or outside else []
+        yield f"{group}: {'; '.join(parts)}"
+
+
+def _settings() -> Iterator[str]:
+    """The environment variables of tp4's that are set: what is read, what is wrong, what has no effect."""
+    given = [f"{name}={value}" for name, value in environment.given().items()]
+    yield ", ".join(given) if given else f"none of {', '.join(environment.VARIABLES)} is set"
+    for name in environment.unknown():
+        yield f"{name} means nothing to tp4; expected one of {', '.join(environment.VARIABLES)}"
+    environment.check()
+
+
+def _machine() -> Iterator[str]:
+    yield f"disk: {_bytes(_disk_free())} free where results go ({paths.runs_dir('')})"
+    import torch
+
+    from tp4lib.base import device
+
+    chosen = device.resolve("auto")
+    yield (
+        f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores, "
+        f"{_bytes(device.available_memory(torch.device('cpu')))} of memory available"
+    )
+    gpu = (
+        f"{torch.cuda.get_device_name(chosen)}, {_bytes(device.available_memory(chosen))} free"
+        if chosen.type == "cuda"
+        else "none"
+    )
+    yield f"GPU: {gpu}; --device auto is {chosen.type}"
+
+
+def _tools() -> Iterator[str]:
+    found = {tool: next(filter(shutil.which, names), None) for tool, names in _TOOLS.items()}
+    yield ", ".join(f"{tool}: {name or 'none found'}" for tool, name in found.items())
+
+
+def _data() -> Iterator[str]:
+    from tp4lib.data import catalogue as datasets
+
+    for name in datasets.DATASETS:
+        found = datasets.find_local(name)
+        yield f"{found.describe()}; official digest: {datasets.verify(found)}"
+
+
+def _presets() -> Iterator[str]:
+    import torch
+
+    from tp4lib.base import device
+    from tp4lib.collection.report import PRESETS
+
+    memory, disk = device.available_memory(torch.device("cpu")), _disk_free()
+    for preset in PRESETS:
+        need = needs(preset)
+        if need is None:
+            yield f"{preset}: not measured{_full_size() if preset == 'paper' else ''}"
+            continue
+        asked = {"memory": (need.memory, memory), "disk": (need.disk, disk)}
+        lacks = [what for what, (needed, there) in asked.items() if needed > there]
+        yield (
+            f"{preset}: {_minutes(need.seconds)}, {_bytes(need.memory)} of memory, {_bytes(need.disk)} of disk "
+            f"(measured: {need.measured}); {'too little ' + ' and '.join(lacks) if lacks else 'fits'} here"
+        )
+
+
+def _full_size() -> str:
+    """What is known beforehand of preset paper, and whether it fits."""
+    from tp4lib.base import device
+
+    chosen = device.resolve("auto")
+    single, half = (2 * FULL_VOCABULARY**2 * size for size in (4, 2))
+    there = device.available_memory(chosen)
+    verdict = "fits" if single < there else "fits in bfloat16" if half < there else "does not fit"
+    return (
+        f"; Word2Vec at width infinity alone holds two matrices of {FULL_VOCABULARY:,} rows and columns, "
+        f"{_bytes(single)} ({_bytes(half)} in bfloat16); {verdict} on {chosen.type} here"
+    )
+
+
+def _disk_free() -> int:
+    folder = paths.runs_dir("")
+    return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.0f} MiB"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

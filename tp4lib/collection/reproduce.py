@@ -1,0 +1,443 @@
+"""Run the numbered notebooks, some at once if asked to, and gather what they report.
+
+A notebook's new results grow beside the old ones and take their place once they are whole (`tp4lib.collection.staging`); nothing
+that this program did not write is replaced or removed (`tp4lib.collection.manifest`).
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tp4lib.base import checks, paths
+from tp4lib.base import device as devices
+from tp4lib.base.errors import InputError
+from tp4lib.base.files import alone_in, digest, write_json
+from tp4lib.collection import gallery
+from tp4lib.collection.execution import Executor, Outcome, clock
+from tp4lib.collection.manifest import Manifest, read_json
+from tp4lib.collection.notebook_source import read_notebook, source_digest, store_outputs
+from tp4lib.collection.report import PRESETS
+from tp4lib.collection.staging import Stage, stages
+from tp4lib.data import catalogue as datasets
+from tp4lib.data import provenance
+from tp4lib.data.catalogue import EMBEDDED
+
+# Wall-clock limits per notebook, generous: a run on a loaded machine must not be cut off.
+TIMEOUTS = {"ci": 15 * 60, "laptop": 3 * 3600, "paper": 48 * 3600}
+LONGEST = 1e8
+"""Seconds: three years, the largest timeout."""
+LARGEST_SEED = 2**32 - 1
+"""What NumPy's and scikit-learn's generators take."""
+# Every library that starts threads of its own, so that notebooks that run at once do not take each other's cores.
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def notebooks(names: Sequence[str] = ()) -> list[Path]:
+    """The notebooks that ``names`` select, in order; all of the collection by default.
+
+    A number ("04", "4") or a name ("04_word2vec_limit") is of the collection; what holds a "/" or ends in ".ipynb" is
+    the path of a file, and that file is meant.
+
+    Raises:
+        InputError: a name fits none, there is no such file, or two files have the same name.
+    """
+    everything = sorted(paths.shared("notebooks").glob("[0-9][0-9]_*.ipynb"))
+    if not names:
+        return everything
+    chosen: list[Path] = []
+    for name in names:
+        found = _file(name) if "/" in name or name.endswith(".ipynb") else _of_collection(name, everything)
+        if not any(os.path.realpath(found) == os.path.realpath(other) for other in chosen):
+            chosen.append(found)
+    _require_own_names(chosen)
+    return chosen
+
+
+def run(
+    selected: Sequence[Path],
+    preset: str,
+    out: Path,
+    *,
+    data_dir: Path | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    workers: int = 1,
+    threads: int = 1,
+    timeout: float | None = None,
+    in_place: bool = False,
+    resume: bool = False,
+    say: Callable[[str], None] = print,
+) -> list[Outcome]:
+    """Execute notebooks at ``preset``, ``workers`` at once; a failure is recorded and the others still run.
+
+    Leaves in ``out``: the executed notebooks, ``<notebook>/`` with figures (SVG, PNG), ``metrics.json`` and
+    ``run.json``; all of them merged in ``metrics.json``, and ``index.html``. They are replaced once the new ones are
+    whole: a notebook that fails, or is killed, leaves the old ones, and the page says that they are older. Until then
+    the new ones are in the hidden folder ``.<notebook>.new`` (`tp4lib.collection.staging`), where checkpoints in sub-folders wait
+    for the next run. At preset ``ci`` the embedded data are used unless ``data_dir`` is given, so that the run depends
+    on nothing outside the environment.
+
+    Args:
+        selected: notebooks; results have the name of the file.
+        data_dir: where real data are; the notebooks see it as ``$TP4_DATA``.
+        workers: notebooks at once; the numbers do not depend on it.
+        threads: CPU threads of each notebook; the numbers depend on it a little, by the order of sums.
+        timeout: seconds a notebook may take; default `TIMEOUTS`.
+        in_place: also write the outputs, with the digest of the source, into the notebook they came from.
+        resume: keep the notebooks that an earlier run with the same arguments, sources, data and versions has finished.
+        say: receives the progress line of each notebook.
+
+    Raises:
+        InputError: an argument that cannot work; a folder that does not exist, cannot be written, holds somebody else's
+            files under the names of the results, or in which another run works.
+    """
+    where = _checked(preset, data_dir, device, seed, workers, threads, timeout)
+    _require_own_names(selected)
+    _require_apart(selected, out)
+    environment = _environment(preset, data_dir, where, threads)
+    this = _Run(
+        out=out,
+        asked={"seed": seed, "preset": preset, "device": where, "threads": threads},
+        parameters={"preset": preset, "seed": seed, "device": device},
+        given={"data": environment.get("TP4_DATA"), **_library()},
+        executor=Executor(environment, timeout or TIMEOUTS[preset]),
+        workers=workers,
+        in_place=in_place,
+        say=say,
+    )
+    with alone_in(out):
+        return this.execute(selected, resume)
+
+
+def gather(out: Path, workers: int, **asked: Any) -> dict[str, Any]:
+    """Merge the notebooks' results under ``out`` into ``metrics.json``, draw ``index.html`` from it, return the merge.
+
+    Besides what `tp4lib.data.provenance.record` tells:
+
+    - ``notebooks``: the ``metrics.json`` of each notebook with whole results;
+    - ``runs``: how the last run of each came to its end; after a failure ``results_of`` is the ``run.json`` of the
+      older results under ``notebooks``, or null where there are none;
+    - ``unfinished``: runs that were begun and came to no end, each with ``begun`` and ``results_of``;
+    - ``mixed``: where the results are of several runs, the presets, seeds, versions and commits that differ; the
+      preset or seed of the merge as a whole is then null.
+
+    Args:
+        workers: how many ran at once.
+        asked: for `tp4lib.data.provenance.record`; holds where there are no results yet.
+    """
+    reports, runs, unfinished = {}, {}, {}
+    for stage in stages(out):
+        whole, failed = stage.whole(), stage.failed()
+        report = read_json(stage.results / "metrics.json") if whole else None
+        if isinstance(report, dict) and "metrics" in report:
+            reports[stage.name] = report
+        if failed:
+            runs[stage.name] = {**failed, "results_of": whole}
+        elif whole:
+            runs[stage.name] = whole
+        if begun := stage.begun():
+            unfinished[stage.name] = {"begun": begun, "results_of": whole}
+    data = {repr(sorted(each.items())): each for report in reports.values() for each in report["data"]}
+    merged = {
+        **provenance.record(**asked),
+        "data": list(data.values()),
+        "notebooks": reports,
+        "runs": runs,
+        "unfinished": unfinished,
+        "runner": {"workers": workers},
+    }
+    merged |= _of_all(reports, merged)
+    Manifest(out).write_json("metrics.json", merged)
+    with Manifest(out).atomic_path("index.html") as part:
+        part.write_text(gallery.index_page(merged), encoding="utf-8", errors="replace")
+    return merged
+
+
+@dataclasses.dataclass
+class _Run:
+    """One call of `run`: the notebooks it still has to run, and what became of the others.
+
+    Attributes:
+        asked: seed, preset, device, threads.
+        parameters: for the notebooks.
+        given: what else the numbers depend on: data, code, versions.
+        contents: each notebook file as it was read.
+    """
+
+    out: Path
+    asked: dict[str, Any]
+    parameters: dict[str, Any]
+    given: dict[str, Any]
+    executor: Executor
+    workers: int
+    in_place: bool
+    say: Callable[[str], None]
+    outcomes: dict[Path, Outcome] = dataclasses.field(default_factory=dict)
+    contents: dict[Path, bytes] = dataclasses.field(default_factory=dict)
+
+    def execute(self, selected: Sequence[Path], resume: bool) -> list[Outcome]:
+        self._heads = {source: f"[{k}/{len(selected)}] {source.stem}" for k, source in enumerate(selected, 1)}
+        todo = self._prepare({source: Stage(self.out, source.stem) for source in selected}, resume)
+        self._gather()
+        try:
+            coming = self.executor.each(todo, self.parameters, self.workers, self._tick)
+            with contextlib.closing(coming):
+                for source, outcome in coming:
+                    self._end(source, todo[source], outcome)
+        finally:
+            _status("")
+            never = [stage for source, stage in todo.items() if source not in self.outcomes]
+            for stage in never:
+                stage.cancel()
+            if never:
+                with contextlib.suppress(InputError):  # what ended the run is told, not this
+                    self._gather()
+        return [self.outcomes[source] for source in selected]
+
+    def _prepare(self, chosen: dict[Path, Stage], resume: bool) -> dict[Path, Stage]:
+        """Refuse what cannot work, then make the stages; returns those of the notebooks that are to be run."""
+        Manifest(self.out).require(["metrics.json", "index.html"])
+        names = [stage.name for stage in chosen.values()]
+        for stage in stages(self.out):
+            try:
+                stage.recover()
+            except InputError:
+                if stage.name in names:
+                    raise
+        for stage in chosen.values():
+            stage.require_free()
+        return {source: stage for source, stage in chosen.items() if self._begin(source, stage, resume)}
+
+    def _begin(self, source: Path, stage: Stage, resume: bool) -> bool:
+        """Whether a notebook is to be run: not one that is kept from an earlier run, or cannot be read."""
+        identity = self.asked | self.given
+        try:
+            notebook = read_notebook(source)
+        except InputError as error:
+            stage.begin(identity)
+            self._end(source, stage, Outcome(source.stem, 0.0, str(error)))
+            return False
+        self.contents[source] = source.read_bytes()
+        identity |= {"source": source_digest(notebook)}
+        if resume and (outcome := _finished(stage, identity)) is not None:
+            self.outcomes[source] = self._stored(source, outcome)
+            self.say(f"{self._heads[source]}  kept from the run before")
+            return False
+        stage.begin(identity)
+        write_json(stage.source, notebook)
+        return True
+
+    def _end(self, source: Path, stage: Stage, outcome: Outcome) -> None:
+        """Exchange the results of a notebook that went well, record a failure, and tell."""
+        told = {**outcome.told(), "disk_bytes": stage.disk_bytes()}
+        if outcome.error is None:
+            try:
+                stage.finish(told)
+                outcome = self._stored(source, outcome)
+            except (InputError, OSError) as error:
+                outcome = dataclasses.replace(outcome, error=f"{error}; the results wait in {stage.folder}")
+        if outcome.error is not None and stage.folder.is_dir():
+            stage.fail({**told, **outcome.told()})
+        self.outcomes[source] = outcome
+        self._gather()
+        _status("")
+        came_to = f"\n  as far as it came: {stage.executed}" if stage.executed.is_file() else ""
+        self.say(f"{self._heads[source]}  {outcome}{came_to}")
+
+    def _stored(self, source: Path, outcome: Outcome) -> Outcome:
+        """With --in-place, the outcome of storing the outputs in the notebook that they came from."""
+        if not self.in_place:
+            return outcome
+        if source.read_bytes() != self.contents[source]:
+            error = f"{source} was changed while it ran: its outputs were not stored in it; run it again"
+            return dataclasses.replace(outcome, error=error)
+        store_outputs(self.out / f"{source.stem}.ipynb", source, self.asked["preset"])
+        return outcome
+
+    def _gather(self) -> None:
+        gather(self.out, self.workers, **self.asked)
+
+    def _tick(self) -> None:
+        running = ", ".join(f"{name} {clock(seconds)}" for name, seconds in self.executor.running().items())
+        done = f"{len(self.outcomes)} of {len(self._heads)} done"
+        _status(f"{done}; running: {running}" if running else "")
+
+
+def _of_collection(name: str, everything: Sequence[Path]) -> Path:
+    number = name.zfill(2) if re.fullmatch(r"[0-9]{1,2}", name) else None
+    fits = [path for path in everything if path.stem == name or path.stem.split("_")[0] == number]
+    if not fits:
+        known = ", ".join(path.stem for path in everything)
+        raise InputError(
+            f"no notebook {name!r}; expected a number or a name of {known}, or the path of a file; "
+            "try `tp4 reproduce 04`"
+        )
+    return fits[0]
+
+
+def _file(name: str) -> Path:
+    """The path that ``name`` is; what is wrong with the file itself is told when it is read."""
+    path = Path(name)
+    if not os.path.lexists(path) or path.suffix != ".ipynb":
+        raise InputError(
+            f"no notebook at {name}; expected a file that is there and ends in .ipynb, or a number or name of the "
+            "collection; try `tp4 reproduce 04`"
+        )
+    return path
+
+
+def _require_own_names(selected: Sequence[Path]) -> None:
+    """Results have the name of the file, so that two of one name would overwrite each other."""
+    seen: dict[str, Path] = {}
+    for source in selected:
+        if (other := seen.setdefault(source.stem, source)) is not source:
+            raise InputError(
+                f"{other} and {source} have one name, and so would their results; expected different names; "
+                "rename one, or run them one after the other with different --out"
+            )
+
+
+def _require_apart(selected: Sequence[Path], out: Path) -> None:
+    """Executed notebooks have the names of their sources, so that they must not go to the same folder."""
+    for source in selected:
+        executed = out / source.name
+        if executed.exists() and source.exists() and executed.samefile(source):
+            raise InputError(
+                f"{out} holds the notebooks themselves; expected another folder; choose one with --out DIR"
+            )
+
+
+def _checked(
+    preset: str,
+    data_dir: Path | None,
+    device: str,
+    seed: int,
+    workers: int,
+    threads: int,
+    timeout: float | None,
+) -> str:
+    """The device that ``device`` means here; refuses what cannot run before anything is written."""
+    if preset not in PRESETS:
+        raise InputError(f"unknown preset {preset!r}; expected one of {', '.join(PRESETS)}; try --preset ci")
+    checks.whole("--seed", seed, least=0, most=LARGEST_SEED, example=0)
+    checks.whole("--workers", workers, example=2)
+    checks.whole("--threads", threads, example=1)
+    if timeout is not None:
+        checks.real("--timeout", timeout, above=0, most=LONGEST, example=TIMEOUTS[preset])
+    _require_data(preset, data_dir)
+    return str(devices.resolve(device))
+
+
+def _require_data(preset: str, data_dir: Path | None) -> None:
+    """A folder named for its data holds some, or a run would go on with drawn characters without a word."""
+    told, place = "--data-dir", data_dir
+    if place is None and preset != "ci":  # what the notebooks will look at
+        told, place = "TP4_DATA", os.environ.get("TP4_DATA")
+    if not place or str(place) == EMBEDDED:
+        return
+    if not os.path.isdir(place):
+        what = f"{told} {place} is not a folder" if os.path.exists(place) else f"no data folder {place}"
+        raise InputError(f"{what}; expected a folder with data sets; choose another {told}, or leave it out")
+    if datasets.holds_any(place):
+        return
+    known = ", ".join(datasets.DATASETS)
+    raise InputError(
+        f"no data set in {place}; expected files of {known}, as `tp4 data` names them; "
+        f"choose another {told}, or leave it out"
+    )
+
+
+def _environment(preset: str, data_dir: Path | None, device: str, threads: int) -> dict[str, str]:
+    data = os.path.realpath(data_dir) if data_dir is not None else EMBEDDED if preset == "ci" else None
+    return {
+        "TP4_COMMAND": f"tp4 reproduce --preset {preset}",  # unless the command line has told more
+        **os.environ,
+        "TP4_DEVICE": device,
+        "MPLBACKEND": "agg",
+        "PYTHONWARNINGS": "ignore",
+        **dict.fromkeys(_THREADS, str(threads)),
+        **({"TP4_DATA": data} if data is not None else {}),
+    }
+
+
+def _library() -> dict[str, str]:
+    """What numbers depend on besides arguments, sources and data: digests of our code, and of all versions here."""
+    package = Path(__file__).resolve().parent.parent  # tp4lib
+    files = sorted(package.rglob("*.py"))
+    told = "".join(f"{file.relative_to(package)} {digest(file)}\n" for file in files)
+    versions = sorted(f"{each.name}=={each.version}" for each in metadata.distributions())
+    packages = "\n".join([platform.python_version(), *versions])
+    return {
+        "library": hashlib.sha256(told.encode()).hexdigest(),
+        "packages": hashlib.sha256(packages.encode()).hexdigest(),
+    }
+
+
+def _finished(stage: Stage, identity: dict[str, Any]) -> Outcome | None:
+    """The outcome of an earlier run, if it went well, its results are all there, and they would be the same now."""
+    run, report = stage.whole(), read_json(stage.results / "metrics.json")
+    if not run or not report or {key: run.get(key) for key in identity} != identity:
+        return None
+    files = Manifest(stage.results)
+    there = all(files.is_ours(name) for name in run["files"])
+    if (
+        not there
+        or not (stage.out / f"{stage.name}.ipynb").is_file()
+        or not _same_data(report, identity["data"])
+    ):
+        return None
+    return Outcome(stage.name, run["seconds"], None, run["peak_memory_bytes"])
+
+
+def _same_data(report: dict[str, Any], place: str | None) -> bool:
+    """Whether the data sets of a report are those that a run would find now, byte for byte."""
+    for told in report["data"]:
+        if (
+            told["name"] not in datasets.DATASETS
+        ):  # an installed package's own, whose version has been compared
+            if place == told.get("source") == EMBEDDED:
+                continue
+            return False
+        try:
+            found = provenance.source(datasets.find_local(told["name"], place))
+        except InputError:
+            return False
+        if any(found[key] != told.get(key) for key in ("title", "sha256")):
+            return False
+    return True
+
+
+def _of_all(reports: dict[str, Any], merged: dict[str, Any]) -> dict[str, Any]:
+    """The preset and seed of all reports, null where they differ, and under ``mixed`` what differs."""
+    found: dict[str, list[Any]] = {"preset": [], "seed": [], "version": [], "commit": []}
+    for report in reports.values():
+        environment = report.get("environment", {})
+        values = {
+            "preset": report.get("preset"),
+            "seed": report.get("seed"),
+            "version": environment.get("versions", {}).get("tp4lib"),
+            "commit": environment.get("commit"),
+        }
+        for key, value in values.items():
+            if value not in found[key]:
+                found[key].append(value)
+    mixed = {key: sorted(values, key=str) for key, values in found.items() if len(values) > 1}
+    of_all = {key: None if key in mixed else (found[key] or [merged[key]])[0] for key in ("preset", "seed")}
+    return {**of_all, "mixed": mixed}
+
+
+def _status(line: str) -> None:
+    """On a terminal, one line that is written over; nothing elsewhere."""
+    if sys.stdout.isatty():
+        columns = shutil.get_terminal_size().columns
+        sys.stdout.write(f"\r\x1b[K{line[: columns - 1]}")
+        sys.stdout.flush()

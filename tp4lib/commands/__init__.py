@@ -1,1 +1,0 @@
-"""The `tp4` subcommands, one module each; `tp4lib.cli` puts them together."""

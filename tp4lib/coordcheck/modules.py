@@ -1,0 +1,222 @@
+r"""The coordinate check for any module: with which powers of the width its outputs, and their changes, grow.
+
+    |h_0| ~ n^e,   |h_t - h_0| ~ n^d     (root mean square over the output of one module, on one batch)
+
+In muP every module's output changes by Theta(1): d = 0. In the kernel regime hidden ones change like n^-r. Source: Yang
+et al. 2022 (Tensor Programs V, arXiv 2203.03466), appendix D, for the check; `ABC.change_exponents` for the powers.
+
+>>> import torch
+>>> from torch import nn
+>>> from tp4lib.parametrization import mup
+>>> def make(width):
+...     return nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
+>>> x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+>>> def loss(model, x, y):
+...     return (model(x) - y).square().mean()
+>>> check_module(make, (32, 64, 128), 32, mup(2), loss, [(x, x[:, :1])], lr=0.01).ok
+True
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from tp4lib.base.checks import real
+from tp4lib.base.tables import Table
+from tp4lib.coordcheck.powers import power_of_width, shown
+from tp4lib.coordcheck.runs import Optimizer, Runs, rms
+from tp4lib.parametrization import ABC
+from tp4lib.scale.scaled import Row
+
+if TYPE_CHECKING:
+    pass
+
+BLOW_UP = 1e6  # a run has diverged when some output's root mean square exceeds this, or is not finite
+
+
+@dataclass(frozen=True)
+class ModuleCheck:
+    """The sizes that `check_module` measured; `powers`, `ok`, `table` and `plot` say what they mean.
+
+    start: {module: (widths, seeds)}, root mean square of its output. change: of the output's change after all steps.
+    predicted: {module: power of the change}, absent where a parametrization predicts none. diverged_at: (widths,
+    seeds), the step at which a run left the finite numbers, -1 if it did not.
+    """
+
+    label: str
+    widths: tuple[int, ...]
+    start: dict[str, np.ndarray]
+    change: dict[str, np.ndarray]
+    predicted: dict[str, float]
+    diverged_at: np.ndarray
+    tolerance: float
+
+    @property
+    def powers(self) -> dict[str, float]:
+        """{module: power of the width with which its output's change grows}, of those that could be fitted."""
+        return {name: power for name in self.change if (power := self._fit(self.change, name)[0]) is not None}
+
+    @property
+    def off(self) -> dict[str, float]:
+        """{module: power minus prediction}, of those that have both."""
+        return {
+            name: power - self.predicted[name]
+            for name, power in self.powers.items()
+            if name in self.predicted
+        }
+
+    @property
+    def starts(self) -> dict[str, float]:
+        """{module: power of the width with which its output at the start grows}."""
+        return {name: power for name in self.start if (power := self._fit(self.start, name)[0]) is not None}
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing diverged, nothing blows up, and every change grows as predicted, within the noise."""
+        return bool((self.diverged_at < 0).all()) and not any(
+            self.verdict(name).isupper() for name in self.change
+        )
+
+    def verdict(self, name: str) -> str:
+        """In a word; those in capitals are faults."""
+        start, change = self._fit(self.start, name), self._fit(self.change, name)
+        predicted = self.predicted.get(name)
+        if start[0] is not None and self._beyond(start[0], start[1]):
+            return "START BLOWS UP"
+        if change[0] is None:
+            return "not measured"
+        if predicted is None:
+            return "BLOWS UP" if self._beyond(*change) else "-"
+        if self._beyond(change[0] - predicted, change[1]):
+            return "BLOWS UP" if change[0] > 0 else "GROWS MORE THAN PREDICTED"
+        if self._beyond(predicted - change[0], change[1]):
+            return "FREEZES" if predicted == 0 else "GROWS LESS THAN PREDICTED"
+        return "ok" if abs(change[0] - predicted) <= self.tolerance else "ok, but noisy"
+
+    def table(self) -> Table:
+        """One line per module: power of the start, of the change (with standard error), prediction, verdict."""
+        body = []
+        for name in self.change:
+            start, change = self._fit(self.start, name), self._fit(self.change, name)
+            predicted = self.predicted.get(name)
+            cells = [shown(start[0]), shown(*change), "" if predicted is None else shown(predicted)]
+            body.append([name or "(the model)", *cells, self.verdict(name)])
+        lost = np.argwhere(self.diverged_at >= 0)
+        for i, _ in lost[:1]:
+            step = self.diverged_at[i][self.diverged_at[i] >= 0].min()
+            body.append(
+                [f"{len(lost)} runs", "", "", "", f"DIVERGED, first at width {self.widths[i]}, step {step}"]
+            )
+        return Table(["module", "power at start", "power of change", "predicted", "verdict"], body)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Change of every module's output against the width; what is as predicted in grey, the faults labelled."""
+        import matplotlib.pyplot as plt
+
+        from tp4lib.collection.plotting import label_lines, log_axis, number, style_for
+
+        ax = ax or plt.subplots(figsize=(7.5, 4.4))[1]
+        faults = sorted(
+            (n for n in self.powers if self.verdict(n).isupper()), key=lambda n: -abs(self.powers[n])
+        )[:6]
+        styles = style_for(faults)
+        for name in sorted(self.powers, key=lambda n: n in faults):
+            sizes = self.change[name]
+            kept = np.isfinite(sizes).all(1)
+            label = f"{name or '(the model)'}: {number(self.powers[name], sign=True)}"
+            style = styles.get(name, dict(color="0.72", linewidth=1.0, zorder=1))
+            middle = np.sqrt((sizes[kept] ** 2).mean(1))
+            ax.plot(np.array(self.widths)[kept], middle, label=label if name in faults else None, **style)
+        ax.set(xlabel="width", ylabel="change of the output", title=self.label)
+        log_axis(ax, "x", at=self.widths)
+        log_axis(ax)
+        label_lines(ax)
+        return ax.figure
+
+    def _fit(self, sizes: dict[str, np.ndarray], name: str) -> tuple[float | None, float | None]:
+        return power_of_width(np.array(self.widths), sizes[name])
+
+    def _beyond(self, difference: float, error: float | None) -> bool:
+        return difference > self.tolerance and difference > 3 * (error or 0.0)
+
+
+def check_module(
+    make: Callable[[int], nn.Module],
+    widths: Sequence[int],
+    base: int,
+    parametrization: ABC | None,
+    loss: Callable[..., Tensor],
+    batches: Sequence[Any],
+    lr: float,
+    optimizer: Optimizer = "adam",
+    steps: int = 4,
+    seeds: int = 3,
+    roles: Mapping[str, Any] | None = None,
+    fold: Mapping[str, float] | None = None,
+    tolerance: float = 0.15,
+) -> ModuleCheck:
+    """Train a network at several widths for a few steps and measure how every module's output changes with the width.
+
+    Args:
+        make, base, parametrization, roles, fold: see `tp4lib.scale.scale`. parametrization None takes make's network
+            as it is, to check muP written by hand or by another library; the optimizer is then a function.
+        widths: three or more, increasing, from the base width on.
+        loss: ``(model, *batch)`` -> scalar, or ``(model, batch)`` for batches that are not tuples.
+        batches: trained on in turn; the first is also the one that outputs are compared on.
+        lr: at the base width. It should be small enough for `steps` steps to be a small change.
+        optimizer: "sgd", "adam", or a function (net, lr) -> torch optimizer, such as
+            `lambda net, lr: torch.optim.RMSprop(net.groups(lr, "adam"))`.
+        seeds: how many initializations at each width. tolerance: on powers, in the verdicts.
+
+    Raises:
+        InputError: whatever `scale` raises, fewer than three widths, no batch, a loss that is no number.
+    """
+    runs = Runs(make, widths, base, parametrization, loss, batches, lr, optimizer, steps, seeds, roles, fold)
+    tolerance = real("tolerance", tolerance, above=0, example=0.15)
+    shape = (len(runs.widths), seeds)
+    start: dict[str, np.ndarray] = {}
+    change: dict[str, np.ndarray] = {}
+    diverged_at = np.full(shape, -1)
+    lengths: dict[int, dict[str, int]] = {}  # of the outputs, at each width
+    rules: dict[str, Row] = {}  # of each leaf module's matrix, or gain
+    for i, seed, net, update in runs.all("coordinate check"):
+        first = last = runs.outputs(net.model)
+        for step in range(1, steps + 1):
+            update(step - 1)
+            last = runs.outputs(net.model)
+            if not all(rms(h) <= BLOW_UP for h in last.values()):  # also for NaN
+                diverged_at[i, seed] = step
+                break
+        for name, h in first.items():
+            start.setdefault(name, np.full(shape, math.nan))[i, seed] = rms(h)
+            moved = rms(last[name] - h) if diverged_at[i, seed] < 0 and name in last else math.nan
+            change.setdefault(name, np.full(shape, math.nan))[i, seed] = moved
+        lengths[i] = {name: h.numel() for name, h in first.items()}
+        for name, module in net.model.named_modules():
+            own = [row for key, row in net.rows.items() if key.rpartition(".")[0] == name]
+            if own and not list(module.children()):
+                rules[name] = max(own, key=lambda row: len(row.shape))
+    predicted = {}
+    for name in change:
+        grows = lengths[0].get(name) != lengths[len(runs.widths) - 1].get(name)
+        if (power := _predicted(parametrization, rules.get(name), grows)) is not None:
+            predicted[name] = power
+    return ModuleCheck(runs.label, runs.widths, start, change, predicted, diverged_at, tolerance)
+
+
+def _predicted(p: ABC | None, rule: Row | None, grows: bool) -> float | None:
+    """Power of a module's change: 0 in muP, less a fold; else by the role of its matrix, or by what grows."""
+    if p is None or not p.is_stable:
+        return 0.0  # an unstable parametrization is held to what a stable one keeps
+    if p.learns_features:
+        return rule.step if rule else 0.0
+    role = rule.role if rule else ""
+    if role == "input":
+        return p.change_exponents[0]
+    if role == "output":
+        return p.change_exponents[-1]
+    return p.change_exponents[-2] if role == "hidden" or grows else None

@@ -1,0 +1,543 @@
+"""Find a data set, download and verify it, or fall back to what ships with the environment.
+
+`find` looks in ``data_dir``, then in ``$TP4_DATA``, then in the cache; then it downloads the official archive (to a
+temporary file, checked, then renamed) unless ``TP4_OFFLINE=1``; then it takes the embedded default. The result says
+which one it is, so that no figure can pass off a stand-in as the real thing.
+"""
+
+import contextlib
+import functools
+import http.client
+import itertools
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tp4lib.base import archives, environment, packages, paths
+from tp4lib.base.errors import InputError
+from tp4lib.base.files import atomic_path
+from tp4lib.base.progress import bar
+from tp4lib.data import contents, drawings
+from tp4lib.data.contents import Contents, matches
+
+EMBEDDED = "embedded"
+"""As ``data_dir`` or ``$TP4_DATA``: take the embedded default, whatever else is there."""
+
+_TIMEOUT = 20.0  # seconds without a byte before a try is given up
+_PATIENCE, _SLOWEST = 60.0, 60_000  # so many bytes have to come in so many seconds
+_TRIES, _PAUSE = 3, 1.0  # tries where the server or the line failed; seconds between them, doubled each time
+_MOST = 1 << 30  # bytes; the largest official file has a third of that
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Remote:
+    """One official file: where it is, what it is called here, and its digest as ``"sha256:..."`` or ``"md5:..."``."""
+
+    url: str
+    filename: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to hold a data set.
+
+    Attributes:
+        files: names that must all be there, a folder's with "/" at its end.
+        title: of the content that is known by
+        known: its digest, ``"sha256:..."`` or ``"md5:..."``, besides that of the official downloads.
+    """
+
+    files: tuple[str, ...]
+    title: str
+    known: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What `find` knows of a data set.
+
+    Attributes:
+        forms: the ways to hold it, the preferred one first.
+        read: finds out what the files of a form hold, see `tp4lib.data.contents.text`.
+        remotes: official downloads, into the cache folder.
+        folder: sub-folder that may hold the files (``omniglot/images_background.zip``), or "".
+        embedded: title of the embedded default.
+    """
+
+    name: str
+    licence: str
+    forms: tuple[Form, ...]
+    read: Callable[..., Contents]
+    remotes: tuple[Remote, ...]
+    embedded: str
+    folder: str = ""
+    synthetic: bool = False
+
+
+_TEXT8, _FIL9 = "text8, English Wikipedia (2006)", "fil9, English Wikipedia (2006)"
+_WIKI8 = "wiki8, a later English Wikipedia dump in text8 format"
+_GENSIMS = "206 pages of English Wikipedia (gensim's test data, cleaned to text8 format)"
+_QUESTIONS = "questions-words, 19,544 analogy questions"
+_OMNIGLOT = Form(
+    (),
+    "Omniglot, 1,623 handwritten characters",
+    # Of `tp4lib.data.drawings.Drawings.sha256`: all 32,460 drawings, as a folder or as zips.
+    ("sha256:6741849fb07548c3fa4587fdfb76c3aab23f34c5dd1f4ab959df450e30f5ea75",),
+)
+
+DATASETS = {
+    "text8": Dataset(
+        "text8",
+        "CC BY-SA 3.0",
+        (
+            Form(("text8",), _TEXT8, ("md5:3bea1919949baf155f99411df5fada7e",)),
+            Form(("text8.zip",), _TEXT8),
+            Form(("text8.gz",), _TEXT8),
+            Form(
+                ("wiki8",),
+                _WIKI8,
+                ("sha256:90ed1ce0d0a678b55a6ade95037a849137b514ba94903876cbd692d80a471997",),
+            ),
+            Form(
+                ("wiki8.xz",),
+                _WIKI8,
+                ("sha256:128c3bb5a7a75b7cc4a0867a6d54b3cfe48001d884586cceb269e7c4092ae41d",),
+            ),
+        ),
+        contents.text,
+        (
+            Remote(
+                "http://mattmahoney.net/dc/text8.zip",
+                "text8.zip",
+                "sha256:a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
+            ),
+        ),
+        _GENSIMS,
+    ),
+    "fil9": Dataset(
+        "fil9",
+        "CC BY-SA 3.0",
+        (Form(("fil9",), _FIL9), Form(("fil9.xz",), _FIL9), Form(("enwik9.zip",), _FIL9)),
+        contents.text,
+        (
+            Remote(
+                "http://mattmahoney.net/dc/enwik9.zip",
+                "enwik9.zip",
+                "sha256:99cdb5ac84392252d3f0912ccedd195bc95bd80cbef3b0cdf2eee4ad9a3b7a51",
+            ),
+        ),
+        _GENSIMS,
+    ),
+    "questions": Dataset(
+        "questions",
+        "Apache 2.0",
+        (
+            Form(
+                ("questions-words.txt",),
+                _QUESTIONS,
+                ("sha256:8c29b3332afc46f3fb8be04cb5297bf96f39aa7131272dff57869b4485b22a36",),
+            ),
+        ),
+        contents.questions,
+        (),
+        f"{_QUESTIONS} (gensim's test data)",
+    ),
+    "omniglot": Dataset(
+        "omniglot",
+        "MIT",
+        tuple(
+            replace(_OMNIGLOT, files=files)
+            for files in itertools.product(*((f"{part}.zip", f"{part}/") for part in drawings.PARTS))
+        ),
+        contents.omniglot,
+        (
+            Remote(
+                "https://github.com/brendenlake/omniglot/raw/master/python/images_background.zip",
+                "images_background.zip",
+                "md5:68d2efa1b9178cc56df9314c21c6e718",
+            ),
+            Remote(
+                "https://github.com/brendenlake/omniglot/raw/master/python/images_evaluation.zip",
+                "images_evaluation.zip",
+                "md5:6b91aef0f799c5bb55b94e3f2daec811",
+            ),
+        ),
+        "synthetic characters, drawn by this program",
+        folder="omniglot",
+        synthetic=True,
+    ),
+    "cifar10": Dataset(
+        "cifar10",
+        "research use",
+        (
+            Form(("cifar-10-python.tar.gz",), "CIFAR-10"),
+            Form(("cifar-10-batches-py/",), "CIFAR-10"),
+            Form(
+                ("cifar10_6k.npz",),
+                "CIFAR-10, a sample of 5,000 + 1,000 images",
+                ("sha256:1452c17917533f7040a83b9e3d137ea5119a32166f0fc971739dbed5ac6efe49",),
+            ),
+        ),
+        contents.cifar10,
+        (
+            Remote(
+                "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+                "cifar-10-python.tar.gz",
+                "sha256:6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+            ),
+        ),
+        "scikit-learn's 8 x 8 handwritten digits",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A data set that is there.
+
+    Attributes:
+        path: a file, the folder that holds the files, or None where the embedded default is made in memory.
+        source: "data_dir", "TP4_DATA", "cache", "download" or "embedded".
+        title: what it is in words, by its content: see `tp4lib.data.contents`.
+        synthetic: it was drawn by a program, and has to be labelled so wherever it is shown.
+        digest: SHA-256 over all content that is read; None where it is made in memory and not yet made.
+        counts: of what is in it, such as ``{"characters": 1623, "alphabets": 50, "drawings": 32460}``.
+        official: whether it is the official download, by its digest; None where no official digest is known.
+        held: what was read of it on the way, for its own reader.
+    """
+
+    name: str
+    path: Path | None
+    source: str
+    title: str
+    synthetic: bool = False
+    digest: str | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    official: bool | None = None
+    held: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_embedded(self) -> bool:
+        return self.source == EMBEDDED
+
+    def describe(self) -> str:
+        """One line for people: what it is and where it came from, without a path of this machine."""
+        came = {
+            "data_dir": "data_dir",
+            "TP4_DATA": "$TP4_DATA",
+            "cache": "the cache",
+            "download": "the official download",
+        }
+        return f"{self.name}: {self.title} [{came.get(self.source, 'embedded default')}]"
+
+    def sha256(self) -> str | None:
+        """Digest over all content that is read; None where it is made in memory and not yet made."""
+        return self.digest
+
+
+def find(name: str, data_dir: str | Path | None = None) -> Found:
+    """Find the data set ``name`` (a key of `DATASETS`); see the module's text for the order of places.
+
+    Raises:
+        InputError: the name is unknown; ``data_dir`` was named but does not exist or does not hold the data set.
+    """
+    found = find_local(name, data_dir)
+    forced = EMBEDDED in (str(data_dir), os.environ.get("TP4_DATA"))
+    if found.is_embedded and DATASETS[name].remotes and not forced and not offline():
+        try:
+            return fetch(name)
+        except InputError as error:
+            print(f"tp4: {error}; going on with {found.title}", file=sys.stderr)
+    return found
+
+
+def find_local(name: str, data_dir: str | Path | None = None) -> Found:
+    """`find` without any download: what is there now, else the embedded default."""
+    dataset = _dataset(name)
+    if str(data_dir) == EMBEDDED:
+        return _embedded(dataset)
+    if data_dir is not None:
+        _require_folder(data_dir, f"no data folder {data_dir}", "choose another --data-dir, or leave it out")
+        if found := _look(dataset, Path(data_dir), "data_dir"):
+            return found
+        if dataset.remotes:
+            names = " or ".join(" + ".join(form.files) for form in dataset.forms)
+            raise InputError(
+                f"{data_dir} holds no {name}; expected {names}; choose another --data-dir, or leave it out"
+            )
+    folder = named_folder()
+    if folder == EMBEDDED:
+        return _embedded(dataset)
+    if folder:
+        if found := _look(dataset, Path(folder), "TP4_DATA"):
+            return found
+        _tell_if_useless(folder)
+    places = (_look(dataset, place, "cache") for place in paths.cache_places())
+    return next(filter(None, places), None) or _embedded(dataset)
+
+
+def named_folder() -> str | None:
+    """What ``$TP4_DATA`` names: a folder, `EMBEDDED`, or None where it is not set.
+
+    Raises:
+        InputError: it names something else.
+    """
+    folder = environment.text("TP4_DATA")
+    if folder and folder != EMBEDDED:
+        _require_folder(folder, f"TP4_DATA={folder}", "unset TP4_DATA or correct it")
+    return folder
+
+
+def holds_any(folder: str | Path) -> bool:
+    """Whether some data set of the catalogue lies in ``folder``, and is what it should be."""
+    for dataset in DATASETS.values():
+        with contextlib.suppress(InputError):
+            if _look(dataset, Path(folder), "data_dir"):
+                return True
+    return False
+
+
+def _require_folder(folder: str | Path, name: str, advice: str) -> None:
+    if not os.path.isdir(folder):  # as Path.is_dir, which raises where a name is too long
+        raise InputError(f"{name}: it is {archives.what_is(folder)}; expected a folder; {advice}")
+
+
+@functools.cache  # once is enough
+def _tell_if_useless(folder: str) -> None:
+    """A line on stderr where a folder that the user named holds no data set at all: its name may be misspelt."""
+    if not any(_places(dataset, Path(folder)) for dataset in DATASETS.values()):
+        print(
+            f"tp4: TP4_DATA={folder} holds none of {', '.join(DATASETS)}; going on without it; correct it, or unset "
+            "TP4_DATA",
+            file=sys.stderr,
+        )
+
+
+def fetch(name: str) -> Found:
+    """Download the official files of ``name`` into the cache, verify them, and return what `find` would.
+
+    Raises:
+        InputError: nothing to download, offline, or a download failed; nothing half-written is left.
+    """
+    dataset = _dataset(name)
+    if not dataset.remotes:
+        raise InputError(
+            f"{name} has no download; expected one of {', '.join(_downloadable())}; it comes with gensim"
+        )
+    if offline():
+        raise InputError(
+            f"cannot download {name}: TP4_OFFLINE is set; unset it, or put the files in $TP4_DATA"
+        )
+    folder = paths.cache_dir() / dataset.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for remote in dataset.remotes:
+        target = folder / remote.filename
+        if not (target.is_file() and matches(target, remote.digest)):
+            download(remote.url, target, remote.digest)
+    found = _look(dataset, paths.cache_dir(), "download")
+    assert found is not None, "the files just downloaded are one of the data set's own forms"
+    return found
+
+
+def download(url: str, target: Path, expected: str) -> None:
+    """Download ``url`` to ``target`` atomically; keep it only if its digest is ``expected`` (``"sha256:..."``).
+
+    What another try may cure (a stall, a broken line, an error of the server's own) is tried three times. Only http and
+    https are spoken, also where a server redirects to; proxies are taken from the environment.
+
+    Raises:
+        InputError: unreachable, stalled, cut short, an HTTP error, or other bytes than expected.
+    """
+    hint = f"try again, or put {target.name} in a folder named by TP4_DATA"
+    for part in target.parent.glob(f".{target.name}.*.part"):  # left by a download that was killed
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime > 3600:
+                part.unlink()
+    for attempt in range(1, _TRIES + 1):
+        desc = f"download {target.name}" + (f" (try {attempt} of {_TRIES})" if attempt > 1 else "")
+        try:
+            with atomic_path(target) as part:
+                _transfer(url, part, desc)
+                if not matches(part, expected):
+                    raise InputError(
+                        f"{url} does not have the expected {expected.split(':')[0]} digest; {hint}"
+                    )
+            return
+        except _Broken as broken:
+            if attempt == _TRIES or not broken.may_pass:
+                tries = f" in {attempt} tries" if attempt > 1 else ""
+                raise InputError(f"cannot download {url}{tries}: {broken}; {hint}") from None
+        time.sleep(_PAUSE * 2 ** (attempt - 1))
+
+
+class _Broken(Exception):
+    """A transfer that failed, and whether another try may go better."""
+
+    def __init__(self, reason: object, may_pass: bool) -> None:
+        super().__init__(" ".join(str(reason).split())[:300] or type(reason).__name__)
+        self.may_pass = may_pass
+
+
+def _transfer(url: str, part: Path, desc: str) -> None:
+    try:
+        with _opener().open(url, timeout=_TIMEOUT) as response, open(part, "wb") as file:
+            told = response.headers.get("Content-Length", "")
+            size = int(told) if told.isascii() and told.isdigit() else None
+            if (size or 0) > _MOST:
+                raise _Broken(f"{size:,} bytes; at most {_MOST:,} are expected", False)
+            with bar(total=size, desc=desc, unit="B") as progress:
+                _copy(response, file, _MOST if size is None else size, progress.update)
+            received = file.tell()
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise _Broken(f"{error.code} {error.reason}", error.code >= 500 or error.code in (408, 429)) from None
+    except urllib.error.URLError as error:  # no connection was made: not the moment to insist
+        raise _Broken(error.reason, False) from None
+    except (OSError, http.client.HTTPException) as error:
+        raise _Broken(error, not isinstance(error, http.client.InvalidURL)) from None
+    except ValueError as error:  # not an address
+        raise _Broken(error, False) from None
+    if size is not None and received != size:
+        raise _Broken(f"cut short at {received} of {size} bytes", True)
+
+
+def _copy(
+    response: http.client.HTTPResponse, file: BinaryIO, most: int, report: Callable[[int], object]
+) -> None:
+    since, recent, left = time.monotonic(), 0, most
+    while left and (chunk := response.read1(min(_CHUNK, left))):
+        file.write(chunk)
+        report(len(chunk))
+        left, recent = left - len(chunk), recent + len(chunk)
+        if (passed := time.monotonic() - since) > _PATIENCE:
+            if recent < _SLOWEST:
+                raise _Broken(f"stalled: {recent:,} bytes in {passed:.0f} seconds", True)
+            since, recent = time.monotonic(), 0
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """urllib's own, without the handlers of file:, ftp: and data: addresses."""
+    request, opener = urllib.request, urllib.request.OpenerDirector()
+    for handler in (
+        request.ProxyHandler,
+        request.UnknownHandler,
+        request.HTTPHandler,
+        request.HTTPSHandler,
+        request.HTTPDefaultErrorHandler,
+        request.HTTPRedirectHandler,
+        request.HTTPErrorProcessor,
+    ):
+        opener.add_handler(handler())
+    return opener
+
+
+def verify(found: Found) -> str:
+    """ "ok" where what was found has the official digest, "differs" where not, else "no digest" (none is known)."""
+    return {True: "ok", False: "differs", None: "no digest"}[found.official]
+
+
+def offline() -> bool:
+    """Whether downloads are switched off by ``TP4_OFFLINE=1``."""
+    return environment.flag("TP4_OFFLINE")
+
+
+def _dataset(name: str) -> Dataset:
+    if name not in DATASETS:
+        raise InputError(f"unknown data set {name!r}; expected one of {', '.join(DATASETS)}; see `tp4 data`")
+    return DATASETS[name]
+
+
+def _downloadable() -> list[str]:
+    return [name for name, dataset in DATASETS.items() if dataset.remotes]
+
+
+def _look(dataset: Dataset, folder: Path, source: str) -> Found | None:
+    """The data set in the first of its forms that ``folder`` holds.
+
+    Raises:
+        InputError: something of the right name is there, but is not a file (or a folder); or it cannot be read.
+    """
+    places = _places(dataset, folder)
+    if not places:
+        _require_nothing_odd(dataset, folder)
+        return None
+    path, form = places[0]
+    official = {remote.filename: remote.digest for remote in dataset.remotes}
+    read = dataset.read(path, form.title, form.known, official)
+    if path.name == "enwik9.zip":
+        path = _cleaned(path, paths.cache_dir() / f"fil9-{read.sha256[:32]}")
+    return Found(
+        dataset.name, path, source, read.title, digest=read.sha256, counts=read.counts,
+        official=read.official, held=read.held,
+    )  # fmt: skip
+
+
+def _places(dataset: Dataset, folder: Path) -> list[tuple[Path, Form]]:
+    """Where the data set is in ``folder``: a file, or the folder that holds the files; the best form first."""
+    return [
+        (place / form.files[0] if len(form.files) == 1 else place, form)
+        for place in dict.fromkeys((folder / dataset.folder, folder))
+        for form in dataset.forms
+        if all(_is_there(place, name) for name in form.files)
+    ]
+
+
+def _is_there(place: Path, name: str) -> bool:
+    return (os.path.isdir if name.endswith("/") else os.path.isfile)(place / name)
+
+
+def _require_nothing_odd(dataset: Dataset, folder: Path) -> None:
+    """Refuse to pass over what has the name of a data file in silence: a folder, a pipe, a link that leads nowhere."""
+    for place in dict.fromkeys((folder / dataset.folder, folder)):
+        for name in dict.fromkeys(name for form in dataset.forms for name in form.files):
+            if os.path.lexists(path := place / name.rstrip("/")) and not _is_there(place, name):
+                expected = "a folder" if name.endswith("/") else "a file"
+                raise InputError(
+                    f"{path} is {archives.what_is(path)}; expected {expected} with the data set {dataset.name}; "
+                    "move it away, or choose another folder"
+                )
+
+
+def _embedded(dataset: Dataset) -> Found:
+    path = None
+    if dataset.name in ("text8", "fil9"):
+        dump = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+        places = [place / "wiki-slice.txt" for place in paths.cache_places()]
+        path = next((place for place in places if place.is_file()), None)
+        path = path or _cleaned(_gensim_test_data(dump), paths.cache_dir() / "wiki-slice.txt")
+    elif dataset.name == "questions":
+        path = _gensim_test_data("questions-words.txt")
+    if path is None:
+        return Found(dataset.name, None, EMBEDDED, dataset.embedded, dataset.synthetic)
+    read = dataset.read(path, dataset.embedded, (), {})
+    return Found(dataset.name, path, EMBEDDED, dataset.embedded, dataset.synthetic, read.sha256, read.counts)
+
+
+def _cleaned(dump: Path, target: Path) -> Path:
+    # A dump is cleaned by the module that knows the format.
+    from tp4lib.word2vec.corpus import clean_wikipedia
+
+    if not target.is_file():
+        clean_wikipedia(dump, target)
+    return target
+
+
+def _gensim_test_data(name: str) -> Path:
+    try:
+        from gensim.test.utils import datapath
+    except ImportError as error:
+        reason = packages.explained(error)
+        if reason is None:
+            raise
+        raise InputError(
+            f"the embedded {name} comes with gensim: {reason}, or put the data in a folder named by TP4_DATA"
+        ) from None
+    return Path(datapath(name))

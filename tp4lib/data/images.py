@@ -1,0 +1,307 @@
+"""Pictures with labels as plain matrices: CIFAR-10 and scikit-learn's digits.
+
+One function, `load`, gives both in the same form: one flattened picture a row, centred and scaled to mean square 1.
+CIFAR-10 is read from the official archive, from the folder it unpacks to, or from a sample in one ``.npz`` file;
+whatever `tp4lib.data.catalogue.find` comes upon.
+"""
+
+import hashlib
+import io
+import itertools
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tp4lib.base import archives, checks, packages
+from tp4lib.base.errors import InputError
+from tp4lib.data.catalogue import Found, find
+from tp4lib.data.contents import CIFAR10_BATCHES, CIFAR10_MOST
+
+CLASSES = 10
+_DIGITS_TEST = 297  # of 1,797
+_TRAIN_BATCHES = list(CIFAR10_BATCHES)[:-1]  # the last is the test batch
+
+
+class Images(NamedTuple):
+    """Pictures and labels, ready for a perceptron.
+
+    Attributes:
+        train_x: (N, d) training pictures, one flattened picture a row; columns of mean 0, mean square 1 over all.
+        train_y: (N,) labels 0..9, int64.
+        test_x, test_y: the same for the test pictures, shifted and scaled by the training pictures' numbers.
+        label: what this is, for titles and captions, e.g. "CIFAR-10, a sample of 5,000 + 1,000 images, at 16 x 16".
+        shape: (height, width, channels) of a picture, with height * width * channels = d.
+        found: where it came from, for `tp4lib.collection.report.Report.data`.
+    """
+
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    label: str
+    shape: tuple[int, int, int]
+    found: Found
+
+
+def load(
+    name: str,
+    data_dir: str | Path | None = None,
+    *,
+    side: int | None = None,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Images:
+    """Load pictures and labels, flattened, centred and scaled to mean square 1 per coordinate.
+
+        x  <-  (x - mean over training pictures) / s,     s^2 = mean square of all centred training coordinates
+
+    One number s for all coordinates keeps the relative contrast of pixels. A row then has mean square norm d.
+
+    Args:
+        name: "cifar10" (falls back to the digits where there is no CIFAR-10; ``.label`` says so) or "digits".
+        data_dir: a folder to look in first; see `tp4lib.data.catalogue.find`.
+        side: shrink the pictures to side x side by averaging blocks; it has to divide the side they have. The
+            digits (8 x 8) stay as they are if they are no larger.
+        train_size, test_size: keep that many pictures, drawn without replacement; all if None.
+        seed: of that draw, and of the digits' split into 1,500 + 297.
+
+    Raises:
+        InputError: the name is unknown, a size is impossible, a file is damaged or is not CIFAR-10, or the digits are
+            asked for where scikit-learn is not installed.
+
+    >>> images = load("digits", train_size=100)
+    >>> images.train_x.shape, images.label
+    (torch.Size([100, 64]), "scikit-learn's 8 x 8 handwritten digits, 100 + 297 images")
+    """
+    if name == "digits":
+        found = Found("digits", None, "embedded", "scikit-learn's 8 x 8 handwritten digits")
+    elif name == "cifar10":
+        found = find("cifar10", data_dir)
+    else:
+        raise InputError(f"no pictures called {name!r}; expected cifar10 or digits; try load('digits')")
+    seed = checks.whole("seed", seed, least=0, example=0)
+    parts = _digits(seed) if found.path is None else _cifar10(found.path)
+    counts = {"train_images": len(parts[0][0]), "test_images": len(parts[1][0])}
+    found = replace(found, counts=counts, digest=found.digest or _digest(parts))
+    train, train_y = _take(*parts[0], train_size, "train_size", seed)
+    test, test_y = _take(*parts[1], test_size, "test_size", seed)
+    original = train.shape[1]
+    if side is not None and (side < original or found.path is not None):
+        train, test = _shrink(train, side), _shrink(test, side)
+    label = found.title
+    if f"{len(train):,} + {len(test):,}" not in label:
+        label = f"{label.split(',')[0]}, {len(train):,} + {len(test):,} images"
+    shape = train.shape[1:]
+    if shape[0] != original:
+        label += f", at {side} x {side}"
+    # The official training set is 1.2 GB in float64: not more precision than was asked for.
+    precision = np.float64 if dtype == torch.float64 else np.float32
+    mean = train.mean(axis=0, dtype=np.float64)
+    train, test = (np.subtract(x, mean, dtype=precision).reshape(len(x), -1) for x in (train, test))
+    scale = np.sqrt(np.square(train).mean(dtype=np.float64))
+    if not scale > 0:  # as NaN is not
+        raise InputError(
+            "all training pictures are the same, or some hold NaN; expected different ones; try train_size=100"
+        )
+    tensors = [torch.from_numpy(np.divide(x, scale, out=x, casting="same_kind")) for x in (train, test)]
+    return Images(
+        tensors[0].to(device, dtype),
+        torch.from_numpy(train_y).to(device),
+        tensors[1].to(device, dtype),
+        torch.from_numpy(test_y).to(device),
+        label,
+        shape,
+        found,
+    )
+
+
+def one_hot(y: Tensor, classes: int = CLASSES, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Targets for the square loss, e_y - 1/classes: (N,) labels -> (N, classes), rows of sum 0.
+
+    Centred, so that a network whose logits start near 0 need not learn the constant first.
+
+    >>> one_hot(torch.tensor([1]), 2)
+    tensor([[-0.5000,  0.5000]])
+    """
+    return torch.nn.functional.one_hot(y, classes).to(dtype) - 1 / classes
+
+
+def _digest(parts: Any) -> str:
+    """Of pictures that are made in memory: of the training pictures, their labels, and the same of the test."""
+    found = hashlib.sha256()
+    for array in itertools.chain.from_iterable(parts):
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
+# -- sizes ----------------------------------------------------------------------------------------------------------
+
+
+def _take(x: np.ndarray, y: np.ndarray, size: int | None, what: str, seed: int):
+    if size is None or size == len(x):
+        return x, y
+    size = checks.whole(what, size, most=len(x))
+    keep = np.sort(np.random.default_rng(seed).permutation(len(x))[:size])
+    return x[keep], y[keep]
+
+
+def _shrink(x: np.ndarray, side: int) -> np.ndarray:
+    """Average blocks: (N, S, S, C) -> (N, side, side, C)."""
+    n, s, _, c = x.shape
+    side = checks.whole("side", side, most=s, example=s // 2)
+    if s % side:
+        raise InputError(f"side = {side}; expected a divisor of {s}, the pictures' side; try side={s // 2}")
+    return x.reshape(n, side, s // side, side, s // side, c).mean(axis=(2, 4))
+
+
+# -- sources: each gives ((train_x, train_y), (test_x, test_y)), x (N, side, side, channels), y (N,) int64 -------
+
+
+def _digits(seed: int):
+    with packages.needed():
+        from sklearn.datasets import load_digits
+    digits = load_digits()
+    order = np.random.default_rng(seed).permutation(len(digits.images))
+    x, y = digits.images[order][..., None].astype(np.float64), digits.target[order].astype(np.int64)
+    return (x[:-_DIGITS_TEST], y[:-_DIGITS_TEST]), (x[-_DIGITS_TEST:], y[-_DIGITS_TEST:])
+
+
+def _cifar10(path: Path):
+    try:
+        if path.is_dir():
+            raw = _from_batches(
+                {batch: archives.whole_file(path / batch, CIFAR10_MOST) for batch in CIFAR10_BATCHES}
+            )
+        elif path.suffix == ".npz":
+            arrays = archives.npz(path)
+            raw = [(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test")]
+        else:
+            raw = _from_batches(dict(archives.tar_gz(path, CIFAR10_BATCHES, CIFAR10_MOST)))
+        return tuple(_checked(x, y) for x, y in raw)
+    except KeyError as missing:
+        problem = f"it holds no {missing}"
+    except (OSError, ValueError) as error:  # archives.Damaged among them
+        problem = " ".join(str(error).split())
+    raise InputError(
+        f"cannot read {path.name} as CIFAR-10: {problem}; expected the official "
+        "cifar-10-python.tar.gz, its folder cifar-10-batches-py, or cifar10_6k.npz; fetch it again with `tp4 data`"
+    )
+
+
+def _checked(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(x), np.asarray(y)
+    if (
+        x.dtype != np.uint8
+        or x.ndim != 4
+        or x.shape[1:] != (32, 32, 3)
+        or y.shape != x.shape[:1]
+        or not len(x)
+    ):
+        raise ValueError(
+            f"pictures {x.dtype} {x.shape} with labels {y.shape}, not uint8 (N, 32, 32, 3) with (N,)"
+        )
+    y = y.astype(np.int64)
+    if y.min() < 0 or y.max() >= CLASSES:
+        raise ValueError(f"labels from {y.min()} to {y.max()}, not 0 to {CLASSES - 1}")
+    return x, y
+
+
+def _from_batches(files: dict[str, bytes]):
+    def read(batch: str) -> tuple[np.ndarray, list[int]]:
+        content = _unpickled(files[batch])
+        if not (isinstance(content, dict) and isinstance(rows := content[b"data"], _Array)):
+            raise ValueError(f"{batch} holds no array of pictures")
+        labels = content[b"labels"]
+        if not (isinstance(labels, list) and all(type(label) is int for label in labels)):
+            raise ValueError(f"the labels of {batch} are no list of numbers")
+        # A row is the red plane, then the green, then the blue one.
+        return rows.pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
+
+    x, y = zip(*map(read, _TRAIN_BATCHES), strict=True)
+    return [(np.concatenate(x), [label for labels in y for label in labels]), read("test_batch")]
+
+
+# -- the archive's pickles, read without running anything that they name ------------------------------------------
+
+
+def _unpickled(data: bytes) -> Any:
+    try:
+        return _Unpickler(io.BytesIO(data), encoding="bytes").load()  # they were written by Python 2
+    except Exception as error:  # a broken pickle can fail anywhere in the reader
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise archives.Damaged(f"a damaged pickle: {words[:200]}") from None
+
+
+class _Unpickler(pickle._Unpickler):
+    """Arrays of bytes, lists, dicts, numbers and strings; every name in a pickle stands for something of this module.
+
+    It is the reader in Python: the one in C sets aside as much memory as a few bytes of a pickle ask for.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return _Named(lambda *_: _Array())
+        if module == "numpy" and name == "ndarray":
+            return _Named(None)
+        if module == "numpy" and name == "dtype":
+            return _Named(_Byte)
+        if (module, name) == ("_codecs", "encode"):  # how newer pickles of the same protocol write bytes
+            return _Named(_latin1)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which CIFAR-10 has no need of")
+
+    def get_extension(self, code: int) -> Any:
+        raise pickle.UnpicklingError("it asks for an extension, which CIFAR-10 has no need of")
+
+
+class _Named:
+    """What a pickle may call, without attributes that it could set."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Any) -> None:
+        object.__setattr__(self, "_call", call)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._call(*arguments)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise pickle.UnpicklingError(f"it sets {name}, which CIFAR-10 has no need of")
+
+
+class _Byte:
+    """The type of the arrays' entries."""
+
+    __slots__ = ()
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        if code not in ("u1", b"u1"):
+            raise pickle.UnpicklingError(f"an array of {code!r}, not of bytes"[:100])
+
+    def __setstate__(self, state: Any) -> None:
+        """Byte order and the like; a byte has none."""
+
+
+class _Array:
+    """An array as a pickle describes it: no more numbers than there are bytes for."""
+
+    __slots__ = ("pixels",)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, by_columns, raw = state
+        if not (isinstance(kind, _Byte) and isinstance(raw, bytes)):
+            raise pickle.UnpicklingError("an array of something else than bytes")
+        self.pixels = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if by_columns else "C")
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it asks for the encoding {encoding!r}, which CIFAR-10 has no need of")
+    return text.encode("latin1")

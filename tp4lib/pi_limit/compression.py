@@ -1,0 +1,112 @@
+r"""Fewer rows for the same infinitely wide matrix: kernel least squares.
+
+    min over A'  | sum_i A_i K(B_i, .) - sum_{s in S} A'_s K(B_s, .) |^2        S: the rows that stay
+
+The norm is that of the kernel's function space, which is the Frobenius norm of the matrices W and W' behind the rows.
+With D the rows that go, the solution is ``A'_S = A_S + K_SS^{-1} K_SD A_D``.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from tp4lib.activations import Dual, Split
+from tp4lib.base import checks
+from tp4lib.base.checks import whole
+from tp4lib.base.errors import InputError
+from tp4lib.pi_limit.layer import Compression, Rows
+
+BLOCK = 1 << 21  # pairs of rows that are worked on at once
+RIDGE = 1e-7  # times the mean of the diagonal: rows that nearly coincide make K_SS nearly singular
+
+
+@torch.no_grad()
+def compress(rows: Rows, budget: int, seed: int = 0) -> Compression:
+    """Refit ``rows`` in place to at most ``budget`` of them.
+
+    Which stay is drawn at random, without replacement, with odds in proportion to what a row weighs in function space,
+    ``|A_i| sqrt K(B_i, B_i)``. Rows of the start weigh much and lie in directions of their own, so they stay; rows of
+    training lie near one another, and what one of them did the others can do.
+
+    Args:
+        budget: rows that stay.
+        seed: of the draw.
+
+    Raises:
+        InputError: a budget below 1, or rows that are not finite, of which no choice could be made.
+
+    Returns:
+        rows before and after, and the relative error in the Frobenius norm (a difference of sums: below about 1e-3 it
+        is rounding in float32).
+
+    Example:
+        >>> from tp4lib.activations import dual
+        >>> rows = Rows(dual("identity"), rank=3, d_out=2)
+        >>> g = torch.Generator().manual_seed(0)
+        >>> rows.append(torch.randn(50, 3, generator=g), torch.randn(50, 2, generator=g))
+        >>> report = compress(rows, 10)  # a linear layer is a 2 x 3 matrix: any 3 rows would do
+        >>> report.after, report.error < 1e-3
+        (10, True)
+    """
+    budget, seed, before = whole("budget", budget, example=1000), checks.seed(seed), len(rows)
+    if before <= budget:
+        return Compression(before, before, 0.0)
+    split, A = rows.split(), rows.A.double()
+    weights = _weights(rows.kernel, split, A)
+    if not weights.isfinite().all():
+        raise InputError(
+            f"{(~weights.isfinite()).sum()} of {before} rows are not finite; expected finite rows to compress; "
+            "train at a smaller rate"
+        )
+    stay, go = (index.to(A.device) for index in _draw(weights, budget, seed))
+    taken, given = (Split(*(part[index] for part in split)) for index in (stay, go))
+    K = torch.empty(budget, budget, dtype=torch.float64, device=A.device)
+    for part, block in zip(K.split(_step(budget)), _blocks(rows.kernel, taken, taken)):
+        part.copy_(block)
+    pulled = torch.cat([block.double() @ A[go] for block in _blocks(rows.kernel, taken, given)])
+    own = torch.cat([block.double() @ A[go] for block in _blocks(rows.kernel, given, given)])
+    moved = torch.cholesky_solve(pulled, _root(K))
+    kept = A[stay]
+    lost = (A[go] * own).sum() - 2 * (moved * pulled).sum() + (moved * (K @ moved)).sum()
+    total = (A[go] * own).sum() + 2 * (kept * pulled).sum() + (kept * (K @ kept)).sum()
+    rows.keep(stay, (kept + moved).to(rows.dtype))
+    return Compression(before, budget, 0.0 if total == 0 else float((lost.clamp(min=0) / total).sqrt()))
+
+
+def _blocks(kernel: Dual, one: Split, other: Split) -> Iterator[Tensor]:
+    """The kernel matrix of two sets of rows, a few of its rows at a time: only K_SS is ever held as a whole."""
+    step = _step(len(other.scale))
+    for start in range(0, len(one.scale), step):
+        yield kernel.gram(Split(*(part[start : start + step] for part in one)), other)
+
+
+def _step(columns: int) -> int:
+    return max(1, BLOCK // max(1, columns))
+
+
+def _weights(kernel: Dual, split: Split, A: Tensor) -> Tensor:
+    """``|A_i| sqrt K(B_i, B_i)``, one number a row; A in float64, since the square of a small one is below float32."""
+    alone = Split(split.psi[:, None], split.scale[:, None], split.rho[:, None])
+    return A.norm(dim=1) * kernel.gram(alone, alone).flatten().double().clamp(min=0).sqrt()
+
+
+def _draw(weights: Tensor, budget: int, seed: int) -> tuple[Tensor, Tensor]:
+    """``budget`` indices with odds in proportion to the weights, and all others, both in order."""
+    generator = torch.Generator().manual_seed(seed)
+    exponential = torch.empty(len(weights), dtype=torch.float64).exponential_(generator=generator)
+    # The k smallest of E_i / w_i, E exponential, are a weighted draw without replacement (Efraimidis & Spirakis 2006).
+    order = (exponential / weights.cpu().clamp(min=1e-150)).argsort()
+    return order[:budget].sort().values, order[budget:].sort().values
+
+
+def _root(K: Tensor) -> Tensor:
+    """Cholesky factor of K plus the smallest ridge, of powers of ten times `RIDGE`, that makes it positive."""
+    ridge = RIDGE * K.diagonal().mean()
+    while True:
+        raised = K.clone()
+        raised.diagonal().add_(ridge)
+        root, failed = torch.linalg.cholesky_ex(raised)
+        if not failed:
+            return root
+        ridge = 10 * ridge

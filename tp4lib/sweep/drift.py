@@ -1,0 +1,46 @@
+"""The best learning rate of a sweep, and how far it drifts with the width, with standard errors over seeds."""
+
+import numpy as np
+
+from tp4lib.base.errors import InputError
+
+
+def optimum(octaves: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """(S,) base-2 logarithm of the best rate for each seed, by a parabola through the lowest point and its neighbours.
+
+    Args:
+        octaves: (R,) base-2 logarithms of the rates, ascending. losses: (R, S), infinite where a run diverged.
+
+    Raises:
+        InputError: some minimum lies at an end of the rates, or beside a run that diverged: it is not bracketed.
+
+    >>> optimum(np.array([-2.0, -1.0, 0.0]), np.array([[1.0], [0.0], [1.0]])).tolist()
+    [-1.0]
+    """
+    found = []
+    for column in np.asarray(losses, dtype=float).T:
+        best = int(np.argmin(column))
+        around = slice(best - 1, best + 2)
+        if not (0 < best < len(column) - 1 and np.isfinite(column[around]).all()):
+            raise InputError(
+                f"the lowest loss is at 2^{octaves[best]:g}, the end of what was tried or of what converges; expected "
+                "a minimum with an inside; add rates there, or train for more steps"
+            )
+        # Relative to the best rate, so that the fit is well conditioned.
+        square, linear, _ = np.polyfit(octaves[around] - octaves[best], column[around], 2)
+        found.append(octaves[best] - linear / (2 * square))
+    return np.array(found)
+
+
+def drift_per_doubling(widths: np.ndarray, best: np.ndarray) -> tuple[float, float]:
+    """Slope of the best rate (octaves) against the width (doublings), and its standard error over seeds.
+
+    Args:
+        widths: (W,). best: (W, S), base-2 logarithms of the best rates, one column a seed.
+
+    >>> drift_per_doubling(np.array([64, 128, 256]), np.array([[0.0, 1.0], [-1.0, 0.0], [-2.0, -1.0]]))
+    (-1.0, 0.0)
+    """
+    slopes = np.polyfit(np.log2(widths), best, 1)[0]
+    error = slopes.std(ddof=1) / np.sqrt(len(slopes)) if len(slopes) > 1 else float("nan")
+    return round(float(slopes.mean()), 12), round(float(error), 12)

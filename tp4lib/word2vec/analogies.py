@@ -1,0 +1,319 @@
+"""Word analogies: how good embeddings are, over the whole vocabulary, in bounded memory.
+
+A question "a is to b as c is to d" is answered by the word whose embedding is nearest, by cosine, to the unit vectors'
+``b - a + c``; the three words of the question are no answers. The score of a word x is
+
+    s(x) = cos(b, x) - cos(a, x) + cos(c, x),
+
+so that all questions together need no more than the cosines between the words they use (about a thousand) and the
+vocabulary. These come as one matrix product for each block of the vocabulary, (W, n) by (n, block), for any number of
+questions and for any number of columns, the |V| columns of width infinity included.
+
+Source: the task is that of Table 3 (section 8.1 of the paper); its questions and rule are those of Mikolov et al. 2013.
+"""
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tp4lib.base.checks import whole
+from tp4lib.base.errors import InputError
+from tp4lib.word2vec.corpus import Vocabulary, require_file, words_in
+from tp4lib.word2vec.shards import ALONE, Shards
+
+_LARGEST = 1 << 26  # bytes of a file of questions; the usual one has 600,000
+_COPY_BYTES = 1 << 28  # of the unit rows of a block of the vocabulary
+# Words of the vocabulary and questions handled at a time: scores that stay in a CPU's cache, or fill a GPU.
+_TILE = {"cpu": (4096, 128), "cuda": (32768, 2048)}
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Analogy questions in sections.
+
+    Attributes:
+        quadruples: (a, b, c, d) words as the file has them.
+        section_of: for each question, the place of its section in ``sections``.
+        sections: names, in the order of the file.
+    """
+
+    quadruples: tuple[tuple[str, str, str, str], ...]
+    section_of: tuple[int, ...]
+    sections: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.quadruples)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of all questions and their sections, in hexadecimal."""
+        lines = (
+            f"{self.sections[s]}\t{' '.join(q)}"
+            for s, q in zip(self.section_of, self.quadruples, strict=True)
+        )
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Questions":
+        """Read the format of questions-words.txt: ``: name`` opens a section, other lines hold four words.
+
+        Words are what stands between white space of ASCII, as in a corpus (`tp4lib.word2vec.corpus.words_in`).
+
+        Raises:
+            InputError: the file is missing, not text or without questions; a line is malformed (it is named).
+        """
+        require_file(path, "text such as questions-words.txt", "--questions")
+        try:
+            if os.path.getsize(path) > _LARGEST:
+                raise ValueError(f"it has more than {_LARGEST:,} bytes")
+            lines = Path(path).read_text("utf-8-sig").split("\n")
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"cannot read questions {path}: {error}; expected text such as questions-words.txt; check the path"
+            ) from None
+        return cls.parse(lines, str(path))
+
+    @classmethod
+    def parse(cls, lines: Iterable[str], name: str = "questions") -> "Questions":
+        """Read questions from lines; ``name`` stands in error messages.
+
+        >>> Questions.parse([": capitals", "Athens Greece Oslo Norway"]).quadruples
+        (('Athens', 'Greece', 'Oslo', 'Norway'),)
+        """
+        quadruples, section_of, sections = [], [], []
+        for number, line in enumerate(lines, 1):
+            words = words_in(line)
+            if not words:
+                continue
+            if words[0].startswith(":"):
+                sections.append(line.strip().lstrip(":").strip())
+            elif len(words) != 4 or not sections:
+                why = "is in no section" if len(words) == 4 else f"has {len(words)} words"
+                raise InputError(
+                    f"line {number} of {name} {why}: {' '.join(words)[:60]!r}; expected a section line ': name', then "
+                    "lines of four words; correct the line"
+                )
+            else:
+                quadruples.append(tuple(words))
+                section_of.append(len(sections) - 1)
+        if not quadruples:
+            raise InputError(f"{name} holds no questions; expected lines of four words; check the file")
+        return cls(tuple(quadruples), tuple(section_of), tuple(sections))
+
+
+@dataclass(frozen=True)
+class Section:
+    """Result of one section: questions answered correctly, answered (all four words known), and asked."""
+
+    name: str
+    correct: int
+    answered: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Result of `evaluate`.
+
+    Attributes:
+        correct, answered, total: questions answered correctly; with all four words known; in the file.
+        sections: the same by section.
+        answers: for every question of the file the word that was answered, or None where a word is unknown.
+        unit: "percent" of the answered questions is the unit of `accuracy`.
+    """
+
+    correct: int
+    answered: int
+    total: int
+    sections: tuple[Section, ...]
+    answers: tuple[str | None, ...]
+
+    @property
+    def accuracy(self) -> float | None:
+        """Correct answers in percent of the answered questions; None where none could be answered."""
+        return 100.0 * self.correct / self.answered if self.answered else None
+
+    def __str__(self) -> str:
+        return told(self.accuracy, self.answered, self.total)
+
+
+def told(accuracy: float | None, answered: int, total: int) -> str:
+    """An accuracy in words.
+
+    >>> told(None, 0, 7)
+    'none of 7 questions answered: each has a word outside the vocabulary'
+    """
+    if accuracy is None:
+        return f"none of {total} questions answered: each has a word outside the vocabulary"
+    return f"{accuracy:.2f} % of {answered} questions ({total} in all)"
+
+
+def asked_by(evaluate: Callable[..., Any] | None) -> str | None:
+    """What a function of embeddings asks, to tell two runs apart: None without one, the digest of the `Questions` of a
+    ``partial(evaluate, questions=...)``, and "a function" for any other.
+
+    >>> asked_by(functools.partial(evaluate, questions=Questions.parse([": a", "b c d e"])))[:6]
+    '31d426'
+    """
+    questions = getattr(evaluate, "keywords", {}).get("questions")
+    if evaluate is None or isinstance(questions, Questions):
+        return questions and questions.digest
+    return "a function"
+
+
+def evaluate(
+    embeddings: torch.Tensor,
+    vocab: Vocabulary | Sequence[str],
+    questions: Path | str | Questions,
+    shards: Shards = ALONE,
+) -> Accuracy:
+    """Answer analogy questions by ``argmax_x cos(b, x) - cos(a, x) + cos(c, x)`` over the whole vocabulary.
+
+    Case does not count; of words that differ in case alone, the first in the vocabulary stands for all. Questions with
+    a word outside the vocabulary are skipped. These are the rules of gensim's ``evaluate_word_analogies`` with
+    ``restrict_vocab`` set to the whole vocabulary, ``case_insensitive=True`` and ``dummy4unknown=False``.
+
+    Args:
+        embeddings: (|V|, columns), any float type, any device; a row of zeros is at cosine 0 from everything.
+        vocab: a `Vocabulary`, or its words.
+        questions: a file such as questions-words.txt, or `Questions` read before.
+        shards: the ranks that share the columns; all get the same answer.
+
+    Returns:
+        the `Accuracy`. Beyond the embeddings it takes memory for the unit rows of the words in the questions
+        (about a thousand), a block of the vocabulary of at most a quarter of a gigabyte, and its scores.
+
+    Raises:
+        InputError: rows and words differ in number, an embedding is not finite, or the questions cannot be read.
+
+    >>> plane = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [-1.0, 1.0]])
+    >>> asked = Questions.parse([": turn", "east northeast north northwest"])
+    >>> str(evaluate(plane, ["east", "northeast", "north", "northwest"], asked))
+    '100.00 % of 1 questions (1 in all)'
+    """
+    words = vocab.words if isinstance(vocab, Vocabulary) else list(vocab)
+    if embeddings.dim() != 2 or len(words) != len(embeddings):
+        raise InputError(
+            f"embeddings of shape {tuple(embeddings.shape)} for {len(words)} words; expected (words, columns); "
+            "give the vocabulary they were trained with"
+        )
+    if not isinstance(questions, Questions):
+        questions = Questions.load(questions)
+    folded: dict[str, int] = {}
+    same = torch.tensor([folded.setdefault(word.upper(), i) for i, word in enumerate(words)])
+    ids = [[folded.get(word.upper(), -1) for word in question] for question in questions.quadruples]
+    known = [place for place, question in enumerate(ids) if min(question) >= 0]
+    asked = torch.tensor([ids[place] for place in known], dtype=torch.long).view(-1, 4)
+    best = _answers(embeddings, asked[:, :3], same, shards) if known else asked[:, 0]
+    right = same[best] == asked[:, 3]
+    answers: list[str | None] = [None] * len(questions)
+    tally = torch.zeros(len(questions.sections), 3, dtype=torch.long)
+    section_of = torch.tensor(questions.section_of)
+    tally[:, 2] = torch.bincount(section_of, minlength=len(tally))
+    tally[:, 1] = torch.bincount(section_of[known], minlength=len(tally))
+    tally[:, 0] = torch.bincount(section_of[known][right], minlength=len(tally))
+    for place, answer in zip(known, best.tolist(), strict=True):
+        answers[place] = words[answer]
+    sections = tuple(
+        Section(name, *row) for name, row in zip(questions.sections, tally.tolist(), strict=True)
+    )
+    return Accuracy(*tally.sum(0).tolist(), sections=sections, answers=tuple(answers))
+
+
+def nearest(
+    embeddings: torch.Tensor, vocab: Vocabulary | Sequence[str], word: str, count: int = 10
+) -> list[tuple[str, float]]:
+    """The ``count`` words nearest to ``word`` by cosine, with their cosines, nearest first.
+
+    Raises:
+        InputError: the word is not in the vocabulary.
+
+    >>> nearest(torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 4.0]]), ["east", "north", "between"], "east", 1)[0][0]
+    'between'
+    """
+    words = vocab.words if isinstance(vocab, Vocabulary) else list(vocab)
+    count = whole("count", count, example=10)
+    if word not in words:
+        raise InputError(
+            f"{word!r} is not in the vocabulary; expected one of its {len(words)} words; try {words[0]!r}"
+        )
+    place = words.index(word)
+    row, _ = _unit(embeddings[place : place + 1])
+    cosines = torch.cat(
+        [(_unit(block)[0] @ row.T)[:, 0] for _, block in _blocks(embeddings, embeddings.shape[1])]
+    )
+    cosines[place] = -torch.inf
+    top = torch.topk(cosines, min(count, len(words) - 1))
+    return [(words[i], value) for i, value in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
+
+
+def _answers(embeddings: torch.Tensor, abc: torch.Tensor, same: torch.Tensor, shards: Shards) -> torch.Tensor:
+    """(Q,) ids nearest to ``b - a + c`` for ``abc`` (Q, 3), other than the words equal to a, b or c up to case."""
+    device = embeddings.device
+    used, place = torch.unique(abc, return_inverse=True)
+    rows, norms = _unit(embeddings[used.to(device)], shards)  # (W, n)
+    if not bool(torch.isfinite(norms).all()):
+        raise InputError("an embedding is not finite; expected finite numbers; train with a smaller --lr")
+    barred = _aliases(same)[abc].flatten(1).to(device)  # (Q, 3 x aliases)
+    place = place.to(device)
+    score = torch.full((len(abc),), -torch.inf, dtype=rows.dtype, device=device)
+    answer = torch.zeros(len(abc), dtype=torch.long, device=device)
+    step = _TILE[device.type][1]
+    # Ranks may hold a column more or less, but have to go through the same blocks.
+    columns = -(-int(shards.sum(torch.tensor(embeddings.shape[1], device=device))) // shards.size)
+    for start, block in _blocks(embeddings, columns):
+        cosines = shards.sum(rows @ _unit(block, shards)[0].T)  # (W, words of the block)
+        for low in range(0, len(abc), step):
+            a, b, c = place[low : low + step].T
+            s = torch.index_select(cosines, 0, b)  # (questions, words of the block)
+            s += torch.index_select(cosines, 0, c)
+            s -= torch.index_select(cosines, 0, a)
+            question, which = torch.nonzero(
+                (barred[low : low + step] >= start) & (barred[low : low + step] < start + len(block)),
+                as_tuple=True,
+            )
+            s[question, barred[low + question, which] - start] = -torch.inf
+            top, where = s.max(1)
+            better = top > score[low : low + step]
+            score[low : low + step][better] = top[better]
+            answer[low : low + step][better] = where[better] + start
+    return answer.cpu()
+
+
+def _aliases(same: torch.Tensor) -> torch.Tensor:
+    """(|V|, A) for every word the words equal to it up to case, itself among them, repeated to fill the row.
+
+    >>> _aliases(torch.tensor([0, 1, 0])).tolist()  # the words "US", "we", "us"
+    [[0, 2], [1, 1], [2, 2]]
+    """
+    others = torch.nonzero(same != torch.arange(len(same)))[:, 0]
+    table = [torch.arange(len(same))]
+    while len(others):
+        owner, first = torch.unique(same[others], return_inverse=True)
+        taken = torch.full((len(owner),), len(same)).scatter_reduce(0, first, others, "amin")
+        column = torch.arange(len(same))
+        column[owner] = taken
+        table.append(column)
+        others = others[~torch.isin(others, taken)]
+    return torch.stack(table, 1)
+
+
+def _blocks(embeddings: torch.Tensor, columns: int) -> Iterable[tuple[int, torch.Tensor]]:
+    """Consecutive rows with the place of the first, as many at a time as `_TILE` and `_COPY_BYTES` allow."""
+    rows = max(1, min(_TILE[embeddings.device.type][0], _COPY_BYTES // (4 * max(1, columns))))
+    return ((start, embeddings[start : start + rows]) for start in range(0, len(embeddings), rows))
+
+
+def _unit(rows: torch.Tensor, shards: Shards = ALONE) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows over their norms, in float32 at least, and the norms; zero rows stay zero."""
+    rows = rows if rows.dtype == torch.float64 else rows.float()
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    if shards.size > 1:
+        norms = shards.sum(norms.square()).sqrt()
+    return rows / norms.clamp_min(torch.finfo(rows.dtype).tiny), norms

@@ -1,0 +1,1 @@
+"""One SGD step of CBOW, once for each way to run it."""

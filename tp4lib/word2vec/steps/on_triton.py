@@ -1,0 +1,238 @@
+"""The step of `cbow.torch_steps` on a GPU: three Triton kernels a batch, and no waiting for the device.
+
+Of a batch: (a) `forward`: hidden means and the scores of negatives and targets, tile of columns by tile; a sum
+over tiles, and over ranks; (b) `gradients`, of a few thousand numbers; (c) `update`: each touched row is read and
+written once, for every tile of columns by one program, so that no two programs meet. Means over contexts, and their
+transposes, are products with a band of zeros and ones. The plan of a block is made on the device; the CPU only draws
+the next one. All sums are taken in a fixed order.
+
+What it takes, on paper, for width infinity on wiki8 (|V| = 67,897, 15 epochs, 1.40e8 positions; parameters 34 GiB in
+float32), with batches of 256 positions and 128 shared negatives (`benchmarks/word2vec.py --full --dry-run`):
+
+* rows: a batch touches 193 embeddings and 300 readouts, 1.95 a position, read once and written once: 1.48e14 bytes,
+  62 s at 2.4 TB/s and 37 s at 4 TB/s. `forward` reads them once more, since scores come before changes: 93 s and 56 s.
+  So two thirds of the copy bandwidth is the most that can be shown for the bytes the method must move.
+* products: 6 x 128 operations a position and column for scores, 6 x 96 for contexts: 1.28e16. At float32's own 67e12 a
+  second these are 191 s; as three TF32 products for one (`PRECISION`), two for contexts, 67 s at 495e12 a second.
+* so ten minutes look feasible, half of the copy bandwidth tight. Nothing here has been timed on a GPU.
+
+Larger batches share more rows, but sum the steps of a frequent word without looking. A draw weighs 25 B / K: at 33 (256
+positions with 192 negatives) and 50 (with 128) training is as good as at 32 with 24; at 100 (256 with 64) it still is
+in two seeds, but 512 with 64 diverged in one of two, and 1,024 with 192 diverged. Hence 256 with 128 on a GPU.
+"""
+
+import functools
+import importlib.util
+import os
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tp4lib.word2vec.blocks import Block
+from tp4lib.word2vec.model import CBOW, StepSettings
+from tp4lib.word2vec.shards import ALONE, Shards
+
+POSITIONS = 64  # positions, or rows, that a program works on at a time
+NEGATIVES = 128  # whose scores a program of `forward` holds
+COLUMNS = 64  # of a tile
+LAUNCH = dict(
+    num_warps=8, num_stages=1
+)  # more stages of loads ahead would take more shared memory than there is
+PRECISION = "tf32x3"  # products of float32 on tensor cores, three for one: as exact as float32's own
+
+
+def installed() -> bool:
+    """Whether Triton is here; it comes with torch's CUDA builds for Linux."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def available(model: CBOW, shared: bool) -> bool:
+    """Whether this engine can run: Triton is here, shared negatives, float32 or bfloat16 parameters on a GPU.
+
+    With ``TRITON_INTERPRET=1`` the kernels run on the CPU, for tests, in float64 as well.
+    """
+    if not shared or not installed():
+        return False
+    on_gpu = model.embeddings.device.type == "cuda" and model.embeddings.dtype != torch.float64
+    return on_gpu or (_interpreted() and model.embeddings.device.type == "cpu")
+
+
+def triton_steps(
+    model: CBOW, block: Block, settings: StepSettings, shards: Shards = ALONE
+) -> tuple[Tensor, int]:
+    """Train on a block; the same numbers as `cbow.torch_steps` up to rounding.
+
+    Returns:
+        sum of the losses of the positions, on the device, so that nobody has to wait for it; and their number.
+    """
+    import triton.language as tl
+
+    from tp4lib.word2vec.steps import triton_code as kernels
+
+    E, R = model.embeddings, model.readout
+    if len(block) == 0:
+        return torch.zeros((), dtype=torch.float64, device=E.device), 0
+    dtype = torch.float64 if E.dtype == torch.float64 else torch.float32
+    plan = Plan(block, model.vocab_size, settings, dtype, E.device)
+    n, batch, K = model.columns, block.batch_size, block.negatives.shape[1]
+    tiles, chunks, wide = -(-n // COLUMNS), -(-batch // POSITIONS), _power(K)
+    held = min(wide, NEGATIVES)
+    programs = min(_processors(E.device), tiles)
+    splits = min(-(-2 * programs // (chunks * -(-K // held))), tiles)
+    # Scores of negatives (batch, K), then those of targets (batch,): one tensor, so that ranks meet once a batch.
+    partial = torch.zeros(splits, batch * (K + 1), dtype=dtype, device=E.device)
+    S = torch.zeros(batch * (K + 1), dtype=dtype, device=E.device)
+    room = torch.zeros(programs, 3 * batch + 2 * plan.window, COLUMNS, dtype=dtype, device=E.device)
+    at_once = max(1, min(16, 8192 // wide))
+    loss = torch.zeros(block.batches, -(-batch // at_once), dtype=dtype, device=E.device)
+    kind = dict(FLOAT=tl.float64 if dtype == torch.float64 else tl.float32)
+    precision = PRECISION if dtype == torch.float32 else "ieee"
+    tile = dict(POSITIONS=POSITIONS, EDGE=_power(plan.window), COLUMNS=COLUMNS, PRECISION=precision, **kind)
+    tile |= LAUNCH
+    for i in range(block.batches):
+        low = i * batch
+        size = min(batch, len(block) - low)
+        kernels.forward[(chunks, -(-K // held), splits)](
+            E, R, plan.tokens, plan.first, plan.last, plan.member, plan.negatives[i], partial, low, size,
+            len(block), batch, n, E.stride(0), K, NEGATIVES=held, **tile,
+        )  # fmt: skip
+        torch.sum(partial, 0, out=S)
+        shards.sum(S)
+        kernels.gradients[(-(-size // at_once),)](
+            S, loss[i], plan.member, plan.weight[i], plan.rates[i:], low, size, batch, K,
+            POSITIONS=at_once, NEGATIVES=wide, **kind,
+        )  # fmt: skip
+        own, context = plan.own, plan.context
+        kernels.update[(programs,)](
+            E, R, plan.tokens, plan.first, plan.last, plan.member, S, room,
+            plan.negatives[i], plan.weight[i], plan.hits[i],
+            own.words[i], own.start[i], own.members[i], own.count[i:], own.touches[i],
+            context.words[i], context.start[i], context.members[i], context.count[i:], context.touches[i],
+            plan.shrink_in[i:], plan.shrink_out[i:], plan.input_rate, low, size, len(block), batch, n,
+            E.stride(0), K, plan.window, _seed(block, i, shards),
+            SUM=settings.window_gradient == "sum", ROUND=E.dtype == torch.bfloat16, **tile,
+        )  # fmt: skip
+    return loss.sum(dtype=torch.float64), len(block)
+
+
+class Plan:
+    """Which rows each batch of a block touches: found on the device, for the whole block at once, without waiting.
+
+    Attributes:
+        tokens, first, last: (positions,) of the block.
+        window: the largest distance of a context word.
+        negatives: (batches, K) distinct negatives of each batch, then -1; weight: what each counts for.
+        member: (positions,) the place of the target among the negatives of its batch, or -1; hits: (batches, K) how
+            many targets each negative is.
+        own: targets that are no negatives, and the positions that have them.
+        context: context words, and the places that have them, from ``window`` places before the batch.
+        rates, shrink_in, shrink_out: (batches,) the learning rate, and the logarithms of what one touch leaves.
+    """
+
+    def __init__(
+        self, block: Block, vocab_size: int, settings: StepSettings, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        batches, batch, positions = block.batches, block.batch_size, len(block)
+        parts = [
+            torch.from_numpy(x.reshape(-1)) for x in (block.tokens, block.first, block.last, block.negatives)
+        ]
+        self.tokens, self.first, self.last, negatives = (
+            _moved(torch.cat(parts), device).split([len(x) for x in parts])
+        )  # fmt: skip
+        rates = torch.from_numpy(block.rates)
+        shrink = [torch.log1p(-rates * x * settings.wd) for x in (settings.input_rate, 1.0)]
+        numbers = torch.stack([rates, *shrink, torch.full_like(rates, settings.input_rate)])
+        self.rates, self.shrink_in, self.shrink_out, self.input_rate = _moved(numbers.to(dtype), device)
+        here = np.arange(positions)
+        self.window = int(max((here - block.first).max(), (block.last - 1 - here).max()))
+        place = torch.arange(batches * batch, dtype=torch.int32, device=device).view(batches, batch)
+        inside = place < positions
+        at = place.clamp(max=positions - 1)
+        target = torch.where(inside, self.tokens[at], vocab_size)
+
+        negatives = negatives.view(batches, -1)
+        shared = Groups(negatives, vocab_size, torch.full_like(negatives, block.weight, dtype=dtype))
+        self.negatives = shared.words
+        self.weight = shared.touches * (shared.words >= 0)
+        ordered = torch.where(shared.words >= 0, shared.words, vocab_size)
+        found = torch.searchsorted(ordered, target).clamp(max=ordered.shape[1] - 1)
+        member = torch.where(inside & (ordered.gather(1, found) == target), found, -1)
+        self.member = member.flatten().to(torch.int32)
+        hits = torch.zeros(batches, ordered.shape[1] + 1, dtype=torch.int32, device=device)
+        hits.scatter_add_(
+            1,
+            torch.where(member >= 0, member, ordered.shape[1]),
+            torch.ones_like(hits[:, :1]).expand_as(member),
+        )
+        self.hits = hits[:, :-1].contiguous()
+
+        one = torch.ones_like(member, dtype=dtype)
+        self.own = Groups(torch.where(member < 0, target, vocab_size), vocab_size, one)
+        # Every place near a batch, the positions that see it, and how many of the batch they are.
+        j = place[:, :1] + torch.arange(-self.window, batch + self.window, dtype=torch.int32, device=device)
+        step = torch.arange(1, self.window + 1, dtype=torch.int32, device=device)
+        by = j[:, :, None] + torch.cat([-step, step])
+        in_batch = (by >= place[:, :1, None]) & (by < (place[:, :1, None] + batch).clamp(max=positions))
+        by = by.clamp(0, positions - 1)
+        seen = (in_batch & (self.first[by] <= j[:, :, None]) & (j[:, :, None] < self.last[by])).sum(2)
+        words = torch.where(seen > 0, self.tokens[j.clamp(0, positions - 1)], vocab_size)
+        self.context = Groups(words, vocab_size, seen.to(dtype))
+
+
+class Groups:
+    """The distinct words in each row of a matrix, and which members of the row have them.
+
+    Args:
+        words: (rows, size) int32; ``vocab_size`` stands for no word.
+        touches: (rows, size) how often each member counts.
+
+    Attributes:
+        words: (rows, size) the distinct words, ascending, then -1; count: (rows,) how many.
+        start: (rows, size + 2): the members with distinct word x are ``members[start[x]:start[x + 1]]``.
+        members: (rows, size). touches: (rows, size) the sum of those of its members for each distinct word.
+    """
+
+    def __init__(self, words: Tensor, vocab_size: int, touches: Tensor) -> None:
+        rows, size = words.shape
+        ordered, order = words.sort(dim=1, stable=True)
+        new = torch.ones_like(ordered, dtype=torch.bool)
+        new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+        # One place past the end takes what is not new.
+        to = torch.where(new, new.cumsum(1) - 1, size + 1)
+        place = torch.arange(size, dtype=torch.int32, device=words.device).expand(rows, size)
+        self.start = torch.full((rows, size + 2), size, dtype=torch.int32, device=words.device).scatter_(
+            1, to, place
+        )
+        distinct = torch.full_like(self.start, -1).scatter_(
+            1, to, torch.where(ordered < vocab_size, ordered, -1)
+        )
+        self.words = distinct[:, :size].contiguous()
+        self.count = (new & (ordered < vocab_size)).sum(1, dtype=torch.int32)
+        self.members = order.to(torch.int32)
+        summed = torch.nn.functional.pad(touches.gather(1, order).cumsum(1), (1, 0))
+        self.touches = summed.gather(1, self.start[:, :-1].long()).diff(dim=1)
+
+
+def _moved(x: Tensor, device: torch.device) -> Tensor:
+    """On the device, by a copy that nobody waits for."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
+def _seed(block: Block, batch: int, shards: Shards) -> int:
+    """For the rounding: another one for each batch and rank, even, because the embeddings take the next one."""
+    return (block.seed + 0x9E3779B9 * (batch * shards.size + shards.rank)) % (1 << 30) * 2
+
+
+def _power(x: int) -> int:
+    return max(16, 1 << (x - 1).bit_length())
+
+
+@functools.cache
+def _processors(device: torch.device) -> int:
+    """Programs that run at once."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"

@@ -1,0 +1,59 @@
+"""Several widths on one text: the experiment of Table 3 and Figure 1."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tp4lib import __version__
+from tp4lib.word2vec.analogies import asked_by
+from tp4lib.word2vec.checkpoints import CHECKPOINT
+from tp4lib.word2vec.corpus import Corpus
+from tp4lib.word2vec.training import Trained, train
+
+
+def train_widths(
+    corpus: Corpus,
+    widths: Iterable[int | float],
+    folder: Path,
+    *,
+    evaluate: Callable[[torch.Tensor], Any] | None = None,
+    device: str | torch.device = "auto",
+    **settings: Any,
+) -> dict[int | float, Trained]:
+    """Train one network per width on the same text, with the same windows and negatives.
+
+    Each keeps its checkpoint in a folder of its own under ``folder``, named after its width and a digest of all that
+    its numbers depend on: settings, text, what it is asked, and the version of tp4. A run that was interrupted goes on
+    where it was; a run that is complete is only read again.
+
+    Args:
+        widths: positive integers, ``math.inf`` for the limit.
+        folder: for checkpoints: 8 |V| x columns bytes per width, in float32.
+        evaluate: as for `train`.
+        settings: passed to `train`; ``epochs`` is needed.
+
+    Returns:
+        the trained networks by width, in the order of ``widths``.
+
+    Raises:
+        InputError: as `train` does.
+    """
+    trained = {}
+    for width in widths:
+        what = [__version__, str(width), settings, corpus.vocab.digest, corpus.digest, asked_by(evaluate)]
+        digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:8]
+        place = Path(folder) / f"width-{width}-{digest}"
+        trained[width] = train(
+            corpus,
+            width,
+            evaluate=evaluate,
+            device=device,
+            out=place,
+            resume=(place / CHECKPOINT).is_file(),
+            **settings,
+        )
+    return trained

@@ -1,0 +1,465 @@
+"""Train Word2Vec: epochs, a falling rate, a progress bar, checkpoints that resume to the same numbers."""
+
+import functools
+import hashlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tp4lib import __version__
+from tp4lib.base import checkpoint
+from tp4lib.base.checks import real, whole
+from tp4lib.base.device import resolve
+from tp4lib.base.divergence import Diverged, diverged, is_diverged
+from tp4lib.base.errors import InputError
+from tp4lib.base.files import out_dir
+from tp4lib.base.progress import bar
+from tp4lib.word2vec.analogies import asked_by
+from tp4lib.word2vec.blocks import LARGEST, NEGATIVES, Sampler
+from tp4lib.word2vec.checkpoints import Keeper
+from tp4lib.word2vec.corpus import Corpus
+from tp4lib.word2vec.model import CBOW, StepSettings, parse_width, require_finite, torch_steps
+from tp4lib.word2vec.shards import ALONE, Shards
+from tp4lib.word2vec.steps import on_numba as fast
+from tp4lib.word2vec.steps import on_triton as gpu
+
+CHECKPOINT_SECONDS = 180.0
+_ROUND = 8  # blocks that a GPU trains on between two looks at the loss
+_NEEDS = {
+    "numba": "numba, one rank on a CPU, float32 or float64, and shared negatives or batches of 1",
+    "triton": "triton, a GPU, float32 or bfloat16, and shared negatives",
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `train` returns.
+
+    Attributes:
+        model: the trained `CBOW`.
+        history: one dict per epoch: epoch (from 1), loss (mean over its positions), seconds (of training alone),
+            tokens_per_second (tokens of the corpus), and, where ``evaluate`` was given, accuracy (None where no
+            question could be answered), correct, answered, total.
+        settings: everything the numbers depend on.
+    """
+
+    model: CBOW
+    history: list[dict[str, Any]]
+    settings: dict[str, Any]
+
+
+def train(
+    corpus: Corpus,
+    width: int | float | str,
+    *,
+    epochs: int,
+    lr: float = 0.05,
+    wd: float = 1e-3,
+    window: int = 8,
+    negatives: str = "shared",
+    num_negatives: int = 25,
+    batch_size: int | None = None,
+    shared_negatives: int | None = None,
+    subsample: float = 1e-4,
+    window_gradient: str = "mean",
+    input_rate: float = 1.0,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "auto",
+    threads: int = 1,
+    engine: str = "auto",
+    start: CBOW | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    evaluate: Callable[[torch.Tensor], Any] | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    shards: Shards = ALONE,
+) -> Trained:
+    """Train CBOW with negative sampling on a corpus, by SGD with a linearly falling rate (paper, section 8.1).
+
+    Args:
+        corpus: the text.
+        width: n, or ``math.inf`` / "inf" for the exact limit.
+        epochs: passes over the text.
+        lr: learning rate at the start, the same for all widths (muP); it falls linearly to 1e-4 of itself.
+        wd: weight decay; each touch of a row multiplies it by ``1 - rate * wd``.
+        window: largest window; each position takes one uniform in 1..window.
+        negatives: "per-position", the paper's: ``num_negatives`` fresh ones for each position; or "shared": each batch
+            draws ``shared_negatives``, weighted so that the expected gradient is the same; then most work is
+            matrix products.
+        batch_size: positions an SGD step sums over. Default: per-position 1 (the sequential algorithm; 16 where numba
+            is missing and on a GPU); shared 32, on a GPU 256.
+        shared_negatives: K; default three for every four positions of a batch, on a GPU two, and with gensim's gradient
+            three for every position (it makes larger steps, and fewer draws make them noisy: two are as accurate as
+            gensim at widths 64 and 256, see benchmarks/results/word2vec_gensim.json). With k for each position a draw
+            weighs ``batch_size k / K`` in a step: from about 100 on training may diverge.
+        subsample: threshold t of `keep_probability`.
+        window_gradient: "mean" (the true gradient) or "sum" (gensim's), see `StepSettings`.
+        seed: for the start, the windows and the negatives; the latter two are the same at all widths.
+        dtype: of the parameters, see `CBOW`; the numba engine has no torch.bfloat16, the triton engine no
+            torch.float64.
+        threads: CPU threads. 1 gives the same bits each time; more train on several blocks of the text at once, without
+            locks, as the original word2vec does, so that the numbers depend a little on who comes first.
+        engine: "numba" (CPU, one rank), "triton" (GPU, shared negatives) or "torch" (everything), which compute the
+            same; "auto" takes the first of them that can run.
+        start: train this model on (from any start); it is changed in place and ``width`` must be its width.
+        out: folder for checkpoints, after every epoch and every few minutes; None for none.
+        resume: go on from the checkpoint in ``out``; the version of tp4, the settings, the text, the start and what
+            ``evaluate`` asks have to be those of the run.
+        evaluate: called with the embeddings after each epoch; returns something with ``accuracy`` (percent, or None),
+            ``correct``, ``answered`` and ``total``. What it asks is compared as `analogy.asked_by` tells.
+        checkpoint_seconds: time between checkpoints within an epoch; 0 for one after every block of the text.
+        shards: the ranks that share the columns (`Shards.join`); the numbers are those of one rank but for the order
+            of sums. Each keeps a checkpoint of its columns.
+
+    Raises:
+        InputError: settings that cannot work or differ from those of the checkpoint, too little memory, a damaged
+            checkpoint, an epoch in which subsampling left no position to train on.
+        Diverged: an InputError: a number is no longer finite, or the mean loss of a block is above
+            `tp4lib.base.divergence.FACTOR` times that of the untrained network, (1 + num_negatives) log 2 where its scores
+            are 0. The last checkpoint before it stays.
+        KeyboardInterrupt: after Ctrl-C, once the checkpoint is written.
+
+    >>> from tp4lib.word2vec import Corpus
+    >>> corpus = Corpus.from_words("the cat saw the dog and the dog saw the cat".split() * 20)
+    >>> train(corpus, "inf", epochs=1, subsample=0, device="cpu").model.embeddings.shape
+    torch.Size([5, 5])
+    """
+    width, device = parse_width(width), resolve(device)
+    if negatives not in NEGATIVES:
+        raise InputError(f"unknown negatives {negatives!r}; expected shared or per-position; try shared")
+    threads = whole("threads", threads, most=1024, example=1)
+    checkpoint_seconds = real("checkpoint_seconds", checkpoint_seconds, least=0, example=CHECKPOINT_SECONDS)
+    step = StepSettings(wd, window_gradient, input_rate)
+    lr = real("lr", lr, above=0, example=0.05)
+    if not lr * wd * max(input_rate, 1.0) < 1:
+        raise InputError(f"lr {lr}, wd {wd}; expected wd < 1 / lr; try --lr 0.05 --wd 1e-3")
+    shared = negatives == "shared"
+    on_cpu = device.type == "cpu"
+    if batch_size is None:
+        alone = 1 if on_cpu and fast.numba is not None and engine != "torch" else 16
+        batch_size = (32 if on_cpu else 256) if shared else alone
+    share = 3.0 if window_gradient == "sum" else 0.75 if on_cpu else 0.5  # draws for each position of a batch
+    sampler = Sampler(
+        corpus.vocab,
+        corpus.ids,
+        window=window,
+        num_negatives=num_negatives,
+        subsample=subsample,
+        batch_size=batch_size,
+        shared=_draws(shared_negatives, share, batch_size) if shared else None,
+        lr=lr,
+        epochs=epochs,
+        seed=seed,
+    )
+    settings = {
+        "version": __version__,
+        "width": "inf" if width == math.inf else width,
+        "epochs": epochs,
+        "lr": lr,
+        "wd": wd,
+        "window": window,
+        "negatives": negatives,
+        "num_negatives": num_negatives,
+        "batch_size": batch_size,
+        "shared_negatives": sampler.shared,
+        "subsample": subsample,
+        "window_gradient": window_gradient,
+        "input_rate": input_rate,
+        "seed": seed,
+        "dtype": str(dtype).removeprefix("torch."),
+        "vocab_size": len(corpus.vocab),
+        "tokens": len(corpus.ids),
+        "corpus": corpus.digest[:16],
+        "vocabulary": corpus.vocab.digest[:16],
+        "start": None if start is None else _digest(start),
+        "questions": evaluate and asked_by(evaluate)[:16],
+        "block_tokens": sampler.block_tokens,
+    }
+    if resume and out is None:
+        raise InputError("resume needs the folder of the run; expected out; give --out DIR")
+    keeper = None if out is None else Keeper(out_dir(out), shards)
+    if resume:
+        with checkpoint.restoring(keeper.folder):
+            keeper.require_same(settings)  # before a model is made that may be large
+    model = start if start is not None else CBOW(len(corpus.vocab), width, seed, dtype, device, shards)
+    if model.vocab_size != len(corpus.vocab):
+        raise InputError(
+            f"the start has {model.vocab_size} rows, the vocabulary {len(corpus.vocab)} words; expected as many"
+        )
+    if start is not None and not all(torch.isfinite(x).all() for x in (start.embeddings, start.readout)):
+        raise InputError(
+            "the start holds numbers that are not finite; expected finite ones; give another start"
+        )
+    run = _Run(
+        model,
+        sampler,
+        step,
+        settings,
+        *_steps(engine, model, sampler, threads, shards),
+        keeper,
+        checkpoint_seconds,
+        shards,
+    )
+    if start is not None:
+        run.allow_for_start()
+    if resume:
+        run.restore()
+    run.go(evaluate)
+    return Trained(model, run.state["history"], settings)
+
+
+class _Run:
+    """A training run: the model, where it is in the text, and how to save both."""
+
+    def __init__(self, model, sampler, step, settings, steps, blocks, at_once, keeper, pause, shards) -> None:
+        self.model, self.sampler, self.step, self.settings = model, sampler, step, settings
+        self.steps, self.blocks, self.at_once = steps, blocks, at_once
+        self.keeper, self.pause, self.shards = keeper, pause, shards
+        self.untrained = (1 + sampler.num_negatives) * math.log(2)  # loss of a position whose scores are 0
+        self.state: dict[str, Any] = {
+            "epoch": 0,  # epochs finished
+            "block": 0,  # blocks of the current epoch finished
+            "loss": 0.0,
+            "positions": 0,
+            "seconds": 0.0,  # of training, in the current epoch
+            "evaluated": True,  # False between the end of an epoch and its evaluation
+            "history": [],
+        }
+
+    def save(self) -> None:
+        if self.keeper is not None:
+            started = time.monotonic()
+            meta = {"settings": self.settings, "state": self.state}
+            now = self.state
+            self.keeper.save(
+                f"{now['epoch']:04}-{now['block']:07}-{now['evaluated']:d}", self._arrays(), meta
+            )
+            if self.pause > 0:
+                # Spend no more than a twentieth of the time on checkpoints, however large they are.
+                self.pause = max(self.pause, 20 * (time.monotonic() - started))
+
+    def restore(self) -> None:
+        with checkpoint.restoring(self.keeper.folder):
+            self.state = self._checked(self.keeper.load(self._arrays(), self.settings)["state"])
+
+    def _checked(self, state: dict[str, Any]) -> dict[str, Any]:
+        blocks, epochs = self.sampler.blocks, self.settings["epochs"]
+        whole = all(type(state.get(key)) is type(value) for key, value in self.state.items())
+        if not (
+            whole
+            and 0 <= state["epoch"] <= epochs
+            and 0 <= state["block"] < blocks
+            and len(state["history"]) == state["epoch"]
+            and all(isinstance(row, dict) and math.isfinite(row["loss"]) for row in state["history"])
+            and (state["evaluated"] or state["history"])
+        ):
+            raise ValueError("a state that no run has")
+        return state
+
+    def _arrays(self) -> dict[str, torch.Tensor]:
+        return {name: _bits(getattr(self.model, name)) for name in ("embeddings", "readout")}
+
+    def go(self, evaluate: Callable[[torch.Tensor], Any] | None) -> None:
+        epochs, blocks, tokens = self.settings["epochs"], self.sampler.blocks, self.settings["tokens"]
+        state = self.state
+        done = state["epoch"] * tokens + state["block"] * self.sampler.block_tokens
+        desc = f"width {self.settings['width']}"
+        with (
+            fast.single_blas() if self.steps is fast.numba_steps else nullcontext(),
+            _stop_request() as stop,
+            bar(total=epochs * tokens, desc=desc, unit="tok", initial=done) as progress,
+        ):
+            saved = time.monotonic()
+            while state["epoch"] < epochs or not state["evaluated"]:
+                if not state["evaluated"]:
+                    self._evaluate(evaluate)
+                    self.save()
+                    saved = time.monotonic()
+                    continue
+                self._train_round(progress)
+                if state["block"] == blocks:
+                    self._close_epoch()
+                stopped = self.shards.any(stop.is_set())
+                if stopped or self.shards.any(time.monotonic() - saved > self.pause):
+                    self.save()
+                    saved = time.monotonic()
+                if stopped:
+                    raise KeyboardInterrupt
+        if self.keeper is not None:
+            self.keeper.finish()
+
+    def _train_round(self, progress) -> None:
+        """Train on the next blocks, one after another or at once."""
+        state, started = self.state, time.monotonic()
+        numbers = range(state["block"], min(state["block"] + self.blocks, self.sampler.blocks))
+
+        if self.at_once == 1 or len(numbers) == 1:
+            results = [self._train_block(number) for number in numbers]
+        else:
+            with ThreadPoolExecutor(self.at_once) as pool:
+                results = list(pool.map(self._train_block, numbers))
+        losses, counts = zip(*results)
+        if isinstance(losses[0], torch.Tensor):  # wait for the GPU once
+            losses = torch.stack(losses).tolist()
+        for number, loss, count in zip(numbers, losses, counts):
+            bad = count > 0 and is_diverged(loss / count, self.untrained)
+            if self.shards.any(bad):
+                raise diverged(self._place(number), loss / count, self.untrained, self._advice(number))
+        loss, positions = sum(losses), sum(counts)
+        state["loss"] += loss
+        state["positions"] += positions
+        state["block"] += len(numbers)
+        state["seconds"] += time.monotonic() - started
+        rate = self.settings["lr"] * max(1 - progress.n / (progress.total or 1), 1e-4)
+        progress.set_postfix_str(f"loss {loss / max(positions, 1):.3f}, rate {rate:.4f}", refresh=False)
+        progress.update(sum(self.sampler.block_size(number) for number in numbers))
+
+    def _train_block(self, number: int) -> tuple[float | torch.Tensor, int]:
+        """Train on one block; the sum of the losses of its positions, and their number."""
+        block = self.sampler.block(self.state["epoch"], number)
+        try:
+            result = self.steps(self.model, block, self.step)
+            if self.steps is fast.numba_steps:
+                fast.require_finite(self.model, block)
+            elif self.model.embeddings.device.type == "cpu":  # to look on a GPU would make it wait
+                require_finite(self.model, block, self.shards)
+        except Diverged as problem:
+            raise self._not_finite(number, problem) from None
+        return result
+
+    def allow_for_start(self) -> None:
+        """Let a start that is not ours count as untrained: its own loss, where that is above the loss of scores of 0.
+
+        Raises:
+            Diverged: its loss is not finite.
+        """
+        blocks = (self.sampler.block(0, number) for number in range(self.sampler.blocks))
+        block = next((block for block in blocks if len(block)), None)
+        if block is None or not self.shards.any(bool(self.model.readout.any())):
+            return
+        try:
+            # Steps of rate 0 change nothing, and tell the loss.
+            loss, count = self.steps(self.model, replace(block, rates=0 * block.rates), self.step)
+        except Diverged as problem:
+            raise self._not_finite(0, problem) from None
+        self.untrained = max(self.untrained, float(loss) / count)
+
+    def _place(self, number: int) -> str:
+        return f"epoch {self.state['epoch'] + 1}, in block {number + 1} of {self.sampler.blocks}"
+
+    def _advice(self, number: int) -> str:
+        epochs, tokens = self.settings["epochs"], self.settings["tokens"]
+        done = (self.state["epoch"] * tokens + number * self.sampler.block_tokens) / (epochs * tokens)
+        return f"the rate there was {self.settings['lr'] * max(1 - done, 1e-4):.3g}; try a smaller --lr"
+
+    def _not_finite(self, number: int, problem: Diverged) -> Diverged:
+        return Diverged(
+            f"training diverged in {self._place(number)}: {problem}; expected finite numbers; {self._advice(number)}"
+        )
+
+    def _close_epoch(self) -> None:
+        state, tokens = self.state, self.settings["tokens"]
+        if state["positions"] == 0:
+            raise InputError(
+                f"subsampling at {self.settings['subsample']:g} left none of the {tokens:,} words of the text with a "
+                f"context in epoch {state['epoch'] + 1}, so there is nothing to train on; expected a longer text or a "
+                "higher threshold; try --subsample 0"
+            )
+        state["history"].append(
+            {
+                "epoch": state["epoch"] + 1,
+                "loss": state["loss"] / state["positions"],
+                "seconds": state["seconds"],
+                "tokens_per_second": tokens / max(state["seconds"], 1e-9),
+            }
+        )
+        state.update(epoch=state["epoch"] + 1, block=0, loss=0.0, positions=0, seconds=0.0, evaluated=False)
+
+    def _evaluate(self, evaluate: Callable[[torch.Tensor], Any] | None) -> None:
+        if evaluate is not None:
+            score = evaluate(self.model.embeddings)
+            self.state["history"][-1].update(
+                accuracy=None if score.accuracy is None else float(score.accuracy),
+                correct=int(score.correct),
+                answered=int(score.answered),
+                total=int(score.total),
+            )
+        self.state["evaluated"] = True
+
+
+def _draws(shared_negatives: int | None, share: float, batch_size: int) -> int:
+    """K, the negatives that a batch shares."""
+    if shared_negatives is not None:
+        return whole("shared_negatives", shared_negatives, most=LARGEST)
+    return math.ceil(share * whole("batch_size", batch_size, most=LARGEST))
+
+
+def _digest(start: CBOW) -> str:
+    """Of the numbers of a start, a few rows at a time."""
+    seen = hashlib.sha256()
+    for matrix in (start.embeddings, start.readout):
+        for rows in matrix.split(256):
+            seen.update(_bits(rows).cpu().contiguous().numpy())
+    return seen.hexdigest()[:16]
+
+
+def _bits(x: torch.Tensor) -> torch.Tensor:
+    """A view that NumPy knows: it has no bfloat16."""
+    return x.view(torch.int16) if x.dtype == torch.bfloat16 else x
+
+
+def _steps(
+    engine: str, model: CBOW, sampler: Sampler, threads: int, shards: Shards
+) -> tuple[Callable[..., tuple[float | torch.Tensor, int]], int, int]:
+    """The function that trains on a block, how many blocks make a round, and how many of them go at once."""
+    shared = sampler.shared is not None
+    fits = {
+        "numba": shards.size == 1 and fast.available(model, sampler.batch_size, shared),
+        "triton": gpu.available(model, shared),
+        "torch": True,
+    }
+    if engine == "auto":  # Triton's interpreter is for tests: it has to be asked for
+        on_gpu = model.embeddings.device.type == "cuda"
+        engine = next(name for name, can in fits.items() if can and (on_gpu or name != "triton"))
+    if engine not in fits:
+        raise InputError(f"unknown engine {engine!r}; expected auto, numba, triton or torch; try auto")
+    if not fits[engine]:
+        raise InputError(
+            f"the {engine} engine needs {_NEEDS[engine]}; expected all of it; try engine='torch'"
+        )
+    if engine == "numba":
+        return fast.numba_steps, threads, threads
+    if engine == "triton":
+        # The CPU draws the next blocks while the GPU works on the first; they meet once a round.
+        return functools.partial(gpu.triton_steps, shards=shards), _ROUND, 1
+    return functools.partial(torch_steps, shards=shards), 1, 1
+
+
+@contextmanager
+def _stop_request() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into a request to stop after the current block; the second one stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
