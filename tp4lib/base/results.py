@@ -112,8 +112,8 @@ def working(
 ) -> Iterator[Work]:
     """Make ``out/unfinished`` ready for a run, and remove it again where the run leaves nothing there.
 
-    The caller holds ``out`` alone (`tp4lib.base.files.alone_in`), keeps its checkpoints in ``folder`` of the `Work`, writes
-    its results there, and calls `Work.finish`.
+    The caller holds ``out`` alone (`tp4lib.base.files.alone_in`), keeps its checkpoints in ``folder`` of the `Work`,
+    writes its results there, and calls `Work.finish`.
 
     Args:
         program: "word2vec" or "maml"; another's results are not replaced.

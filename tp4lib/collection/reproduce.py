@@ -1,7 +1,7 @@
 """Run the numbered notebooks, some at once if asked to, and gather what they report.
 
-A notebook's new results grow beside the old ones and take their place once they are whole (`tp4lib.collection.staging`); nothing
-that this program did not write is replaced or removed (`tp4lib.collection.manifest`).
+A notebook's new results grow beside the old ones and take their place once they are whole (`staging`); nothing that
+this program did not write is replaced or removed (`manifest`).
 """
 
 import contextlib
@@ -82,9 +82,9 @@ def run(
     Leaves in ``out``: the executed notebooks, ``<notebook>/`` with figures (SVG, PNG), ``metrics.json`` and
     ``run.json``; all of them merged in ``metrics.json``, and ``index.html``. They are replaced once the new ones are
     whole: a notebook that fails, or is killed, leaves the old ones, and the page says that they are older. Until then
-    the new ones are in the hidden folder ``.<notebook>.new`` (`tp4lib.collection.staging`), where checkpoints in sub-folders wait
-    for the next run. At preset ``ci`` the embedded data are used unless ``data_dir`` is given, so that the run depends
-    on nothing outside the environment.
+    the new ones are in the hidden folder ``.<notebook>.new`` (`staging`), where checkpoints in sub-folders wait for the
+    next run. At preset ``ci`` the embedded data are used unless ``data_dir`` is given, so that the run depends on
+    nothing outside the environment.
 
     Args:
         selected: notebooks; results have the name of the file.

@@ -183,7 +183,7 @@ class PiMLP(nn.Module):
             weight_decay: all weights (not biases) are multiplied by ``1 - lr * weight_decay`` first.
 
         Raises:
-            InputError: a rate, decay or norm that cannot be; training has diverged (see `tp4lib.base.divergence.Watch`), or
+            InputError: a rate, decay or norm that cannot be; training has diverged (`tp4lib.base.divergence.Watch`), or
                 something that the step would change is not finite: the rate is too large. The network is then as it was
                 before the step.
         """

@@ -172,7 +172,7 @@ def sweep(
         test: test inputs and targets, like x and y; accuracy takes the largest output (and the largest target).
         evaluate_every: evaluate the test set every so many updates; only after the last one if None.
         blowup: a member is diverged once its loss is not finite or above `blowup` times its loss at the start. Far
-            above the 3 at which single runs stop (`tp4lib.base.divergence`): here divergence is a result, and a member that
+            above the 3 at which single runs stop (`base.divergence`): here divergence is a result, and a member that
             overshoots at the edge of stability, and may yet come back, is given the time to.
         batch_seed: of the minibatches.
         members: how many members to stack at once; None takes what fits and is fast here. The result does not
@@ -194,7 +194,7 @@ def sweep(
         _check_model(model, x, y, loss)
         if weight_decay or schedule:
             raise InputError(
-                "weight_decay and schedule are for networks of tp4lib.scale.scaled; expected one of those; leave them out"
+                "weight_decay and schedule are for networks of tp4lib.scale; expected one of those; leave them out"
             )
 
     every = evaluate_every or steps

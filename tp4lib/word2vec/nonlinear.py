@@ -89,7 +89,7 @@ class PiCBOW:
 
         Raises:
             InputError: subsampling left no position to train on.
-            Diverged: an InputError: a block's mean loss is above `tp4lib.base.divergence.FACTOR` times that of the start.
+            Diverged: an InputError: a block's mean loss is above `divergence.FACTOR` times that of the start.
         """
         losses = []
         for epoch in range(sampler.epochs):

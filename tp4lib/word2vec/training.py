@@ -125,7 +125,7 @@ def train(
         InputError: settings that cannot work or differ from those of the checkpoint, too little memory, a damaged
             checkpoint, an epoch in which subsampling left no position to train on.
         Diverged: an InputError: a number is no longer finite, or the mean loss of a block is above
-            `tp4lib.base.divergence.FACTOR` times that of the untrained network, (1 + num_negatives) log 2 where its scores
+            `divergence.FACTOR` times that of the untrained network, (1 + num_negatives) log 2 where its scores
             are 0. The last checkpoint before it stays.
         KeyboardInterrupt: after Ctrl-C, once the checkpoint is written.
 
