@@ -10,7 +10,19 @@ import tp4lib
 
 WORDS = tomllib.loads((Path(__file__).parent / "api.toml").read_text("utf-8"))
 # The command line has a page of its own (run.md).
-HIDDEN = ("tp4lib.collection.cli", "tp4lib.collection.commands", "tp4lib.word2vec", "tp4lib.maml")
+HIDDEN = tuple(
+    f"tp4lib.{name}"
+    for name in (
+        "collection.cli",
+        "collection.commands",
+        "word2vec",
+        "word2vec.steps",
+        "maml",
+        "base",
+        "data",
+        "collection",
+    )
+)
 
 
 def modules() -> list[str]:
