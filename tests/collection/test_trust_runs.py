@@ -61,7 +61,7 @@ def tp4(arguments: list[str], out: Path) -> int:
 # In a process of its own, as a user's would be; few validation and test tasks, since it is not their number we ask for.
 DRIVER = """
 import json, sys
-from tp4lib import cli
+from tp4lib.collection import cli
 from tp4lib.collection.commands import maml
 maml.VALIDATION_TASKS, maml.TEST_TASKS = 16, 32
 for arguments in json.loads(sys.argv[1]):
