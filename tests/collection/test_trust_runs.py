@@ -286,7 +286,7 @@ def notebook(path: Path, *cells: str) -> Path:
 RUNNER = """
 import sys
 from pathlib import Path
-from tp4lib import reproduce
+from tp4lib.collection import reproduce
 from tp4lib.collection.cli import guarded
 with guarded():
     reproduce.run([Path(sys.argv[1])], "ci", Path(sys.argv[2]))

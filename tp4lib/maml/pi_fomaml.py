@@ -96,8 +96,8 @@ class PiFOMAML:
         learn_readout: whether outer steps append to the readout.
 
     Example:
-        >>> from tp4lib.maml import omniglot, synthetic
-        >>> tasks = omniglot.Tasks(synthetic.draw(classes=8, drawers=4))
+        >>> from tp4lib.data import drawn_characters, omniglot
+        >>> tasks = omniglot.Tasks(drawn_characters.draw(classes=8, drawers=4))
         >>> learner = build(rank=20)
         >>> learner.outer_step(tasks.batch(32)).shape, learner.evaluate(tasks.batch(3), inner_steps=20).shape
         (torch.Size([]), torch.Size([3]))
