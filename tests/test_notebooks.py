@@ -224,6 +224,8 @@ def test_03_ordinary_networks_approach_the_program_of_width_infinity(collection)
     assert m["closed form/NNGP, relative error"] < 0.01
     assert m["closed form/NTK, relative error"] < 0.02
     assert m["program/ours by hand against train_mlp"] < 1e-10
+    assert m["mean field/slope"] == pytest.approx(-0.5, abs=0.15)
+    assert m["mean field/share near the middle of a quadrant, width infinity"] > 0.7  # a third at the start
     for key, moment in report.items():
         if key.startswith("semicircle/"):
             assert moment["value"] == pytest.approx(moment["published"], rel=1e-9), key
