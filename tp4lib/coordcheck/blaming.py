@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from tp4lib.base.checks import real
+from tp4lib.base.powers import power_of_width, shown
 from tp4lib.base.tables import Table
-from tp4lib.coordcheck.powers import power_of_width, shown
 from tp4lib.coordcheck.runs import Optimizer, Runs, rms
 from tp4lib.parametrization import ABC
 from tp4lib.scale.roles import NORMS

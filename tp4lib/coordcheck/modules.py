@@ -26,8 +26,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from tp4lib.base.checks import real
+from tp4lib.base.powers import power_of_width, shown
 from tp4lib.base.tables import Table
-from tp4lib.coordcheck.powers import power_of_width, shown
 from tp4lib.coordcheck.runs import Optimizer, Runs, rms
 from tp4lib.parametrization import ABC
 from tp4lib.scale.scaled import Row

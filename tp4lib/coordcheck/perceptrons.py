@@ -28,8 +28,8 @@ from torch import Tensor
 from tp4lib.base import checks
 from tp4lib.base.checks import real, whole
 from tp4lib.base.errors import InputError
+from tp4lib.base.powers import power_of_width
 from tp4lib.base.progress import bar
-from tp4lib.coordcheck.powers import power_of_width
 from tp4lib.nn import MLP, param_groups
 from tp4lib.parametrization import ABC
 

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from tp4lib.base import checks
 from tp4lib.nn import ACTIVATIONS
-from tp4lib.program.optimizers import SGD, Adam, optimizer_of
-from tp4lib.program.training import SLOPES, Training, make_task, require, squared_loss
+from tp4lib.program.optimizers import SGD, Adam
+from tp4lib.program.training import SLOPES, Training, TrainingOptions, make_task, require
 from tp4lib.program.world import World, outer
 
 
@@ -28,18 +28,15 @@ def train_resnet(
         dx^L = chi v,   dh^l = dx^l phi'(h^l) / sqrt(L),   dx^{l-1} = dx^l + W^l^T dh^l
         v -= eta chi x^L,   W^l -= eta dh^l (x^{l-1})^T / n,   U -= eta dx^0 xi^T
 
-    (or another optimizer's step). With it every branch still learns features as the depth grows, and the limits of
-    width have a limit of depth. Source: Yang, Yu, Zhu & Hayou 2023, Tensor Programs VI (arXiv 2310.02244), section 3.
-    Adam's rate of the branches carries another 1 / sqrt(L) there.
+    (or another optimizer's step). Every branch still learns features as the depth grows, and the limits of width have
+    a limit of depth. Adam's rate of the branches carries another 1 / sqrt(L). Source: Yang, Yu, Zhu & Hayou 2023,
+    Tensor Programs VI (arXiv 2310.02244), section 3.
 
     Args:
         world: `FiniteWidth` or `InfiniteWidth`.
         xi: (P, d_in) inputs. y: (P, d_out) targets of `squared_loss`.
         depth: L. activation: of `tp4lib.nn`; an odd one, such as "tanh", keeps the branches' means at 0.
-        lr: eta. steps: T. optimizer: as in `train_mlp`.
-
-    Returns:
-        `Training`, with h^1 .. h^L.
+        lr: eta. steps: T. optimizer: as in `train_mlp`. The result holds h^1 .. h^L.
 
     Raises:
         InputError: wrong shapes, names or numbers, too little memory, or a training that diverges.
@@ -51,28 +48,23 @@ def train_resnet(
     torch.Size([3, 2, 1])
     """
     depth = checks.whole("depth", depth, example=4)
-    task = make_task(
-        world, xi, y, activation, lr, steps, [1.0] * (depth + 2), squared_loss, optimizer_of(optimizer), None
-    )
+    options = TrainingOptions(activation=activation, lr=lr, steps=steps, optimizer=optimizer)
+    task = make_task(world, xi, y, depth + 2, options)
     phi, slope, branch, xi = ACTIVATIONS[activation], SLOPES[activation], 1 / math.sqrt(depth), task.xi
-    rate = lr * branch if isinstance(task.optimizer, Adam) else lr  # of the branches
-    require(world, 1 + steps, depth, len(xi))
+    rate = task.lr * branch if isinstance(task.optimizer, Adam) else task.lr  # of the branches
+    require(world, 1 + task.steps, depth, len(xi))
     task.optimizer.require(world, depth)
     U, v = world.gaussian(count=xi.shape[1]), world.gaussian(count=y.shape[1])
     W = [world.matrix() for _ in range(depth)]
-    of_U, of_v, of_W = task.rule(), task.rule(), [task.optimizer.rule(rate) for _ in W]
-    outputs, hs = [], []
-    for step in range(steps + 1):
+    of_U, of_v, of_W = task.rule(), task.rule(), [task.rule(rate) for _ in W]
+    for _ in range(task.steps + 1):
         x, h = [xi @ U], []
         for W_l in W:
             h.append(W_l @ x[-1])
             x.append(x[-1] + branch * phi(h[-1]))
-        outputs.append(world.mean(x[-1], v))
-        task.check(outputs)
-        hs.append(h)
-        if step == steps:
+        chi = task.record(world.mean(x[-1], v), h)
+        if chi is None:
             break
-        chi = task.chi(outputs[-1], step)
         dx = chi @ v
         v = of_v.step(v, chi.T @ x[-1])
         for l in reversed(range(depth)):  # noqa: E741
@@ -80,4 +72,4 @@ def train_resnet(
             dx = dx + W[l].T @ dh
             W[l] = of_W[l].step(W[l], outer(dh, x[l]))
         U = of_U.step(U, xi.T @ dx)
-    return task.finish(outputs, hs)
+    return task.finish()
