@@ -16,25 +16,18 @@ is hung on tensors, so the networks survive `copy.deepcopy`, `state_dict`, `torc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tp4lib.activations import ActivationLike, activation_of
 from tp4lib.base import checks
 from tp4lib.base.checks import floating, real, whole
 from tp4lib.base.errors import InputError
 from tp4lib.parametrization import ABC
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "tanh": torch.tanh,
-    "gelu": F.gelu,
-    "erf": torch.erf,
-    "identity": lambda h: h,
-}
 
 
 class ABCLinear(nn.Module):
@@ -141,7 +134,7 @@ class MLP(nn.Module):
     Args:
         d_in, width, d_out: dimensions of xi, of every hidden layer, of f.
         parametrization: e.g. `mup(2)` for two hidden layers.
-        activation: "relu", "tanh", "gelu", "erf" or "identity".
+        activation: a name of the table or any elementwise function, see `tp4lib.activations.activation_of`.
         bias: biases in every layer (0 at the start). The paper's networks have none.
         base_width: None for the paper's scaling in n = width. With a number, n = width / base_width and the start at
             width == base_width is the standard parametrization's, variance 1/fan-in, with one rate for all layers:
@@ -168,7 +161,7 @@ class MLP(nn.Module):
         width: int,
         d_out: int,
         parametrization: ABC,
-        activation: str = "relu",
+        activation: ActivationLike = "relu",
         *,
         bias: bool = False,
         base_width: int | None = None,
@@ -182,10 +175,6 @@ class MLP(nn.Module):
         super().__init__()
         check_parametrization(parametrization)
         d_in, width, d_out = whole("d_in", d_in), whole("width", width), whole("d_out", d_out)
-        if activation not in ACTIVATIONS:
-            raise InputError(
-                f"activation = {activation!r}; known are {', '.join(ACTIVATIONS)}; try activation='relu'"
-            )
         if seed is not None:
             if generator is not None:
                 raise InputError("both seed and generator are given; one decides the start; drop one of them")
@@ -194,7 +183,8 @@ class MLP(nn.Module):
         stds = _per_layer("std", std, count)
         alphas = _per_layer("multipliers", 1.0 if multipliers is None else multipliers, count)
         sizes = [d_in, *[width] * parametrization.depth, d_out]
-        self.parametrization, self.width, self.activation = parametrization, width, activation
+        self.parametrization, self.width = parametrization, width
+        self.activation, self.phi, *_ = activation_of(activation)
         self.layers = nn.ModuleList(
             ABCLinear(
                 sizes[l],
@@ -213,16 +203,16 @@ class MLP(nn.Module):
         )
 
     def forward(self, xi: Tensor) -> Tensor:
-        phi, x = ACTIVATIONS[self.activation], xi
+        x = xi
         for layer in self.layers[:-1]:
-            x = phi(layer(x))  # (..., width)
+            x = self.phi(layer(x))  # (..., width)
         return self.layers[-1](x)
 
     def preactivations(self, xi: Tensor) -> list[Tensor]:
         """h^1, .., h^L, each (..., width), and f, (..., d_out), at the inputs xi (..., d_in)."""
-        phi, h = ACTIVATIONS[self.activation], [self.layers[0](xi)]
+        h = [self.layers[0](xi)]
         for layer in self.layers[1:]:
-            h.append(layer(phi(h[-1])))
+            h.append(layer(self.phi(h[-1])))
         return h
 
 

@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tp4lib.activations import activation_of
 from tp4lib.base.errors import InputError
-from tp4lib.nn import ACTIVATIONS, check_parametrization
+from tp4lib.nn import check_parametrization
 from tp4lib.parametrization import ABC
 from tp4lib.program.optimizers import SGD, Adam
-from tp4lib.program.training import SLOPES, Task, Training, TrainingOptions, gram, make_task, require
+from tp4lib.program.training import Task, Training, TrainingOptions, gram, make_task, require
 from tp4lib.program.world import World, outer
 
 _CLOSE = 1e-9  # sums of exponents this close are equal
@@ -100,7 +101,7 @@ def _is_whole(rules: SGD | Adam) -> bool:
 
 
 def _train_features(world: World, task: Task, s: float, u: float, r_layers: list[float]) -> Training:
-    phi, slope, xi = ACTIVATIONS[task.activation], SLOPES[task.activation], task.xi
+    (_, phi, slope, _), xi = activation_of(task.activation), task.xi
     depth, moves = len(r_layers), [r < _CLOSE for r in r_layers]
     require(world, 1 + task.steps, depth, len(xi))
     task.optimizer.require(world, depth - 1)
@@ -139,7 +140,7 @@ def _train_features(world: World, task: Task, s: float, u: float, r_layers: list
 def _train_kernel(
     world: World, task: Task, s: float, u: float, r_layers: list[float], f0: Tensor | None
 ) -> Training:
-    phi, slope, depth = ACTIVATIONS[task.activation], SLOPES[task.activation], len(r_layers)
+    (_, phi, slope, _), depth = activation_of(task.activation), len(r_layers)
     many, d_out = len(task.xi), task.y.shape[1]
     require(world, 1, depth, many)
     W = [None] + [world.matrix(task.std[l]) for l in range(1, depth)]  # noqa: E741

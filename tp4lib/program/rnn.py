@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
+from tp4lib.activations import activation_of
 from tp4lib.base.errors import InputError
-from tp4lib.nn import ACTIVATIONS
-from tp4lib.program.training import SLOPES, Training, TrainingOptions, make_task, require
+from tp4lib.program.training import Training, TrainingOptions, make_task, require
 from tp4lib.program.world import Matrix, World, outer
 
 
@@ -38,7 +38,7 @@ def train_rnn(world: World, xi: Tensor, y: Tensor, **options: Any) -> Training:
     if xi.dim() != 3:
         raise InputError(f"xi is {tuple(xi.shape)}; expected (P, K, d_in); try xi[..., None]")
     task = make_task(world, xi, y, 3, TrainingOptions(**{"steps": 4} | options))
-    phi, slope, xi = ACTIVATIONS[task.activation], SLOPES[task.activation], task.xi
+    (_, phi, slope, _), xi = activation_of(task.activation), task.xi
     times = xi.shape[1]
     require(world, 1 + task.steps, times, len(xi))
     task.optimizer.require(world, matrices=1)

@@ -7,27 +7,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from tp4lib.activations import activation_of
 from tp4lib.base.checks import real, whole
 from tp4lib.base.divergence import require_stable
 from tp4lib.base.errors import InputError
-from tp4lib.nn import ACTIVATIONS
 from tp4lib.program.infinite import InfiniteWidth
 from tp4lib.program.optimizers import SGD, Adam, AdamRule, SGDRule, optimizer_of
 from tp4lib.program.vectors import Vector
 from tp4lib.program.world import World
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-# phi'(h) for each activation of `tp4lib.nn`.
-SLOPES: dict[str, Callable[[Vector], Vector]] = {
-    "relu": lambda h: 1.0 * (h > 0),
-    "tanh": lambda h: 1 - torch.tanh(h) ** 2,
-    "gelu": lambda h: (
-        0.5 * (1 + torch.erf(h / math.sqrt(2))) + h * torch.exp(-h * h / 2) / math.sqrt(2 * math.pi)
-    ),
-    "erf": lambda h: 2 / math.sqrt(math.pi) * torch.exp(-h * h),
-    "identity": torch.ones_like,
-}
 
 
 def squared_loss(f: Tensor, y: Tensor) -> Tensor:
@@ -40,7 +29,7 @@ class TrainingOptions:
     """How a network is trained: the keyword arguments of `train_mlp` and `train_rnn`.
 
     Attributes:
-        activation: "tanh", "relu", "gelu", "erf" or "identity" (a linear network).
+        activation: "identity" is a linear network; see `tp4lib.activations.activation_of`.
         lr: eta. steps: T.
         std: sigma_l, one number or one for each layer: w^l is initialized as N(0, (sigma_l n^{-b_l})^2).
         loss: (batch, d_out) outputs and targets -> () tensor.
@@ -127,7 +116,7 @@ class Task:
 
     def finish(self, kernel: Tensor | None = None) -> Training:
         """What was recorded."""
-        phi, kernels = ACTIVATIONS[self.activation], []
+        phi, kernels = activation_of(self.activation).phi, []
         for t, layers in enumerate(self.h):
             same = t > 0 and layers is self.h[t - 1]
             kernels.append(kernels[-1] if same else torch.stack([gram(phi(h_l)) for h_l in layers]))
@@ -155,10 +144,7 @@ def make_task(world: World, xi: Tensor, y: Tensor, layers: int, options: Trainin
     optimizer = optimizer_of(options.optimizer, options.momentum, options.weight_decay)
     if not isinstance(world, World):
         raise InputError(f"world = {world!r}; expected a world; try InfiniteWidth(samples=100_000)")
-    if options.activation not in SLOPES:
-        raise InputError(
-            f"activation = {options.activation!r}; known are {', '.join(SLOPES)}; try activation='tanh'"
-        )
+    activation_of(options.activation)  # refuses what it does not know
     if y.dim() != 2 or len(xi) != len(y) or len(xi) == 0:
         raise InputError(
             f"xi is {tuple(xi.shape)} and y is {tuple(y.shape)}; expected P inputs and (P, d_out) targets; "
