@@ -217,11 +217,11 @@ def test_products_by_steins_lemma_keep_their_type():
 
 
 def test_directions_that_the_samples_do_not_resolve_draw_no_noise():
-    world = InfiniteWidth(10_000, derivatives="stein")  # M^(-1/4) / 2 = 0.05
+    world = InfiniteWidth(10_000, derivatives="stein")  # M^(-1/3) / 2 = 0.023
     W, x, y = world.matrix(), world.gaussian(), world.gaussian()
     drawn = world.noises
     assert drawn == 2
-    for gap, fresh in ((0.0, 1), (0.03, 1), (0.1, 2), (0.2, 2)):
+    for gap, fresh in ((0.0, 1), (0.02, 1), (0.1, 2), (0.2, 2)):
         a = W @ (x + gap * y)
         assert world.noises == drawn + fresh
         assert world.mean(a, a) == pytest.approx(1 + gap**2, abs=2e-3)
