@@ -17,6 +17,7 @@ from tp4lib.base.progress import bar
 from tp4lib.parametrization import ABC
 from tp4lib.scale.scaled import Scaled, optimizer_kind, scale
 
+BLOW_UP = 1e6  # a run has diverged when some output's root mean square exceeds this, or is not finite
 TINY_EPS = 1e-18  # far below any gradient; with less, a gradient whose square underflows in float32 would be blown up
 
 Optimizer = str | Callable[[Scaled, float], torch.optim.Optimizer]
