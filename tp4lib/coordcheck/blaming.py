@@ -9,7 +9,6 @@ Source: Yang & Hu 2021 (Tensor Programs IV, arXiv 2011.14522), section 5: muP is
 moves the output of its layer by Theta(1), which is as much as is stable.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -88,28 +87,21 @@ def blame(
     """
     runs = Runs(make, widths, base, parametrization, loss, batches, lr, optimizer, steps, seeds, roles, fold)
     tolerance = real("tolerance", tolerance, above=0, example=0.25)
-    sizes: dict[tuple[str, ...], np.ndarray] = {}
-
-    def put(i: int, seed: int, size: float, *key: str) -> None:
-        sizes.setdefault(key, np.full((len(runs.widths), seeds), math.nan))[i, seed] = size
-
-    rules: dict[str, Row] = {}
+    sizes, rules = runs.sizes(), {}
     for i, seed, net, update in runs.all("blame"):
-        rules, model = net.rows, net.model
-        simple = {name for name, _ in model.named_parameters() if isinstance(_owner(model, name), SIMPLE)}
+        model, named = net.model, list(net.model.named_parameters())
+        rules = {name: net.rows.get(name) for name, _ in named if isinstance(_owner(model, name), SIMPLE)}
         for kind, name, size in _contributions(runs, model):
-            put(i, seed, size, kind, name)
+            sizes[kind, name][i, seed] = size
         for t in range(steps - 1):
             update(t)
         for name, own, changes in _moves(runs, model, update):
-            put(i, seed, own, "step", name)
+            sizes["step", name][i, seed] = own
             for module, size in changes.items():
-                put(i, seed, size, "effect", name, module)
+                sizes["effect", name, module][i, seed] = size
     powers = {key: power_of_width(np.array(runs.widths), found) for key, found in sizes.items()}
     moved = [name for kind, name, *_ in powers if kind == "step"]
-    return Blame(
-        {name: _off(name, powers, rules.get(name) if name in simple else None) for name in moved}, tolerance
-    )
+    return Blame({name: _off(name, powers, rules.get(name)) for name in moved}, tolerance)
 
 
 def _off(

@@ -153,10 +153,7 @@ def check_module(
     """
     runs = Runs(make, widths, base, parametrization, loss, batches, lr, optimizer, steps, seeds, roles, fold)
     tolerance = real("tolerance", tolerance, above=0, example=0.15)
-    shape = (len(runs.widths), seeds)
-    start: dict[str, np.ndarray] = {}
-    change: dict[str, np.ndarray] = {}
-    diverged_at = np.full(shape, -1)
+    start, change, diverged_at = runs.sizes(), runs.sizes(), np.full((len(runs.widths), seeds), -1)
     lengths: list[dict[str, int]] = []  # of the outputs, run by run
     for i, seed, net, update in runs.all("coordinate check"):
         first = last = runs.outputs(net.model)
@@ -167,16 +164,16 @@ def check_module(
                 diverged_at[i, seed] = step
                 break
         for name, h in first.items():
-            start.setdefault(name, np.full(shape, math.nan))[i, seed] = rms(h)
+            start[name][i, seed] = rms(h)
             moved = rms(last[name] - h) if diverged_at[i, seed] < 0 and name in last else math.nan
-            change.setdefault(name, np.full(shape, math.nan))[i, seed] = moved
+            change[name][i, seed] = moved
         lengths.append({name: h.numel() for name, h in first.items()})
     rules, predicted = _rules(net), {}
     for name in change:
         grows = lengths[0].get(name) != lengths[-1].get(name)
         if (power := _predicted(parametrization, rules.get(name), grows)) is not None:
             predicted[name] = power
-    return ModuleCheck(runs.label, runs.widths, start, change, predicted, diverged_at, tolerance)
+    return ModuleCheck(runs.label, runs.widths, dict(start), dict(change), predicted, diverged_at, tolerance)
 
 
 def _rules(net: Any) -> dict[str, Row]:
