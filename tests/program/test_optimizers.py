@@ -98,16 +98,16 @@ RULES = {
 @pytest.mark.parametrize("kind", ["perceptron", "recurrent", "residual"])
 def test_at_finite_width_the_program_is_torchs_network(kind, name):
     rule, optimizer = RULES[name]
-    world, batches = FiniteWidth(30, seed=4), None
+    world, batches = FiniteWidth(30, seed=4), [[0, 1], [2, 3, 1], [3], [0, 1, 2, 3], [1]]
     if kind == "perceptron":
-        model, xi, batches = Perceptron(30, 2, 4), XI, [[0, 1], [2, 3, 1], [3], [0, 1, 2, 3], [1]]
+        model, xi = Perceptron(30, 2, 4), XI
         run = train_mlp(world, XI, Y, mup(3), lr=0.1, steps=5, optimizer=rule, batches=batches)
     elif kind == "recurrent":
         model, xi = Perceptron(30, 1, 4, recurrent=True), SEQUENCES
-        run = train_rnn(world, SEQUENCES, Y, lr=0.1, steps=5, optimizer=rule)
+        run = train_rnn(world, SEQUENCES, Y, lr=0.1, steps=5, optimizer=rule, batches=batches)
     else:
         model, xi = Perceptron(30, 4, 4, branch=0.5), XI
-        run = train_resnet(world, XI, Y, depth=4, lr=0.1, steps=5, optimizer=rule)
+        run = train_resnet(world, XI, Y, depth=4, lr=0.1, steps=5, optimizer=rule, batches=batches)
     expected = by_torch(model, xi, optimizer(model), 5, batches)
     assert torch.allclose(run.outputs, expected, rtol=0, atol=1e-10)
     assert (run.outputs[-1] - run.outputs[0]).abs().max() > 0.02

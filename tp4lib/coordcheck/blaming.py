@@ -107,7 +107,7 @@ def blame(
 def _off(
     name: str, powers: dict, rule: Row | None
 ) -> tuple[float | None, float | None, float | None, str | None]:
-    """How far a parameter is off at the start, in a step, and in its effect, and the module that shows this."""
+    """How far a parameter is off in its initial value, in a step, and in its effect, and the module that shows this."""
     # An unstable parametrization predicts growth; here it is held to what a stable one keeps.
     expected = (min(rule.start, 0.0), min(rule.step, 0.0)) if rule else (0.0, 0.0)
     start, step, tied = (powers.get((kind, name), (None,))[0] for kind in ("start", "step", "tied"))

@@ -37,7 +37,7 @@ from tp4lib.scale.scaled import Row
 class ModuleCheck:
     """The sizes that `check_module` measured; `powers`, `ok`, `table` and `plot` say what they mean.
 
-    start: {module: (widths, seeds)}, root mean square of its output. change: of the output's change after all steps.
+    start: {module: (widths, seeds)}, root mean square of its initial output. change: of the change after all steps.
     predicted: {module: power of the change}, absent where a parametrization predicts none. diverged_at: (widths,
     seeds), the step at which a run left the finite numbers, -1 if it did not.
     """
@@ -62,7 +62,7 @@ class ModuleCheck:
 
     @property
     def starts(self) -> dict[str, float]:
-        """{module: power of the width with which its output at the start grows}."""
+        """{module: power of the width with which its initial output grows}."""
         return self._powers_of(self.start)
 
     @property
@@ -89,7 +89,7 @@ class ModuleCheck:
         return "ok" if abs(change[0] - predicted) <= self.tolerance else "ok, but noisy"
 
     def table(self) -> Table:
-        """One line per module: power of the start, of the change (with standard error), prediction, verdict."""
+        """One line per module: powers of the initial output and its change (with standard error), verdict."""
         body = []
         for name in self.change:
             start, change = self._fit(self.start, name), self._fit(self.change, name)

@@ -4,9 +4,9 @@ r"""The coordinate check: how the size of every layer grows with width, measured
 
 A parametrization fixes e_l and d_l (`ABC.start_exponents`, `ABC.change_exponents`); d_L = -r tells feature learning
 (0) from the kernel regime (< 0). Source: Yang & Hu 2021 (arXiv 2011.14522), section 3, for the exponents; Yang et al.
-2022 (Tensor Programs V, arXiv 2203.03466), appendix D, for the check. The start and the change are kept apart, because
-a start of size 1 hides any smaller change. A run that diverges is reported with the width and step at which it did; it
-never enters a mean or a plot as NaN.
+2022 (Tensor Programs V, arXiv 2203.03466), appendix D, for the check. Initial size and change are kept apart: the
+former hides smaller changes. A run that diverges is reported with its width and step; it never enters a mean or a plot
+as NaN.
 
 >>> from tp4lib.parametrization import mup
 >>> x, y = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), torch.ones(8, 1)
@@ -90,12 +90,12 @@ class CoordCheck:
         return f"unstable: {bad.sum()} of {bad.size} runs diverged, the first at step {first} (width {width})"
 
     def predicted(self, step: int) -> tuple[float, ...]:
-        """Predicted powers of n of every layer's change after `step` steps (0: of its size at the start)."""
+        """Predicted powers of n of every layer's change after `step` steps (0: of its initial size)."""
         p, step = self.parametrization, whole("step", step, least=0, example=self.steps)
         return (p.start_exponents, p.first_step_exponents, p.change_exponents)[min(step, 2)]
 
     def exponent(self, layer: int, step: int | None = None) -> tuple[float | None, float | None]:
-        """Fitted power of n of a layer's change after `step` steps (None: all; 0: of its size at the start).
+        """Fitted power of n of a layer's change after `step` steps (None: all; 0: of its initial size).
 
         Sizes are averaged in mean square over seeds and fitted by least squares in log-log, over the widths of which
         no seed diverged. Returns (power, standard error from leaving one seed out at a time); (None, None) if fewer
@@ -104,7 +104,7 @@ class CoordCheck:
         return power_of_width(np.array(self.widths), self.sizes(step)[:, :, layer])
 
     def growth(self, step: int | None = None) -> list[Growth]:
-        """Predicted and measured exponent and a verdict, for each layer's start and for its change after `step`."""
+        """Predicted and measured exponent and a verdict, for each layer's initial size and its change."""
         rows, step = [], self.steps if step is None else step
         for quantity, when in (("start", 0), ("change", step)):
             predicted = self.predicted(when)
@@ -125,7 +125,7 @@ class CoordCheck:
         return "\n".join(lines + ([self.divergence] if self.divergence else []))
 
     def plot(self, step: int | None = None) -> Any:
-        """Two panels, the start and the change after `step` steps: size against width, one line per layer.
+        """Two panels, initial size and change after `step` steps: size against width, one line per layer.
 
         Bands are one standard deviation over seeds, dashed lines the predicted slopes, and labels give the exponents.
         Widths at which a seed diverged are left out and marked by a cross at the top with the step it happened at.
@@ -174,7 +174,7 @@ def check(
         loss = sum over inputs and outputs of (f - y)^2 / (2 batch)
 
     Source: Tensor Programs V (arXiv 2203.03466), appendix D, and Yang & Hu 2021, section 3. At least two steps are
-    needed to see the readout's update act on the features; a readout that starts at 0 needs two to move them at all.
+    needed to see the readout's update act on the features; a readout initialized at 0 needs two to move them at all.
 
     Args:
         x: (batch, d_in) inputs, coordinates of size about 1/sqrt(d_in). y: (batch, d_out) targets of size about 1.

@@ -17,13 +17,7 @@ _CLOSE = 1e-9  # sums of exponents this close are equal
 
 
 def train_mlp(
-    world: World,
-    xi: Tensor,
-    y: Tensor,
-    parametrization: ABC,
-    *,
-    f0: Tensor | None = None,
-    **options: Any,
+    world: World, xi: Tensor, y: Tensor, parametrization: ABC, *, f0: Tensor | None = None, **options: Any
 ) -> Training:
     r"""SGD on an L-hidden-layer perceptron in any stable abc-parametrization, as a tensor program.
 
@@ -46,9 +40,8 @@ def train_mlp(
     In `FiniteWidth(n)` muP's program is the width-n network itself, to rounding.
 
     Args:
-        world: `FiniteWidth` or `InfiniteWidth`.
+        world: `FiniteWidth` or `InfiniteWidth`. parametrization: its depth is L, e.g. `mup(2)`.
         xi: (P, d_in) inputs. y: (P, d_out) targets for `loss`.
-        parametrization: its depth is L, e.g. `mup(2)`.
         f0: (P, d_out), in place of the draw of the initial f in the kernel regime.
         options: of `tp4lib.program.training.TrainingOptions`: activation, lr, steps, std, loss, optimizer, momentum,
             weight_decay, batches.

@@ -1,27 +1,18 @@
 """SGD on a residual network of any depth, as a tensor program: width infinity first, then depth."""
 
 import math
+from typing import Any
 
 from torch import Tensor
 
 from tp4lib.activations import activation_of
 from tp4lib.base import checks
-from tp4lib.program.optimizers import SGD, Adam
+from tp4lib.program.optimizers import Adam
 from tp4lib.program.training import Training, TrainingOptions, make_task, require
 from tp4lib.program.world import World, outer
 
 
-def train_resnet(
-    world: World,
-    xi: Tensor,
-    y: Tensor,
-    *,
-    depth: int,
-    activation: str = "tanh",
-    lr: float = 0.1,
-    steps: int = 4,
-    optimizer: str | SGD | Adam = "sgd",
-) -> Training:
+def train_resnet(world: World, xi: Tensor, y: Tensor, *, depth: int, **options: Any) -> Training:
     r"""Train a residual network of `depth` branches in Depth-muP: branches and their gradients carry 1 / sqrt(L).
 
         x^0 = U xi,   h^l = W^l x^{l-1},   x^l = x^{l-1} + phi(h^l) / sqrt(L),   f = <v, x^L> / n
@@ -34,10 +25,12 @@ def train_resnet(
 
     Args:
         world: `FiniteWidth` or `InfiniteWidth`.
-        xi: (P, d_in) inputs. y: (P, d_out) targets of `squared_loss`.
-        depth: L.
-        activation: an odd one, such as "tanh", keeps the branches' means at 0; see `tp4lib.activations.activation_of`.
-        lr: eta. steps: T. optimizer: as in `train_mlp`. The result holds h^1 .. h^L.
+        xi: (P, d_in) inputs. y: (P, d_out) targets. depth: L.
+        options: as in `train_mlp`, with std of U, W^1 .. W^L and v, and 4 steps by default. An odd activation, such as
+            "tanh", keeps the branches' means at 0.
+
+    Returns:
+        `Training`, with h^1 .. h^L.
 
     Raises:
         InputError: wrong shapes, names or numbers, too little memory, or a training that diverges.
@@ -49,14 +42,13 @@ def train_resnet(
     torch.Size([3, 2, 1])
     """
     depth = checks.whole("depth", depth, example=4)
-    options = TrainingOptions(activation=activation, lr=lr, steps=steps, optimizer=optimizer)
-    task = make_task(world, xi, y, depth + 2, options)
-    (_, phi, slope, _), branch, xi = activation_of(activation), 1 / math.sqrt(depth), task.xi
+    task = make_task(world, xi, y, depth + 2, TrainingOptions(**{"steps": 4} | options))
+    (_, phi, slope, _), branch, xi = activation_of(task.activation), 1 / math.sqrt(depth), task.xi
     rate = task.lr * branch if isinstance(task.optimizer, Adam) else task.lr  # of the branches
     require(world, 1 + task.steps, depth, len(xi))
     task.optimizer.require(world, depth)
-    U, v = world.gaussian(count=xi.shape[1]), world.gaussian(count=y.shape[1])
-    W = [world.matrix() for _ in range(depth)]
+    U, v = world.gaussian(task.std[0], count=xi.shape[1]), world.gaussian(task.std[-1], count=y.shape[1])
+    W = [world.matrix(std) for std in task.std[1:-1]]
     of_U, of_v, of_W = task.rule(), task.rule(), [task.rule(rate) for _ in W]
     for _ in range(task.steps + 1):
         x, h = [xi @ U], []
@@ -67,10 +59,10 @@ def train_resnet(
         if chi is None:
             break
         dx = chi @ v
-        v = of_v.step(v, chi.T @ x[-1])
+        v = of_v.step(v, chi.T @ task.pick(x[-1]))
         for l in reversed(range(depth)):  # noqa: E741
-            dh = branch * dx * slope(h[l])
+            dh = branch * dx * slope(task.pick(h[l]))
             dx = dx + W[l].T @ dh
-            W[l] = of_W[l].step(W[l], outer(dh, x[l]))
-        U = of_U.step(U, xi.T @ dx)
+            W[l] = of_W[l].step(W[l], outer(dh, task.pick(x[l])))
+        U = of_U.step(U, task.pick(xi).T @ dx)
     return task.finish()

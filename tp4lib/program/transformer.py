@@ -67,7 +67,7 @@ class TransformerTraining:
         losses: (T + 1,), cross-entropy over all targets that count, batches or not.
         attention: (T + 1, depth, heads, S, K, K), attention matrices; row k attends to columns 0 .. k.
         feature_kernels: (T + 1, S K, S K), <x, x'> / n of the last residual stream.
-        before, after: the residual stream at the start and at the end, at depth 0 .. depth: stacks of S K vectors.
+        before, after: the residual stream before and after training, at depth 0 .. depth: stacks of S K vectors.
     """
 
     outputs: Tensor
@@ -244,10 +244,12 @@ class _Block:
 
         W, found = self.W, {}
         above = self.branch * dx
+        # Second half, x'' = x' + beta W_2 phi(W_1 x').
         found["down"] = outer(above, pick(self.z))
         dh = (W["down"].T @ above) * self.slope(pick(self.h))
         found["up"] = outer(dh, pick(self.middle))
         dx = dx + W["up"].T @ dh
+        # First half, x' = x + beta sum_heads W_o a v.
         above = self.branch * dx
         for (name_q, name_k, name_v, name_o), (q, k, v, c, a) in zip(self.heads, self.tapes):
             q, k, v, c = (pick(part) for part in (q, k, v, c))
@@ -255,8 +257,9 @@ class _Block:
             found[name_o] = outer(above, c)
             dc = W[name_o].T @ above
             da = self.world.mean(dc, v)
-            ds = a * (da - (a * da).sum(-1, keepdim=True))  # through the softmax
-            dq, dk, dv = ds @ k, ds.T @ q, a.T @ dc
+            # Softmax: ds_kj = a_kj (da_kj - sum_i a_ki da_ki), numbers; a row k attends to columns j.
+            ds = a * (da - (a * da).sum(-1, keepdim=True))
+            dq, dk, dv = ds @ k, ds.T @ q, a.T @ dc  # n times the gradients: d(<q, k> / n)/dq = k / n
             for name, d in ((name_q, dq), (name_k, dk), (name_v, dv)):
                 found[name] = outer(d, x)
                 dx = dx + W[name].T @ d
