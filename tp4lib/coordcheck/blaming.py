@@ -25,7 +25,7 @@ from tp4lib.scale.roles import NORMS
 from tp4lib.scale.scaled import Row
 
 SUMS = (nn.Linear, _ConvNd)  # the output is proportional to the input, by the weight
-PART = 1 / 32  # of a step, so that a softmax does not saturate and hide how its logits grow
+STEP_PART = 1 / 32  # of a step, so that a softmax does not saturate and hide how its logits grow
 SIMPLE = (*SUMS, nn.Embedding, *NORMS)  # a parameter applied to the input, and no more
 
 
@@ -159,10 +159,12 @@ def _moves(
     for name, p in parameters.items():
         if gradients.get(name, 0.0) <= 1e-6 * max(gradients.values()):
             continue  # no gradient but rounding noise: a bias of keys, which the softmax ignores
-        p.data.add_(moved[name], alpha=PART)
+        p.data.add_(moved[name], alpha=STEP_PART)
         after = runs.outputs(model)
         p.data.copy_(old[name])
-        changes = {module: rms(after[module] - h) / PART for module, h in before.items() if module in after}
+        changes = {
+            module: rms(after[module] - h) / STEP_PART for module, h in before.items() if module in after
+        }
         where = name.rpartition(".")[0]
         if (
             where not in changes

@@ -34,7 +34,7 @@ from tp4lib.coordcheck.runs import BLOW_UP, TINY_EPS, rms
 from tp4lib.nn import MLP, check_parametrization, param_groups
 from tp4lib.parametrization import ABC
 
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+_OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def check(
         model = MLP(x.shape[1], widths[i], y.shape[1], parametrization, seed=seeds[j], **of)
         groups = param_groups(model, lr, optimizer)
         # Adam's epsilon would hide the scale invariance that its exponents rest on (gradients shrink with width).
-        moves = OPTIMIZERS[optimizer](groups, **({"eps": TINY_EPS} if optimizer == "adam" else {}))
+        moves = _OPTIMIZERS[optimizer](groups, **({"eps": TINY_EPS} if optimizer == "adam" else {}))
         _run(result, (i, j), model, moves, x, y)
     return result
 
@@ -252,5 +252,5 @@ def _check_input(
         raise InputError(f"widths = {tuple(widths)}; expected two or more, increasing; try (64, 128, 256)")
     if not seeds:
         raise InputError("no seeds; at least one run per width is needed; try seeds=4")
-    if optimizer not in OPTIMIZERS:
+    if optimizer not in _OPTIMIZERS:
         raise InputError(f"optimizer = {optimizer!r}; known are 'sgd' and 'adam'; try optimizer='sgd'")

@@ -12,7 +12,7 @@ conditioning trick is Bolthausen's (2014), and how Yang proves the Master Theore
 
 from torch import Tensor
 
-from tp4lib.program.samples import Rows, SampleWorld
+from tp4lib.program.samples import OrthonormalRows, SampleWorld
 from tp4lib.program.vectors import Vector
 
 
@@ -30,7 +30,10 @@ class ConditionedMatrix:
     def __init__(self, world: SampleWorld, std: float, corrected: bool) -> None:
         self.world, self.std, self.corrected = world, std, corrected
         # For W and for W^T: the basis u and its noises e.
-        self._sides = ((Rows(world), Rows(world)), (Rows(world), Rows(world)))
+        self._sides = (
+            (OrthonormalRows(world), OrthonormalRows(world)),
+            (OrthonormalRows(world), OrthonormalRows(world)),
+        )
 
     def product(self, x: Vector, transposed: bool, scale: float) -> Vector:
         (basis, noises), (other, theirs) = self._sides[transposed], self._sides[not transposed]
@@ -44,7 +47,7 @@ class ConditionedMatrix:
         result = scale * self.std * result
         return Vector(self.world, result if x.is_stack else result[0])
 
-    def _learn(self, stack: Tensor, basis: Rows, noises: Rows) -> None:
+    def _learn(self, stack: Tensor, basis: OrthonormalRows, noises: OrthonormalRows) -> None:
         """Extend the basis by the directions of a (B, M) stack that it lacks, and draw their noises."""
         rest = stack
         for _ in range(2):  # twice: once loses digits where a vector is nearly a combination

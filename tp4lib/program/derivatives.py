@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tp4lib.base.errors import InputError
-from tp4lib.program.samples import Rows, SampleWorld
+from tp4lib.program.samples import OrthonormalRows, SampleWorld
 from tp4lib.program.vectors import Vector
 
 
@@ -21,7 +21,7 @@ class Products:
     """
 
     def __init__(self, world: SampleWorld) -> None:
-        self.basis, self.noises = Rows(world), Rows(world)  # u_i, e_i
+        self.basis, self.noises = OrthonormalRows(world), OrthonormalRows(world)  # u_i, e_i
         self.inputs: list[Vector] = []  # stacks of vectors y
         self.hats: list[Tensor] = []  # their Zhats, each a variable that derivatives are taken by
         # Where (stack, row) each u_i came from, and its row of L, (i + 1,).

@@ -10,7 +10,7 @@ from tp4lib.base.errors import InputError
 from tp4lib.nn import check_parametrization
 from tp4lib.parametrization import ABC
 from tp4lib.program.optimizers import SGD, Adam
-from tp4lib.program.training import Task, Training, TrainingOptions, gram, make_task, require
+from tp4lib.program.training import Task, Training, TrainingOptions, gram, make_task, require_room
 from tp4lib.program.world import World, outer
 
 _CLOSE = 1e-9  # sums of exponents this close are equal
@@ -96,7 +96,7 @@ def _is_whole(rules: SGD | Adam) -> bool:
 def _train_features(world: World, task: Task, s: float, u: float, r_layers: list[float]) -> Training:
     (_, phi, slope, _), xi = activation_of(task.activation), task.xi
     depth, moves = len(r_layers), [r < _CLOSE for r in r_layers]
-    require(world, 1 + task.steps, depth, len(xi))
+    require_room(world, 1 + task.steps, depth, len(xi))
     task.optimizer.require(world, depth - 1)
     U = world.gaussian(task.std[0], count=xi.shape[1])  # W^1, a stack of d_in vectors
     W = [None] + [world.matrix(task.std[l]) for l in range(1, depth)]  # noqa: E741 - W[l] leads into layer l + 1
@@ -135,7 +135,7 @@ def _train_kernel(
 ) -> Training:
     (_, phi, slope, _), depth = activation_of(task.activation), len(r_layers)
     many, d_out = len(task.xi), task.y.shape[1]
-    require(world, 1, depth, many)
+    require_room(world, 1, depth, many)
     W = [None] + [world.matrix(task.std[l]) for l in range(1, depth)]  # noqa: E741
     h = [task.xi @ world.gaussian(task.std[0], count=task.xi.shape[1])]
     for W_l in W[1:]:

@@ -163,7 +163,7 @@ class AdamRule:
             total[block] = factor * self._total[block] - self.lr * update
         self._total = total
         # W_t = (1 - eta lambda)^t W_0 + total / n: the Gaussian part stays a Gaussian matrix.
-        return self._kept * self._first + as_matrix(world, Table(total))
+        return self._kept * self._first + as_matrix(world, NonlinearOuter(total))
 
 
 def _entries(gradient: Matrix, rows: slice) -> Tensor:
@@ -175,7 +175,7 @@ def _entries(gradient: Matrix, rows: slice) -> Tensor:
     return found
 
 
-class Table:
+class NonlinearOuter:
     """A matrix of entries t_ij / n, the sum of nonlinear outer products: a part of a matrix."""
 
     def __init__(self, entries: Tensor) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from tp4lib.activations import activation_of
 from tp4lib.base import checks
 from tp4lib.program.optimizers import Adam
-from tp4lib.program.training import Training, TrainingOptions, make_task, require
+from tp4lib.program.training import Training, TrainingOptions, make_task, require_room
 from tp4lib.program.world import World, outer
 
 
@@ -45,7 +45,7 @@ def train_resnet(world: World, xi: Tensor, y: Tensor, *, depth: int, **options: 
     task = make_task(world, xi, y, depth + 2, TrainingOptions(**{"steps": 4} | options))
     (_, phi, slope, _), branch, xi = activation_of(task.activation), 1 / math.sqrt(depth), task.xi
     rate = task.lr * branch if isinstance(task.optimizer, Adam) else task.lr  # of the branches
-    require(world, 1 + task.steps, depth, len(xi))
+    require_room(world, 1 + task.steps, depth, len(xi))
     task.optimizer.require(world, depth)
     U, v = world.gaussian(task.std[0], count=xi.shape[1]), world.gaussian(task.std[-1], count=y.shape[1])
     W = [world.matrix(std) for std in task.std[1:-1]]

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tp4lib.activations import activation_of
 from tp4lib.base.errors import InputError
-from tp4lib.program.training import Training, TrainingOptions, make_task, require
+from tp4lib.program.training import Training, TrainingOptions, make_task, require_room
 from tp4lib.program.world import Matrix, World, outer
 
 
@@ -40,7 +40,7 @@ def train_rnn(world: World, xi: Tensor, y: Tensor, **options: Any) -> Training:
     task = make_task(world, xi, y, 3, TrainingOptions(**{"steps": 4} | options))
     (_, phi, slope, _), xi = activation_of(task.activation), task.xi
     times = xi.shape[1]
-    require(world, 1 + task.steps, times, len(xi))
+    require_room(world, 1 + task.steps, times, len(xi))
     task.optimizer.require(world, matrices=1)
     U, W = world.gaussian(task.std[0], count=xi.shape[2]), world.matrix(task.std[1])
     v = world.gaussian(task.std[2], count=y.shape[1])

@@ -26,7 +26,7 @@ class SampleWorld(World):
         self._sobol = list(sobol.draw(self.samples, dtype=torch.float64).T)  # uniforms, multiples of 2^-30
         middle = (torch.arange(self.samples, dtype=torch.float64) + 0.5) / self.samples
         self._quantiles = torch.special.ndtri(middle)
-        self._noises = Rows(self)
+        self._noises = OrthonormalRows(self)
         self._noises.append(self._ones())  # so that all noises have mean 0
 
     @property
@@ -80,7 +80,7 @@ class SampleWorld(World):
         return noise.to(self.device, self.dtype)
 
 
-class Rows:
+class OrthonormalRows:
     """A growing (count, M) list of vectors that are orthogonal in the samples, of mean square 1."""
 
     def __init__(self, world: SampleWorld) -> None:

@@ -16,7 +16,7 @@ from tp4lib.program.optimizers import SGD, Adam, AdamRule, SGDRule, optimizer_of
 from tp4lib.program.vectors import Vector
 from tp4lib.program.world import World
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 def squared_loss(f: Tensor, y: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class TrainingOptions:
     lr: float = 0.1
     steps: int = 8
     std: float | Sequence[float] = 1.0
-    loss: Loss = squared_loss
+    loss: LossFunction = squared_loss
     optimizer: str | SGD | Adam = "sgd"
     momentum: float = 0.0
     weight_decay: float = 0.0
@@ -80,7 +80,7 @@ class Task:
     lr: float
     steps: int
     std: list[float]
-    loss: Loss
+    loss: LossFunction
     optimizer: SGD | Adam
     batches: list[Tensor] | None
     outputs: list[Tensor] = field(default_factory=list)
@@ -129,7 +129,7 @@ def gram(x: Vector) -> Tensor:
     return x.world.mean(x, x)
 
 
-def require(world: World, steps: int, layers: int, inputs: int) -> None:
+def require_room(world: World, steps: int, layers: int, inputs: int) -> None:
     """Refuse before the work begins what would not fit: 18 to 24 vectors a step, layer and input stay (measured)."""
     if isinstance(world, InfiniteWidth):
         world.require(28 * steps * layers * inputs, "this training")

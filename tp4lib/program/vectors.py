@@ -24,7 +24,7 @@ _RANDOM = {"dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout
 _CONSTANTS = {"detach", "data", "detach_", "grad", "backward", "requires_grad_"}
 
 
-class Place(Protocol):
+class Space(Protocol):
     """What a vector asks of the world that it lives in: how many coordinates, of which type, where, and the probed."""
 
     coordinates: int
@@ -63,7 +63,7 @@ class Vector:
     torch.Size([5])
     """
 
-    def __init__(self, world: Place, tensor: Tensor, jumps: bool = False) -> None:
+    def __init__(self, world: Space, tensor: Tensor, jumps: bool = False) -> None:
         self.world, self._tensor, self.jumps = world, tensor, jumps
 
     @property
@@ -158,7 +158,7 @@ def apply(func: Callable, args: tuple, kwargs: dict) -> Any:
     return _close(name, world, result, part, jumps)
 
 
-def one_world(vectors: list[Vector]) -> Place:
+def one_world(vectors: list[Vector]) -> Space:
     """The world that all of the vectors live in; InputError if there are two."""
     world = vectors[0].world
     for vector in vectors:
@@ -208,7 +208,7 @@ def _leaves(item: Any) -> Iterator[Any]:
         yield item
 
 
-def _open(item: Any, world: Place, probe: Tensor | None = None) -> Any:
+def _open(item: Any, world: Space, probe: Tensor | None = None) -> Any:
     """The tensors inside, at all coordinates or at a few; numbers become constants of the world's type and place."""
     if isinstance(item, Vector):
         return item._tensor if probe is None else item._tensor.detach()[..., probe]
@@ -222,7 +222,7 @@ def _open(item: Any, world: Place, probe: Tensor | None = None) -> Any:
     return item
 
 
-def _close(name: str, world: Place, result: Any, part: Any, jumps: bool) -> Any:
+def _close(name: str, world: Space, result: Any, part: Any, jumps: bool) -> Any:
     """Wrap what came out, after checking at the probed coordinates that it is coordinatewise."""
     if isinstance(result, (list, tuple)):
         return tuple(_close(name, world, *pair, jumps) for pair in zip(result, part))

@@ -50,8 +50,8 @@ from tp4lib.base.tables import Table
 from tp4lib.parametrization import ABC, mup
 from tp4lib.scale.roles import Reader, first_match, pattern_of
 
-COUPLED = ("rmsprop", "adagrad")  # torch.optim adds their weight decay to the gradient
-OPTIMIZERS = ("sgd", "adam", "adamw", *COUPLED)
+DECAY_IN_GRADIENT = ("rmsprop", "adagrad")  # torch.optim adds their weight decay to the gradient
+OPTIMIZER_NAMES = ("sgd", "adam", "adamw", *DECAY_IN_GRADIENT)
 WRAPPERS = re.compile(r"\b(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
@@ -132,10 +132,10 @@ class Scaled:
         for name, parameter in self.parameters():
             row = self.rows[name]
             rate = getattr(row, kind)
-            decay = weight_decay / (row.sgd if optimizer in COUPLED else rate)
+            decay = weight_decay / (row.sgd if optimizer in DECAY_IN_GRADIENT else rate)
             group = {"params": [], "lr": lr * rate, "weight_decay": decay if row.decays else 0.0}
             if kind == "adam":
-                group |= {"eps": eps * row.eps, "decoupled_weight_decay": optimizer not in COUPLED}
+                group |= {"eps": eps * row.eps, "decoupled_weight_decay": optimizer not in DECAY_IN_GRADIENT}
             found.setdefault(tuple(list(group.values())[1:]), group)["params"].append(parameter)
         return list(found.values())
 
@@ -231,9 +231,9 @@ def scale(
 
 def optimizer_kind(optimizer: str) -> str:
     """ "sgd" or "adam": which column of rates an optimizer takes."""
-    if optimizer not in OPTIMIZERS:
+    if optimizer not in OPTIMIZER_NAMES:
         raise InputError(
-            f"optimizer = {optimizer!r}; known are {', '.join(OPTIMIZERS)}; try optimizer='adam'"
+            f"optimizer = {optimizer!r}; known are {', '.join(OPTIMIZER_NAMES)}; try optimizer='adam'"
         )
     return "sgd" if optimizer == "sgd" else "adam"
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tp4lib.base.divergence import is_diverged
 from tp4lib.scale.scaled import Scaled
-from tp4lib.sweep.options import LOSSES, Loss, SweepOptions
+from tp4lib.sweep.options import LOSSES, BatchLoss, SweepOptions
 
 
 def warmup_and_decay(step: int, steps: int) -> float:
@@ -36,7 +36,7 @@ class Trainer:
     options: SweepOptions
 
     @property
-    def loss(self) -> Loss:
+    def loss(self) -> BatchLoss:
         return self.options.loss if callable(self.options.loss) else LOSSES[self.options.loss]
 
     def run(self, net: Scaled, lr: float) -> tuple[np.ndarray, int, np.ndarray]:
@@ -66,7 +66,7 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, rows: int) -> np.ndarray:
-        """Loss and accuracy on the test set, in evaluation mode, `rows` samples at a time."""
+        """BatchLoss and accuracy on the test set, in evaluation mode, `rows` samples at a time."""
         training, sums = model.training, np.zeros(2)
         model.eval()
         for x, y in zip(*(part.split(rows) for part in self.options.test), strict=True):

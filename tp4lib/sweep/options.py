@@ -11,9 +11,9 @@ from tp4lib.base import checks
 from tp4lib.base.checks import real, whole
 from tp4lib.base.errors import InputError
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+BatchLoss = Callable[[Tensor, Tensor], Tensor]
 
-LOSSES: dict[str, Loss] = {
+LOSSES: dict[str, BatchLoss] = {
     "square": lambda f, y: (f - y).square().sum(-1).mean() / 2,
     "cross_entropy": lambda f, y: F.cross_entropy(f.flatten(0, -2), y.flatten()),
 }
@@ -46,7 +46,7 @@ class SweepOptions:
     steps: int
     batch_size: int
     optimizer: str = "sgd"
-    loss: str | Loss = "square"
+    loss: str | BatchLoss = "square"
     test: tuple[Tensor, Tensor] | None = None
     evaluate_every: int | None = None
     blowup: float = 1e4
