@@ -257,9 +257,7 @@ class ABC:
 
     @property
     def first_step_exponents(self) -> tuple[float, ...]:
-        """`change_exponents` after the first step, whose gradients came through the initial readout alone.
-
-        The min in r_l is then a_{L+1} + b_{L+1}. It makes no difference to the named stable points.
+        """`change_exponents` after the first step: the min in r_l is a_{L+1} + b_{L+1}, of the initial readout alone.
 
         >>> standard(2).first_step_exponents
         (-0.5, 0.5, 1.5)
@@ -346,7 +344,7 @@ ntk = ntp  # the name it had before; the kernel of this name is `tp4lib.kernels.
 def mean_field() -> ABC:
     """The mean-field parametrization (MFP) of a 1-hidden-layer network: a = (0, 1), b = 0, c = -1; r = 0.
 
-    Source: Table 1. It is muP at L = 1 seen from another point of the same orbit.
+    It is muP at L = 1, seen from another point of the same orbit. Source: Table 1.
 
     >>> mean_field().learns_features
     True
