@@ -124,11 +124,9 @@ class ABCLinear(nn.Module):
 
 
 class MLP(nn.Module):
-    r"""An L-hidden-layer perceptron in an abc-parametrization; L is read off the parametrization.
+    r"""The perceptron above in an abc-parametrization, from which its depth L is read; see `ABCLinear` for one layer.
 
-        h^1 = W^1 xi,   x^l = phi(h^l),   h^{l+1} = W^{l+1} x^l,   f(xi) = W^{L+1} x^L,   W^l = alpha_l n^{-a_l} w^l
-
-    Source: Yang & Hu 2021, section 3, equation (1); see `ABCLinear` for one layer, biases and the base width.
+    Source: Yang & Hu 2021, section 3, equation (1).
 
     Args:
         d_in, width, d_out: dimensions of xi, of every hidden layer, of f.
@@ -234,10 +232,9 @@ def rates(model: nn.Module, optimizer: str = "sgd") -> dict[str, float]:
 
         SGD: n^{-c} for all;      Adam: n^{-c_l} with `ABC.adam_exponents`;      n = width / base width
 
-    Source: Yang & Hu 2021, section 3 (SGD); Yang et al. 2022 (Tensor Programs V), Table 8 (Adam). "sgd" covers
-    optimizers whose step is linear in the gradient (SGD with momentum); "adam", "adamw", "rmsprop" and "adagrad" are
-    those whose step does not depend on the gradient's size, all with one rule. Adam's epsilon has to stay small beside
-    the gradients, which in muP shrink with width.
+    Source: Yang & Hu 2021, section 3 (SGD); Yang et al. 2022 (Tensor Programs V), Table 8 (Adam). "sgd" is for steps
+    linear in the gradient (momentum too); "adam", "adamw", "rmsprop" and "adagrad" share the rule of steps that do not
+    depend on the gradient's size. Adam's epsilon must stay small beside the gradients, which in muP shrink with width.
 
     Raises:
         InputError: an unknown optimizer, or a parameter outside every `ABCLinear`, whose rate is not defined.
@@ -275,23 +272,22 @@ def param_groups(
         "adam", "rmsprop", "adagrad"    g <- g + lambda_g w, normalized:     lambda_g = lambda n^c
 
     Decoupled, or in SGD, a step shrinks weights by the factor 1 - lr lambda at every width. Coupled, the decay is
-    normalized together with the gradient, so their ratio must not depend on the width. Entries of dLoss/dw^l
-    are of size n^{c - c_l} (Adam's step is n^{-c_l} where SGD's is n^{-c} times the gradient), and what training has
-    made of w^l is of size n^{-c_l}: the ratio is n^c in every layer, so muP (c = 0) takes lambda as it stands. (A hidden
-    matrix also has its initialization, which is larger, n^{-1/2} against n^{-1}, and disturbs the normalization until
-    decay has removed it, after about sqrt(n) steps; AdamW's decay acts from the first step.)
+    normalized together with the gradient, so their ratio must not depend on the width. Entries of dLoss/dw^l are of
+    size n^{c - c_l} (Adam's step is n^{-c_l} where SGD's is n^{-c} times the gradient), and training's part of w^l is
+    of size n^{-c_l}: the ratio is n^c in every layer, so muP (c = 0) takes lambda as it stands. (The initial part of a
+    hidden matrix is larger, n^{-1/2}, and disturbs the normalization for about sqrt(n) steps; AdamW's decay acts at
+    once.)
 
-    Schedules: those that multiply every group's rate keep the ratios (`LambdaLR`, `StepLR`, `CosineAnnealingLR` with
-    eta_min=0). Those that set one rate for all groups erase them, and with them the parametrization:
+    Schedules that multiply every group's rate keep the ratios: `LambdaLR`, `StepLR`, `CosineAnnealingLR` with
+    eta_min=0. Those that set one rate for all groups erase them, and with them the parametrization:
     `OneCycleLR(max_lr=0.1)`, `CyclicLR`, `CosineAnnealingLR(eta_min=1e-4)`. Write
-    `OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], ..)`, eta_min=0, or a `LambdaLR`.
+    `OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], ..)`.
 
     Source: see `rates`.
 
     Args:
         model: holds its parameters in `ABCLinear` layers (an `MLP`, compiled or wrapped in DDP or not).
-        lr: eta. optimizer: by its name in torch.optim, see above (momentum's is "sgd").
-        weight_decay: in units of torch.optim at the base width.
+        lr: eta. optimizer: by its name in torch.optim (momentum's is "sgd"). weight_decay: lambda.
 
     Raises:
         InputError: a rate or decay that is not a finite number >= 0, and whatever `rates` raises.
