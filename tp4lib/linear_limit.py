@@ -116,7 +116,7 @@ class LinearLimit(nn.Module):
             3 * 8 * width * k, torch.device("cpu"), f"drawing width {width}", "choose fewer, or inf"
         )
         generator = torch.Generator().manual_seed(seed)
-        # In float64, so that every dtype and device starts from the same numbers.
+        # In float64, so that every dtype and device gets the same numbers.
         omega = torch.randn(width, k, generator=generator, dtype=torch.float64) / width**0.5
         if reduce and width > k:
             omega = torch.linalg.qr(omega, mode="r").R

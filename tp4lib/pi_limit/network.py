@@ -1,7 +1,7 @@
 r"""Pi-limits: infinitely wide networks, deep and nonlinear, that learn features.
 
-In the limit of width, training in muP moves every hidden layer in directions that become ever more complicated
-functions of its initial Gaussians. The pi-limit projects every gradient onto the span of r fixed Gaussian vectors,
+In the limit of width, training in muP moves every hidden layer in directions that become more and more complicated
+functions of the initial Gaussians. The pi-limit projects every gradient onto the span of r fixed Gaussian vectors,
 ``Omega`` (n, r): all preactivations then stay of the form ``h = Omega g`` with g in R^r, and
 
     g^1     = U x + b^1                                   U (r, d), an ordinary matrix
