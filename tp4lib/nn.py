@@ -124,7 +124,9 @@ class ABCLinear(nn.Module):
 
 
 class MLP(nn.Module):
-    r"""The perceptron above in an abc-parametrization, from which its depth L is read; see `ABCLinear` for one layer.
+    r"""An L-hidden-layer perceptron in an abc-parametrization, from which L is read.
+
+        h^1 = W^1 xi,   x^l = phi(h^l),   h^{l+1} = W^{l+1} x^l,   f(xi) = W^{L+1} x^L        (W^l: see `ABCLinear`)
 
     Source: Yang & Hu 2021, section 3, equation (1).
 
@@ -174,9 +176,7 @@ class MLP(nn.Module):
         d_in, width, d_out = whole("d_in", d_in), whole("width", width), whole("d_out", d_out)
         if seed is not None:
             if generator is not None:
-                raise InputError(
-                    "both seed and generator are given; expected one, for the initialization; drop one of them"
-                )
+                raise InputError("both seed and generator are given; expected one of them; drop the other")
             generator = torch.Generator().manual_seed(checks.seed(seed))
         count = parametrization.depth + 1
         stds = _per_layer("std", std, count)
@@ -184,21 +184,11 @@ class MLP(nn.Module):
         sizes = [d_in, *[width] * parametrization.depth, d_out]
         self.parametrization, self.width = parametrization, width
         self.activation, self.phi, *_ = activation_of(activation)
+        same = dict(bias=bias, base_width=base_width, generator=generator, device=device, dtype=dtype)
+        each = enumerate(zip(sizes, sizes[1:], stds, alphas), start=1)
         self.layers = nn.ModuleList(
-            ABCLinear(
-                sizes[l],
-                sizes[l + 1],
-                parametrization,
-                layer=l + 1,
-                bias=bias,
-                base_width=base_width,
-                std=stds[l],
-                multiplier=alphas[l],
-                generator=generator,
-                device=device,
-                dtype=dtype,
-            )
-            for l in range(count)  # noqa: E741
+            ABCLinear(d, o, parametrization, layer, std=sigma, multiplier=alpha, **same)
+            for layer, (d, o, sigma, alpha) in each
         )
 
     def forward(self, xi: Tensor) -> Tensor:
