@@ -23,7 +23,7 @@ def nngp(
 ) -> Tensor:
     """Covariance of the outputs of an infinitely wide network at initialization (its Gaussian process limit).
 
-    The covariance of one layer's preactivations, over its random weights, is made from that of the layer before::
+    The covariance of one layer's preactivations, over its random weights, follows from that of the layer before::
 
         h^1 = W^1 x + b          S^1(x, y)     = w_std^2  x.y                       + b_std^2
 

@@ -120,6 +120,8 @@ class Hermite(Dual):
     def require_accurate(self, variance: Tensor, slope: bool = False) -> None:
         """Refuse variances at which the series leaves out more than 0.1 % of E phi^2 (with ``slope``, of E phi'^2).
 
+        Asked at the smallest and the largest variance, by the same quadrature that gives the coefficients.
+
         Raises:
             InputError: says at which standard deviation of the preactivations.
         """

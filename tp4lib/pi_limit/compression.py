@@ -17,8 +17,8 @@ from tp4lib.base import checks
 from tp4lib.base.checks import whole
 from tp4lib.base.errors import InputError
 
-BLOCK = 1 << 21  # pairs of rows that are worked on at once
-RIDGE = 1e-7  # times the mean of the diagonal: rows that nearly coincide make K_SS nearly singular
+_BLOCK = 1 << 21  # pairs of rows that are worked on at once
+_RIDGE = 1e-7  # times the mean of the diagonal: rows that nearly coincide make K_SS nearly singular
 
 
 class Compression(NamedTuple):
@@ -98,7 +98,7 @@ def _blocks(kernel: Dual, one: Split, other: Split) -> Iterator[Tensor]:
 
 
 def _step(columns: int) -> int:
-    return max(1, BLOCK // max(1, columns))
+    return max(1, _BLOCK // max(1, columns))
 
 
 def _weights(kernel: Dual, split: Split, A: Tensor) -> Tensor:
@@ -117,8 +117,8 @@ def _draw(weights: Tensor, budget: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _root(K: Tensor) -> Tensor:
-    """Cholesky factor of K plus the smallest ridge, of powers of ten times `RIDGE`, that makes it positive."""
-    ridge = RIDGE * K.diagonal().mean()
+    """Cholesky factor of K plus the smallest ridge, of powers of ten times `_RIDGE`, that makes it positive."""
+    ridge = _RIDGE * K.diagonal().mean()
     while True:
         raised = K.clone()
         raised.diagonal().add_(ridge)

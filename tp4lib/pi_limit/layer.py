@@ -32,7 +32,7 @@ class Rows(nn.Module):
         max_rows: with a number, `append` compresses to half of it whenever it would be exceeded.
         dtype, device: of the arithmetic.
         storage: of the rows, e.g. ``torch.bfloat16`` for half the memory; psi(B) and A then have 8 significant bits,
-            while the gains and all sums stay in ``dtype``. None: ``dtype``.
+            while scale, rho and all sums stay in ``dtype``. None: ``dtype``.
 
     Raises:
         InputError: sizes that are not whole numbers (3 or more for max_rows), types that are not floating.
@@ -40,8 +40,8 @@ class Rows(nn.Module):
     Attributes:
         compressions: what each compression so far did, see `tp4lib.pi_limit.compression.Compression`.
 
-    Rows are kept in blocks of memory that grow by half, so that n appends cost O(n). ``state_dict`` holds the rows in
-    use; ``load_state_dict`` takes any number of them.
+    Memory grows by half when it is full, so that n appends cost O(n). ``state_dict`` holds the rows in use;
+    ``load_state_dict`` takes any number of them.
 
     Example:
         >>> from tp4lib.activations import dual
@@ -104,7 +104,7 @@ class Rows(nn.Module):
         return sum(b[: len(self)].nbytes for b in (self._psi, self._scale, self._rho, self._A))
 
     def split(self, start: int = 0, stop: int | None = None) -> Split:
-        """Rows start..stop as the kernel wants them."""
+        """Rows start..stop, made ready for the kernel."""
         part = slice(start, len(self) if stop is None else stop)
         return Split(self._psi[part].to(self.dtype), self._scale[part], self._rho[part])
 

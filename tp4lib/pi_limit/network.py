@@ -1,7 +1,7 @@
 r"""Pi-limits: infinitely wide networks, deep and nonlinear, that learn features.
 
-In the limit of width, training in muP moves every hidden layer in directions that become ever more complicated
-functions of its initial Gaussians. The pi-limit projects every gradient onto the span of r fixed Gaussian vectors,
+In the limit of width, training in muP moves every hidden layer in directions that become more and more complicated
+functions of the initial Gaussians. The pi-limit projects every gradient onto the span of r fixed Gaussian vectors,
 ``Omega`` (n, r): all preactivations then stay of the form ``h = Omega g`` with g in R^r, and
 
     g^1     = U x + b^1                                   U (r, d), an ordinary matrix
@@ -97,8 +97,11 @@ class PiMLP(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.d_in, self.d_out = whole("d_in", d_in), whole("d_out", d_out, example=1)
-        self.rank, self.depth = whole("rank", rank, example=200), whole("depth", depth, example=2)
+        d_in, d_out = self.d_in, self.d_out = whole("d_in", d_in), whole("d_out", d_out, example=1)
+        rank, depth = self.rank, self.depth = (
+            whole("rank", rank, example=200),
+            whole("depth", depth, example=2),
+        )
         scales = {
             "sigma_in": sigma_in,
             "sigma_hidden": sigma_hidden,
@@ -187,7 +190,7 @@ class PiMLP(nn.Module):
         """
         lr, clip, weight_decay = check_step(lr, clip, weight_decay)
         loss = loss or default_loss(y)
-        f, value, gradients, A, B = self._gradients(x, y, loss)
+        f, value, gradients, A, B = self._gradients(x, y, loss)  # A = dL/dg^{l+1}, B = g^l, of every layer
         self._watch(value, loss(torch.zeros_like(f), y), len(x), f"try a smaller lr than {lr}")
         with torch.no_grad():
             step = -lr
@@ -198,7 +201,7 @@ class PiMLP(nn.Module):
             U = self.U * decay + step * gradients[0]
             biases = [bias + step * gradient for bias, gradient in zip(self.biases, gradients[1:])]
             A = [step * rows for rows in A]
-            # All before any: a step that overflows is not made.
+            # Everything is checked before anything changes: a step that overflows is not made.
             _require_finite("U", U, lr)
             for index, rows in enumerate([*biases, *A, *B]):
                 _require_finite("a bias" if index < len(biases) else "a new row", rows, lr)
@@ -235,7 +238,7 @@ class PiMLP(nn.Module):
         return self.norm(*self._gradients(x, y, loss or default_loss(y))[2:])
 
     def compress(self, budget: int) -> list[Compression]:
-        """Refit every layer to at most ``budget`` rows; says what that cost, see `tp4lib.pi_limit.compression`."""
+        """Refit every layer to at most ``budget`` rows; reports the errors, see `tp4lib.pi_limit.compression`."""
         return [layer.compress(budget) for layer in self.layers]
 
     @property

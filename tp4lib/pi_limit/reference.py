@@ -5,12 +5,10 @@ from torch import Tensor
 
 from tp4lib.activations import Dual
 
-Rows = tuple[Tensor, Tensor]
-
 
 def pi_step(
-    U: Tensor, layers: list[Rows], x: Tensor, y: Tensor, lr: float, kernel: Dual
-) -> tuple[Tensor, list[Rows], Tensor]:
+    U: Tensor, layers: list[tuple[Tensor, Tensor]], x: Tensor, y: Tensor, lr: float, kernel: Dual
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]], Tensor]:
     r"""One step of SGD on an infinitely wide network: its loss is half the mean square distance.
 
         g^1 = U x,   g^{l+1} = sum_i A^l_i K(B^l_i, g^l),   f = g^{L+1}
