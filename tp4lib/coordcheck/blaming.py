@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from tp4lib.base.checks import real
 from tp4lib.base.powers import power_of_width, shown
-from tp4lib.base.tables import Table
+from tp4lib.base.tables import TextTable
 from tp4lib.coordcheck.runs import Optimizer, Runs, rms
 from tp4lib.parametrization import ABC
 from tp4lib.scale.roles import NORMS
@@ -54,13 +54,13 @@ class Blame(dict):
     def ok(self) -> bool:
         return self.worst is None
 
-    def table(self, most: int = 8) -> Table:
+    def table(self, most: int = 8) -> TextTable:
         """The parameters that are furthest off, and by how much: in initialization, in an update, in its effect."""
         body = []
         for name in sorted(self, key=lambda n: -abs(self[n]))[:most]:
             *off, module = self.rows[name]
             body.append([name, *map(shown, off), module or "", "TO BLAME" if name == self.worst else ""])
-        return Table(["parameter", "off at start", "off in a step", "effect", "on", ""], body)
+        return TextTable(["parameter", "off at start", "off in a step", "effect", "on", ""], body)
 
 
 def blame(

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from tp4lib.base.checks import real
 from tp4lib.base.powers import power_of_width, shown
-from tp4lib.base.tables import Table
+from tp4lib.base.tables import TextTable
 from tp4lib.coordcheck.runs import BLOW_UP, Optimizer, Runs, rms
 from tp4lib.parametrization import ABC
 from tp4lib.scale.scaled import Row
@@ -88,7 +88,7 @@ class ModuleCheck:
             return "FREEZES" if predicted == 0 else "GROWS LESS THAN PREDICTED"
         return "ok" if abs(change[0] - predicted) <= self.tolerance else "ok, but noisy"
 
-    def table(self) -> Table:
+    def table(self) -> TextTable:
         """One line per module: powers of the initial output and its change (with standard error), verdict."""
         body = []
         for name in self.change:
@@ -102,7 +102,7 @@ class ModuleCheck:
             body.append(
                 [f"{len(lost)} runs", "", "", "", f"DIVERGED, first at width {self.widths[i]}, step {step}"]
             )
-        return Table(["module", "power at start", "power of change", "predicted", "verdict"], body)
+        return TextTable(["module", "power at start", "power of change", "predicted", "verdict"], body)
 
     def plot(self, ax: Any = None) -> Any:
         """Change of every module's output against the width; what is as predicted in grey, the faults labelled."""

@@ -46,7 +46,7 @@ from torch import Tensor, nn
 from tp4lib.base.checks import real, whole
 from tp4lib.base.errors import InputError
 from tp4lib.base.files import write_json
-from tp4lib.base.tables import Table
+from tp4lib.base.tables import TextTable
 from tp4lib.parametrization import ABC, mup
 from tp4lib.scale.roles import Reader, first_match, pattern_of
 
@@ -139,7 +139,7 @@ class Scaled:
             found.setdefault(tuple(list(group.values())[1:]), group)["params"].append(parameter)
         return list(found.values())
 
-    def table(self) -> Table:
+    def table(self) -> TextTable:
         """A line per parameter (blocks that are alike share lines): role, growth, factors, and the rule's source."""
         factors = [f"{what} ×" for what in ("init", "SGD rate", "Adam rate", "decay", "eps")]
         head = ["parameter", "shape", "role", "growth", *factors, "rule"]
@@ -150,7 +150,7 @@ class Scaled:
             factors = (f"{row.init:.4g}", f"{row.sgd:.4g}", f"{row.adam:.4g}", decay, f"{row.eps:.4g}")
             shape = " × ".join(map(str, row.shape))
             lines[(pattern_of(name), shape, row.role, growth, *factors, row.source)] = None
-        return Table(head, [list(line) for line in lines])
+        return TextTable(head, [list(line) for line in lines])
 
     def save(self, path: str | Path) -> None:
         """Write the table as JSON, by parameter name: all that a resumed or sharded run needs for its groups."""

@@ -66,7 +66,7 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, rows: int) -> np.ndarray:
-        """BatchLoss and accuracy on the test set, in evaluation mode, `rows` samples at a time."""
+        """Loss and accuracy on the test set, in evaluation mode, `rows` samples at a time."""
         training, sums = model.training, np.zeros(2)
         model.eval()
         for x, y in zip(*(part.split(rows) for part in self.options.test), strict=True):
