@@ -11,9 +11,9 @@ from torch import nn
 import tp4lib.coordcheck
 from tests import networks
 from tests.networks import GPT, VIT_ROLES, cross_entropy, vision_transformer
-from tp4lib.base import ledger
+from tp4lib.base import ledger, powers
 from tp4lib.base.errors import InputError
-from tp4lib.coordcheck import blame, check_module, powers
+from tp4lib.coordcheck import blame, check_module
 from tp4lib.coordcheck import blaming as blame_module
 from tp4lib.coordcheck import modules as modulecheck
 from tp4lib.coordcheck.modules import ModuleCheck

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tp4lib.activations import activation_of
 from tp4lib.data.omniglot import SIZE, Batch
 from tp4lib.maml.fomaml import clip_scale, query_accuracy
 from tp4lib.pi_limit.network import PiMLP
@@ -53,8 +54,9 @@ def build(
     """
     s = chosen or Settings()
     network = PiMLP(
-        SIZE * SIZE, ways, rank, depth, "identity" if activation == "linear" else activation,
-        sigma_in=s.sigma_in, sigma_hidden=1.0 if activation == "linear" else 4.0, sigma_out=s.sigma_out,
+        SIZE * SIZE, ways, rank, depth, activation,
+        sigma_in=s.sigma_in, sigma_hidden=1.0 if activation_of(activation).name == "identity" else 4.0,
+        sigma_out=s.sigma_out,
         bias_scale=s.bias_scale, max_rows=MAX_ROWS, seed=seed, device=device,
     )  # fmt: skip
     return PiFOMAML(network, lr=s.lr, inner_lr=s.inner_lr)
