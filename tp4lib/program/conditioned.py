@@ -53,9 +53,9 @@ class Rows:
 class ConditionedMatrix:
     """W at width infinity as four thin matrices, u, e, u' and e': a product takes four passes over them and no graph.
 
-    A direction of a vector that is smaller than M^(-1/4) / 2 of it gets no noise of its own. It would change
-    covariances by less than 1 / (4 sqrt(M)), which the samples do not resolve. So the basis grows slowly where training
-    repeats itself, and with it the time and the memory.
+    A direction of a vector that is smaller than M^(-1/3) / 2 of it gets no noise of its own. It would change
+    covariances by less than M^(-2/3) / 4, which the samples, with errors of order M^(-1/2), do not resolve. So the
+    basis grows slowly where training repeats itself, and with it the time and the memory.
     """
 
     def __init__(self, world: InfiniteWidth, std: float) -> None:
@@ -86,7 +86,7 @@ class ConditionedMatrix:
                 for u in new:
                     row = row - (row @ u / self.world.samples) * u
             size = row.square().mean().sqrt()
-            if size > 0.5 * self.world.samples**-0.25 * y.square().mean().sqrt():
+            if size > 0.5 * self.world.samples ** (-1 / 3) * y.square().mean().sqrt():
                 new.append(row / size)
         if new:
             for u, e in zip(new, self._fresh(len(new))):
