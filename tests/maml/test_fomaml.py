@@ -126,7 +126,7 @@ def test_second_order_is_the_derivative_of_the_query_loss(images):
 
 
 def test_training_learns_features_that_transfer():
-    tasks, validation, test = train.deal(characters(synthetic.draw(classes=80, drawers=10)))
+    tasks, validation, test = train.split_tasks(characters(synthetic.draw(classes=80, drawers=10)))
     learner = LinearFOMAML(models.linear_network(math.inf))
     held_out = train.batches(test, 2048)
     before = train.accuracy(learner, held_out, inner_steps=20)
@@ -141,7 +141,7 @@ def characters(images: np.ndarray) -> Characters:
 
 
 def short_run(tmp_path, images, meta_steps=35, resume=False, learner=None, settings=None, **options):
-    tasks, validation, _ = train.deal(characters(images), ways=3)
+    tasks, validation, _ = train.split_tasks(characters(images), ways=3)
     if learner is None:
         learner = LinearFOMAML(models.linear_network(16, ways=3), lr=0.2)
     history = train.fit(
@@ -211,7 +211,7 @@ class Scripted:
 
 
 def scripted(images, accuracies, losses=None, **options):
-    tasks, validation, _ = train.deal(characters(images))
+    tasks, validation, _ = train.split_tasks(characters(images))
     model = Scripted(accuracies, losses)
     history = train.fit(
         model, tasks, train.batches(validation, 8), meta_steps=len(accuracies), epoch_steps=1, meta_batch=2, **options
@@ -263,7 +263,7 @@ def test_accuracy_has_a_standard_error_over_tasks(images):
 
 def test_a_part_with_fewer_classes_than_ways(images):
     with pytest.raises(InputError, match=r"characters for tasks of 5 ways"):
-        train.deal(characters(images))
+        train.split_tasks(characters(images))
 
 
 def test_settings_are_the_papers_and_go_to_the_nearest_width():

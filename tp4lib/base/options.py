@@ -1,46 +1,47 @@
-"""Fields of a settings dataclass that say once what an option means: default, help text and limits."""
+"""Fields of a settings dataclass that say once what an option means: type, default, help text and limits."""
 
 import enum
-from dataclasses import fields
 from typing import Any, get_args, get_type_hints
 
 from tp4lib.base import checks
 from tp4lib.base.errors import InputError
 
 
-def option(help: str, **limits: float) -> dict[str, Any]:
-    """Metadata of a dataclass field: ``help`` names its meaning and unit, ``limits`` are those of `tp4lib.base.checks`.
+class Option:
+    """In ``x: Annotated[int, Option("help", least=1)] = 3``: meaning and unit, and limits of `tp4lib.base.checks`."""
 
-    Limits: ``least`` and ``most`` (included), ``above`` and ``below`` (excluded), and an ``example`` to suggest.
-    """
-    return {"help": help, "limits": limits}
-
-
-def base_type(hint: Any) -> Any:
-    """The type of a field without its ``| None``."""
-    return next((kind for kind in get_args(hint) if kind is not type(None)), hint)
+    def __init__(self, help: str, **limits: float) -> None:
+        self.help, self.limits = help, limits
 
 
-def check(settings: Any) -> None:
+def declared(settings: type) -> dict[str, tuple[Any, bool, Option]]:
+    """Of every field: its type, whether it may be None, and its `Option`."""
+    found = {}
+    for name, hint in get_type_hints(settings, include_extras=True).items():
+        kind, option = get_args(hint)
+        kinds = [each for each in get_args(kind) if each is not type(None)]
+        found[name] = (kinds[0] if kinds else kind, bool(kinds), option)
+    return found
+
+
+def require_valid(settings: Any) -> None:
     """Hold every field of a frozen settings dataclass to its type and limits, and convert it to that type.
 
     Raises:
         InputError: names the option as the command line does.
     """
-    hints = get_type_hints(type(settings))
-    for each in fields(settings):
-        value, kind = getattr(settings, each.name), base_type(hints[each.name])
-        if value is None and kind is not hints[each.name]:
+    for field, (kind, optional, option) in declared(type(settings)).items():
+        name, value = f"--{field.replace('_', '-')}", getattr(settings, field)
+        if value is None and optional:
             continue
-        name, limits = f"--{each.name.replace('_', '-')}", each.metadata.get("limits", {})
         if kind is int:
-            value = checks.whole(name, value, **limits)
+            value = checks.whole(name, value, **option.limits)
         elif kind is float:
-            value = checks.real(name, value, **limits)
+            value = checks.real(name, value, **option.limits)
         elif issubclass(kind, enum.StrEnum):
             if value not in list(kind):
                 raise InputError(
                     f"{name} {value}; expected one of {', '.join(kind)}; try {name} {next(iter(kind))}"
                 )
             value = kind(value)
-        object.__setattr__(settings, each.name, value)
+        object.__setattr__(settings, field, value)

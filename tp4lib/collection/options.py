@@ -2,40 +2,40 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, fields
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated
 
 import typer
 
-from tp4lib.base.options import base_type
+from tp4lib.base.options import declared
+
+Command = Callable[..., None]
 
 
-def from_settings(settings: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def from_settings(settings: type) -> Callable[[Command], Command]:
     """Put an option for each field of ``settings`` in place of the decorated command's ``**options``.
 
-    The fields come after the command's parameters without a default and before those with one.
+    They come after the command's parameters without a default and before those with one. Real numbers are checked by
+    the settings themselves, NaN included.
     """
-    hints = get_type_hints(settings)
+    made = []
+    for name, (kind, optional, option) in declared(settings).items():
+        bounds = (
+            {"min": option.limits.get("least", 1), "max": option.limits.get("most")} if kind is int else {}
+        )
+        annotation = Annotated[kind | None if optional else kind, typer.Option(help=option.help, **bounds)]
+        made.append(_keyword(name, default=getattr(settings, name), annotation=annotation))
 
-    def parameter(name: str, default: Any, text: str, limits: dict[str, float]) -> inspect.Parameter:
-        bounds = {}
-        if base_type(hints[name]) is int:  # real numbers are checked by the settings themselves, NaN included
-            bounds = {"min": limits.get("least", 1), "max": limits.get("most")}
-        annotation = Annotated[hints[name], typer.Option(help=text, **bounds)]
-        default = inspect.Parameter.empty if default is MISSING else default
-        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-               for p in inspect.signature(command).parameters.values()
-               if p.kind is not inspect.Parameter.VAR_KEYWORD]  # fmt: skip
-        required = [p for p in own if p.default is inspect.Parameter.empty]
-        made = [
-            parameter(f.name, f.default, f.metadata["help"], f.metadata["limits"]) for f in fields(settings)
-        ]
-        together = [*required, *made, *(p for p in own if p not in required)]
+    def decorate(command: Command) -> Command:
+        own = [_keyword(p.name, default=p.default, annotation=p.annotation)
+               for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]  # fmt: skip
+        required = [p for p in own if p.default is p.empty]
+        together = [*required, *made, *own[len(required) :]]
         command.__signature__ = inspect.Signature(together)
         command.__annotations__ = {p.name: p.annotation for p in together}
         return command
 
     return decorate
+
+
+def _keyword(name: str, **rest) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, **rest)

@@ -77,7 +77,6 @@ class LinearFOMAML(Learner):
 
     @torch.no_grad()
     def outer_step(self, batch: Batch) -> Tensor:
-        """One meta-step on a batch of tasks; returns the mean query loss before it (a scalar, still on the device)."""
         loss, gradients = self._gradients(batch)
         norm = torch.stack([g.norm() for g in gradients]).norm()
         # Made on the device: copying a number there would wait for all that is queued.
@@ -93,7 +92,6 @@ class LinearFOMAML(Learner):
 
     @torch.no_grad()
     def predict(self, batch: Batch, inner_steps: int = 1) -> Tensor:
-        """Query logits of each task after adaptation: ``(T, Q, o)``."""
         return self._adapt(batch, inner_steps).logits
 
     def _parameters(self) -> list[Tensor]:

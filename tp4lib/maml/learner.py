@@ -10,9 +10,6 @@ from tp4lib.data.few_shot import Batch
 class Learner:
     """A model that adapts to a task and learns from a meta-batch of them: the base of every engine here.
 
-    An engine has ``outer_step(batch)``, which makes one meta-step and returns the mean query loss before it (a scalar,
-    still on the device), and ``predict(batch, inner_steps)``, the query logits ``(T, Q, o)`` after adaptation.
-
     Args:
         network: trained in place (None where an engine keeps its own state).
         inner_lr: epsilon, rate of the adaptation.
@@ -32,6 +29,14 @@ class Learner:
     ) -> None:
         self.network = network
         self.inner_lr, self.lr, self.clip, self.inner_steps = inner_lr, lr, clip, inner_steps
+
+    def outer_step(self, batch: Batch) -> torch.Tensor:
+        """One meta-step on a batch of tasks; returns the mean query loss before it (a scalar, still on the device)."""
+        raise NotImplementedError
+
+    def predict(self, batch: Batch, inner_steps: int = 1) -> torch.Tensor:
+        """Query logits of each task after ``inner_steps`` steps of adaptation: ``(T, Q, o)``."""
+        raise NotImplementedError
 
     def evaluate(self, batch: Batch, inner_steps: int = 1) -> torch.Tensor:
         """Query accuracy of each task after ``inner_steps`` steps of adaptation: ``(T,)`` in [0, 1].

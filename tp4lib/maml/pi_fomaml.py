@@ -94,7 +94,6 @@ class PiFOMAML(Learner):
         self.learn_readout = learn_readout
 
     def outer_step(self, batch: Batch) -> Tensor:
-        """One meta-step on a batch of tasks; returns the mean query loss before it (a scalar)."""
         net, S, T = self.network, batch.supports, len(batch.x)
         x, y = batch.x[:, S:], batch.y[:, S:]
         own = self._adapt(batch, self.inner_steps)
@@ -118,7 +117,6 @@ class PiFOMAML(Learner):
 
     @torch.no_grad()
     def predict(self, batch: Batch, inner_steps: int = 1) -> Tensor:
-        """Query logits of each task after adaptation: ``(T, Q, o)``."""
         S = batch.supports
         return self._forward(batch.x[:, S:], self._adapt(batch, inner_steps), batch.x[:, :S])[-1]
 

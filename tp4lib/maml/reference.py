@@ -57,7 +57,6 @@ class ReferenceMAML(Learner):
         return w
 
     def outer_step(self, batch: Batch) -> Tensor:
-        """One meta-step on a batch of tasks; returns the mean query loss before it."""
         gradients, loss = self._gradients(batch)
         with torch.no_grad():
             norm = torch.stack([g.norm() for g in gradients.values()]).norm()
@@ -70,7 +69,6 @@ class ReferenceMAML(Learner):
         return list(self._gradients(batch)[0].values())
 
     def predict(self, batch: Batch, inner_steps: int = 1) -> Tensor:
-        """Query logits of each task after adaptation: ``(T, Q, o)``."""
 
         def one(xs: Tensor, ys: Tensor, xq: Tensor) -> Tensor:
             return functional_call(self.network, self.adapt(self._parameters(), xs, ys, inner_steps), (xq,))

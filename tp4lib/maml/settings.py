@@ -2,15 +2,17 @@
 
 import enum
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Annotated
 
-from tp4lib.base import options
 from tp4lib.base.errors import InputError
-from tp4lib.base.options import option
+from tp4lib.base.options import Option, require_valid
 
 LARGEST_WIDTH = 1e12
 LARGEST = 1e6  # rate or scale; squares of it are far from what float32 holds
 _SCALE = {"least": -LARGEST, "most": LARGEST}
+_RATE = {"above": 0, "most": LARGEST, "example": 0.1}
+_SEED = {"least": 0, "most": 2**63 - 1, "example": 0}
 
 
 class Limit(enum.StrEnum):
@@ -41,38 +43,24 @@ class MAMLSettings:
     512
     """
 
-    limit: Limit = field(default=Limit.mup, metadata=option("Infinite-width limit; none for a finite width."))
-    width: str = field(default="inf", metadata=option("Hidden width, or inf (then with a limit)."))
-    activation: Activation = field(
-        default=Activation.linear, metadata=option("relu is for the kernel limits and pi.")
+    limit: Annotated[Limit, Option("Infinite-width limit; none for a finite width.")] = Limit.mup
+    width: Annotated[str, Option("Hidden width, or inf (then with a limit).")] = "inf"
+    activation: Annotated[Activation, Option("relu is for the kernel limits and pi.")] = Activation.linear
+    rank: Annotated[int, Option("Of the pi-limit (--limit pi).")] = 400
+    depth: Annotated[int, Option("Hidden layers of the pi-limit.")] = 1
+    meta_steps: Annotated[int, Option("Outer steps, of 32 tasks each.")] = 10_000
+    seed: Annotated[int, Option("Of the network and the training tasks.", **_SEED)] = 0
+    lr: Annotated[float | None, Option("Outer learning rate, in place of the paper's.", **_RATE)] = None
+    sigma_in: Annotated[float | None, Option("Initialization scale of the first layer.", **_SCALE)] = None
+    sigma_out: Annotated[float | None, Option("Initialization scale of the second layer.", **_SCALE)] = None
+    bias_scale: Annotated[float | None, Option("alpha on the hidden bias; kernels: sigma_b.", **_SCALE)] = (
+        None
     )
-    rank: int = field(default=400, metadata=option("Of the pi-limit (--limit pi)."))
-    depth: int = field(default=1, metadata=option("Hidden layers of the pi-limit."))
-    meta_steps: int = field(default=10_000, metadata=option("Outer steps, of 32 tasks each."))
-    seed: int = field(
-        default=0,
-        metadata=option("Of the network and the training tasks.", least=0, most=2**63 - 1, example=0),
-    )
-    lr: float | None = field(
-        default=None,
-        metadata=option("Outer learning rate, in place of the paper's.", above=0, most=LARGEST, example=0.1),
-    )
-    sigma_in: float | None = field(
-        default=None, metadata=option("Initialization scale of the first layer.", **_SCALE)
-    )
-    sigma_out: float | None = field(
-        default=None, metadata=option("Initialization scale of the second layer.", **_SCALE)
-    )
-    bias_scale: float | None = field(
-        default=None, metadata=option("alpha on the hidden bias; kernels: sigma_b.", **_SCALE)
-    )
-    patience: int | None = field(
-        default=None, metadata=option("Stop after so many epochs without a better one.")
-    )
+    patience: Annotated[int | None, Option("Stop after so many epochs without a better one.")] = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "width", str(self.width))
-        options.check(self)
+        require_valid(self)
         n, limit, width = self.units, self.limit, self.width
         if limit is Limit.none and n == math.inf:
             raise InputError(

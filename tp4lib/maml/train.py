@@ -1,4 +1,4 @@
-"""Meta-training with validation, checkpoints and the test, for any meta-model."""
+"""Meta-training with validation, checkpoints and the test, for any engine."""
 
 import hashlib
 import math
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -16,6 +16,7 @@ from tp4lib.base.errors import InputError
 from tp4lib.data import omniglot
 from tp4lib.data.few_shot import Batch, Tasks
 from tp4lib.data.omniglot import Characters
+from tp4lib.maml.learner import Learner
 
 _ROOM = 2
 """In a kernel limit of large scale f = 0 adapts to logits of some tens, and the loss wanders between bounds without
@@ -23,23 +24,7 @@ growing on (the outer gradient is clipped): with the linear kernels of scale 4, 
 epoch reaches 4.1 times the untrained loss on Omniglot and 4.7 times on drawn characters. Single meta-steps go beyond
 that, so the mean counts. A run that diverges passes any bound."""
 
-_RATES = ("lr", "inner_lr", "clip", "inner_steps")  # of a meta-model, where it has them
-
-
-class MetaModel(Protocol):
-    """What the loop trains: a `tp4lib.maml.learner.Learner`, or anything that can do the same."""
-
-    def outer_step(self, batch: Batch) -> torch.Tensor:
-        """One meta-step; returns the mean query loss before it, a scalar."""
-
-    def evaluate(self, batch: Batch, inner_steps: int = 1) -> torch.Tensor:
-        """Query accuracy of each task after adaptation, ``(T,)`` in [0, 1]."""
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """All that training changes."""
-
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Put it back."""
+_RATES = ("lr", "inner_lr", "clip", "inner_steps")
 
 
 @dataclass(frozen=True)
@@ -136,7 +121,7 @@ def split_tasks(characters: Characters, seed: int = 0, **options: Any) -> tuple[
 deal = split_tasks  # as notebooks call it
 
 
-def accuracy(model: MetaModel, batches: Sequence[Batch], inner_steps: int) -> TaskAccuracy:
+def accuracy(model: Learner, batches: Sequence[Batch], inner_steps: int) -> TaskAccuracy:
     """Accuracy over all tasks of ``batches`` after ``inner_steps`` steps of adaptation to each."""
     each = torch.cat([model.evaluate(batch, inner_steps).double().cpu() for batch in batches])
     se = float(each.std() / math.sqrt(len(each))) if len(each) > 1 else 0.0
@@ -149,7 +134,7 @@ def batches(tasks: Tasks, count: int, meta_batch: int = 64) -> list[Batch]:
 
 
 def fit(
-    model: MetaModel,
+    model: Learner,
     tasks: Tasks,
     validation: Sequence[Batch],
     *,
@@ -207,7 +192,7 @@ def fit(
 
 
 def _epoch(
-    model: MetaModel, tasks: Tasks, history: History, plan: Schedule, update: Callable[[], Any]
+    model: Learner, tasks: Tasks, history: History, plan: Schedule, update: Callable[[], Any]
 ) -> dict[str, float]:
     """Train for an epoch; returns the meta-steps done by then and the epoch's mean query loss."""
     begun = time.perf_counter()
@@ -226,7 +211,7 @@ def _epoch(
     return {"meta_steps": history.meta_steps + steps, "loss": float(losses.sum()) / steps}
 
 
-def _require_converging(model: MetaModel, losses: torch.Tensor, history: History, guessing: float) -> None:
+def _require_converging(model: Learner, losses: torch.Tensor, history: History, guessing: float) -> None:
     """Refuse an epoch in which training diverged, naming the first meta-step at which it is seen.
 
     The mean query loss of an epoch may be at most `FACTOR` times `_ROOM` times the larger of two losses: that of
@@ -254,7 +239,7 @@ def _require_converging(model: MetaModel, losses: torch.Tensor, history: History
     )
 
 
-def _identity(model: MetaModel, tasks: Tasks, validation: Sequence[Batch]) -> dict[str, Any]:
+def _identity(model: Learner, tasks: Tasks, validation: Sequence[Batch]) -> dict[str, Any]:
     """What a resumed run must have in common with the one that it goes on from, besides the caller's settings."""
     asked = hashlib.sha256()
     for batch in validation:
@@ -267,12 +252,12 @@ def _identity(model: MetaModel, tasks: Tasks, validation: Sequence[Batch]) -> di
     }
 
 
-def _copy(model: MetaModel) -> dict[str, torch.Tensor]:
+def _copy(model: Learner) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
 def _save(
-    model: MetaModel,
+    model: Learner,
     tasks: Tasks,
     path: Path,
     settings: Mapping[str, Any],
@@ -286,7 +271,7 @@ def _save(
 
 
 def _restore(
-    model: MetaModel, tasks: Tasks, path: Path, settings: Mapping[str, Any]
+    model: Learner, tasks: Tasks, path: Path, settings: Mapping[str, Any]
 ) -> tuple[History, dict[str, torch.Tensor]]:
     arrays, meta = checkpoint.load(path)
     with checkpoint.restoring(path):
