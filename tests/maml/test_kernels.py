@@ -259,7 +259,7 @@ def test_bad_input_is_refused_in_one_line(characters):
     tasks = deal(characters)
     for limit, activation, words in [
         ("mup", "relu", "expected gp or ntk"),
-        ("gp", "tanh", "expected one of relu"),
+        ("gp", "swish", "expected one of relu"),
     ]:
         with pytest.raises(InputError) as caught:
             build(limit, activation, tasks)

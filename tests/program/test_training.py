@@ -302,7 +302,7 @@ def test_recurrent_networks_approach_the_limit(activation, phi, monkeypatch):
     ("options", "hint"),
     [
         (dict(parametrization=standard(2)), "try mup"),
-        (dict(activation="sine"), "activation='tanh'"),
+        (dict(activation="sine"), "activation='relu'"),
         (dict(y=Y[:, 0]), r"y\[:, None\]"),
         (dict(y=Y[:2]), "P inputs"),
         (dict(xi=XI[0]), "P inputs"),

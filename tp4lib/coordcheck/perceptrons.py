@@ -2,7 +2,7 @@ r"""The coordinate check: how the size of every layer grows with width, measured
 
     |h^l_0| ~ n^{e_l},   |h^l_t - h^l_0| ~ n^{d_l}     (root mean square over coordinates and inputs)
 
-A parametrization fixes e_l and d_l (`ABC.start_exponents`, `ABC.change_exponents`); d_L = -r tells feature learning
+A parametrization fixes e_l and d_l (`ABC.initial_exponents`, `ABC.change_exponents`); d_L = -r tells feature learning
 (0) from the kernel regime (< 0). Source: Yang & Hu 2021 (arXiv 2011.14522), section 3, for the exponents; Yang et al.
 2022 (Tensor Programs V, arXiv 2203.03466), appendix D, for the check. The start and the change are kept apart, because
 a start of size 1 hides any smaller change. A run that diverges is reported with the width and step at which it did; it
@@ -97,7 +97,7 @@ class CoordCheck:
     def predicted(self, step: int) -> tuple[float, ...]:
         """Predicted powers of n of every layer's change after `step` steps (0: of its size at the start)."""
         p, step = self.parametrization, whole("step", step, least=0, example=self.steps)
-        return (p.start_exponents, p.first_step_exponents, p.change_exponents)[min(step, 2)]
+        return (p.initial_exponents, p.first_step_exponents, p.change_exponents)[min(step, 2)]
 
     def exponent(self, layer: int, step: int | None = None) -> tuple[float | None, float | None]:
         """Fitted power of n of a layer's change after `step` steps (None: all; 0: of its size at the start).

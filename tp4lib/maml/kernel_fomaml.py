@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tp4lib.activations import activation_of
 from tp4lib.data.few_shot import Batch, Tasks
 from tp4lib.data.omniglot import SIZE
 from tp4lib.maml.kernel_spaces import FeatureSpace, GramSpace, limit_kernel
@@ -28,14 +29,14 @@ def function_space(
 
     Args:
         table: uint8 ``(n, 784)``, one row a distinct training image.
-        limit: ``"gp"`` or ``"ntk"``; activation: ``"relu"``, ``"erf"`` or ``"linear"``.
+        limit: ``"gp"`` or ``"ntk"``; activation: see `tp4lib.activations.activation_of`.
         settings: of which the scales are used.
 
     Raises:
         InputError: unknown limit or activation.
     """
     kernel = limit_kernel(limit, activation, settings.sigma_in, settings.sigma_out, settings.bias_scale)
-    if activation in ("linear", "identity"):
+    if activation_of(activation).name == "identity":
         return FeatureSpace(kernel, table.shape[1], table.device, dtype)
     return GramSpace(table, kernel, dtype)
 

@@ -44,11 +44,13 @@ def limit_kernel(
     """
     if limit not in ("gp", "ntk"):
         raise InputError(f"no kernel limit {limit!r}; expected gp or ntk; try --limit ntk")
-    dual = kernels.dual("identity" if activation == "linear" else activation)
+    dual = kernels.covariance_dual(activation)
 
     def kernel(x1: Tensor, x2: Tensor) -> Tensor:
         product = x1 @ x2.T
         own = [(sigma_in**2 * (x * x).sum(1) + bias_scale**2) for x in (x1, x2)]
+        for variances in own:
+            dual.require_accurate(variances, limit == "ntk")
         s = sigma_in**2 * product + bias_scale**2
         result = dual.value(s, own[0][:, None], own[1])
         if limit == "ntk":

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tp4lib.activations import activation_of
 from tp4lib.data.few_shot import Batch
 from tp4lib.data.omniglot import SIZE
 from tp4lib.maml.learner import Learner
@@ -37,8 +38,9 @@ def pi_learner(
     """
     s = chosen or HYPERPARAMETERS
     network = PiMLP(
-        SIZE * SIZE, ways, rank, depth, "identity" if activation == "linear" else activation,
-        sigma_in=s.sigma_in, sigma_hidden=1.0 if activation == "linear" else 4.0, sigma_out=s.sigma_out,
+        SIZE * SIZE, ways, rank, depth, activation,
+        sigma_in=s.sigma_in, sigma_hidden=1.0 if activation_of(activation).name == "identity" else 4.0,
+        sigma_out=s.sigma_out,
         bias_scale=s.bias_scale, max_rows=MAX_ROWS, seed=seed, device=device,
     )  # fmt: skip
     return PiFOMAML(network, lr=s.lr, inner_lr=s.inner_lr)

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tp4lib.activations import activation_of
 from tp4lib.base.errors import InputError
-from tp4lib.nn import ACTIVATIONS, check_parametrization
+from tp4lib.nn import check_parametrization
 from tp4lib.parametrization import ABC
 from tp4lib.program.optimizers import SGD, Adam, optimizer_of
-from tp4lib.program.training import SLOPES, Loss, Task, Training, gram, make_task, require, squared_loss
+from tp4lib.program.training import Loss, Task, Training, gram, make_task, require, squared_loss
 from tp4lib.program.world import World, outer
 
 _CLOSE = 1e-9  # sums of exponents this close are equal
@@ -56,7 +57,7 @@ def train_mlp(
         world: `FiniteWidth` or `InfiniteWidth`.
         xi: (P, d_in) inputs. y: (P, d_out) targets for `loss`.
         parametrization: its depth is L, e.g. `mup(2)`.
-        activation: "tanh", "relu", "gelu", "erf" or "identity" (a linear network).
+        activation: "identity" is a linear network; see `tp4lib.activations.activation_of`.
         lr: eta. steps: T.
         std: sigma_l, one number or L + 1 of them: w^l starts as N(0, (sigma_l n^{-b_l})^2).
         loss: (batch, d_out) outputs and targets -> () tensor.
@@ -118,7 +119,7 @@ def _is_whole(rules: SGD | Adam) -> bool:
 
 
 def _train_features(world: World, task: Task, s: float, u: float, r_layers: list[float]) -> Training:
-    phi, slope, xi = ACTIVATIONS[task.activation], SLOPES[task.activation], task.xi
+    (_, phi, slope, _), xi = activation_of(task.activation), task.xi
     depth, moves = len(r_layers), [r < _CLOSE for r in r_layers]
     require(world, 1 + task.steps, depth, len(xi))
     task.optimizer.require(world, depth - 1)
@@ -160,7 +161,7 @@ def _train_features(world: World, task: Task, s: float, u: float, r_layers: list
 def _train_kernel(
     world: World, task: Task, s: float, u: float, r_layers: list[float], f0: Tensor | None
 ) -> Training:
-    phi, slope, depth = ACTIVATIONS[task.activation], SLOPES[task.activation], len(r_layers)
+    (_, phi, slope, _), depth = activation_of(task.activation), len(r_layers)
     many, d_out = len(task.xi), task.y.shape[1]
     require(world, 1, depth, many)
     W = [None] + [world.matrix(task.std[l]) for l in range(1, depth)]  # noqa: E741

@@ -4,10 +4,10 @@ import math
 
 from torch import Tensor
 
+from tp4lib.activations import activation_of
 from tp4lib.base import checks
-from tp4lib.nn import ACTIVATIONS
 from tp4lib.program.optimizers import SGD, Adam, optimizer_of
-from tp4lib.program.training import SLOPES, Training, make_task, require, squared_loss
+from tp4lib.program.training import Training, make_task, require, squared_loss
 from tp4lib.program.world import World, outer
 
 
@@ -35,7 +35,8 @@ def train_resnet(
     Args:
         world: `FiniteWidth` or `InfiniteWidth`.
         xi: (P, d_in) inputs. y: (P, d_out) targets of `squared_loss`.
-        depth: L. activation: of `tp4lib.nn`; an odd one, such as "tanh", keeps the branches' means at 0.
+        depth: L.
+        activation: an odd one, such as "tanh", keeps the branches' means at 0; see `tp4lib.activations.activation_of`.
         lr: eta. steps: T. optimizer: as in `train_mlp`.
 
     Returns:
@@ -54,7 +55,7 @@ def train_resnet(
     task = make_task(
         world, xi, y, activation, lr, steps, [1.0] * (depth + 2), squared_loss, optimizer_of(optimizer), None
     )
-    phi, slope, branch, xi = ACTIVATIONS[activation], SLOPES[activation], 1 / math.sqrt(depth), task.xi
+    (_, phi, slope, _), branch, xi = activation_of(activation), 1 / math.sqrt(depth), task.xi
     rate = lr * branch if isinstance(task.optimizer, Adam) else lr  # of the branches
     require(world, 1 + steps, depth, len(xi))
     task.optimizer.require(world, depth)

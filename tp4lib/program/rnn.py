@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from tp4lib.activations import activation_of
 from tp4lib.base.errors import InputError
-from tp4lib.nn import ACTIVATIONS
 from tp4lib.program.optimizers import SGD, Adam, optimizer_of
-from tp4lib.program.training import SLOPES, Loss, Training, make_task, require, squared_loss
+from tp4lib.program.training import Loss, Training, make_task, require, squared_loss
 from tp4lib.program.world import Matrix, World, outer
 
 
@@ -56,7 +56,7 @@ def train_rnn(
         raise InputError(f"std has {len(std)} numbers; expected those of U, W and v; try std=(1, 1, 1)")
     rules = optimizer_of(optimizer, momentum, weight_decay)
     task = make_task(world, xi, y, activation, lr, steps, std, loss, rules, batches)
-    phi, slope, xi = ACTIVATIONS[activation], SLOPES[activation], task.xi
+    (_, phi, slope, _), xi = activation_of(activation), task.xi
     times, steps, lr = xi.shape[1], task.steps, task.lr
     require(world, 1 + steps, times, len(xi))
     task.optimizer.require(world, matrices=1)

@@ -7,27 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tp4lib.activations import activation_of
 from tp4lib.base.checks import real, whole
 from tp4lib.base.divergence import require_stable
 from tp4lib.base.errors import InputError
-from tp4lib.nn import ACTIVATIONS
 from tp4lib.program.infinite import InfiniteWidth
 from tp4lib.program.optimizers import SGD, Adam, AdamRule, SGDRule
 from tp4lib.program.vectors import Vector
 from tp4lib.program.world import World
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-# phi'(h) for each activation of `tp4lib.nn`.
-SLOPES: dict[str, Callable[[Vector], Vector]] = {
-    "relu": lambda h: 1.0 * (h > 0),
-    "tanh": lambda h: 1 - torch.tanh(h) ** 2,
-    "gelu": lambda h: (
-        0.5 * (1 + torch.erf(h / math.sqrt(2))) + h * torch.exp(-h * h / 2) / math.sqrt(2 * math.pi)
-    ),
-    "erf": lambda h: 2 / math.sqrt(math.pi) * torch.exp(-h * h),
-    "identity": torch.ones_like,
-}
 
 
 def squared_loss(f: Tensor, y: Tensor) -> Tensor:
@@ -97,7 +86,7 @@ class Task:
         require_stable(f"step {step} of {self.steps}", loss, untrained, f"try a smaller lr than {self.lr}")
 
     def finish(self, outputs: list[Tensor], h: list[list[Vector]], kernel: Tensor | None = None) -> Training:
-        phi, kernels = ACTIVATIONS[self.activation], []
+        phi, kernels = activation_of(self.activation).phi, []
         for t, layers in enumerate(h):
             same = t > 0 and layers is h[t - 1]
             kernels.append(kernels[-1] if same else torch.stack([gram(phi(h_l)) for h_l in layers]))
@@ -131,8 +120,7 @@ def make_task(
     """Check the arguments that the ready programs share, and put the numbers where the world is."""
     if not isinstance(world, World):
         raise InputError(f"world = {world!r}; expected a world; try InfiniteWidth(samples=100_000)")
-    if activation not in SLOPES:
-        raise InputError(f"activation = {activation!r}; known are {', '.join(SLOPES)}; try activation='tanh'")
+    activation_of(activation)  # refuses what it does not know
     if y.dim() != 2 or len(xi) != len(y) or len(xi) == 0:
         raise InputError(
             f"xi is {tuple(xi.shape)} and y is {tuple(y.shape)}; expected P inputs and (P, d_out) targets; "

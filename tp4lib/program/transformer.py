@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tp4lib.activations import activation_of
 from tp4lib.base import checks, divergence, progress
 from tp4lib.base.errors import InputError
-from tp4lib.nn import ACTIVATIONS
 from tp4lib.program.infinite import InfiniteWidth
 from tp4lib.program.optimizers import SGD, Adam, optimizer_of
-from tp4lib.program.training import SLOPES, gram
+from tp4lib.program.training import gram
 from tp4lib.program.vectors import Vector
 from tp4lib.program.world import Matrix, World, outer
 
@@ -31,7 +31,7 @@ class Transformer:
         vocab: number of tokens. depth: blocks of attention and MLP. heads: H, each of dimension n.
         branch: multiplier of every residual branch.
         tied: whether the readout is the token embedding.
-        activation: of the MLP, "tanh", "relu", "gelu", "erf" or "identity".
+        activation: of the MLP, see `tp4lib.activations.activation_of`.
         std: of the embeddings' entries, of sqrt(n) times the matrices', and of the readout's (n times).
 
     Raises:
@@ -51,10 +51,7 @@ class Transformer:
         checks.whole("depth", self.depth, example=1)
         checks.whole("heads", self.heads, example=1)
         checks.real("branch", self.branch)
-        if self.activation not in SLOPES:
-            raise InputError(
-                f"activation = {self.activation!r}; known are {', '.join(SLOPES)}; try activation='tanh'"
-            )
+        activation_of(self.activation)  # refuses what it does not know
         if len(self.std) != 3:
             raise InputError(f"std = {self.std}; expected those of E, W and U; try std=(1, 1, 1)")
         for value in self.std:
@@ -219,7 +216,7 @@ class _Block:
 
     def __init__(self, world: World, shape: Transformer, std: float, rules: SGD | Adam, lr: float) -> None:
         self.world, self.branch = world, shape.branch
-        self.phi, self.slope = ACTIVATIONS[shape.activation], SLOPES[shape.activation]
+        _, self.phi, self.slope, _ = activation_of(shape.activation)
         self.heads = [tuple(f"{letter}{head}" for letter in "qkvo") for head in range(shape.heads)]
         names = [name for head in self.heads for name in head] + ["up", "down"]
         self.W: dict[str, Matrix] = {name: world.matrix(std) for name in names}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # Functions whose derivative is not only what autograd says: at a jump it also holds a delta, which autograd drops.
 JUMPS = {
     "sign", "sgn", "signbit", "heaviside", "floor", "ceil", "round", "trunc", "fix", "frac", "fmod", "remainder",
-    "floor_divide", "hardshrink", "threshold", "bucketize", "quantile", "argmax", "argmin",
+    "floor_divide", "hardshrink", "threshold", "bucketize", "quantile", "argmax", "argmin", "autograd_slope",
 }  # fmt: skip
 _AVERAGES = {"sum", "mean", "dot", "vdot", "inner", "norm", "vector_norm", "prod", "var", "std", "nansum", "item",
              "__float__", "max", "min", "amax", "amin", "median", "tolist", "numpy"}  # fmt: skip
