@@ -105,7 +105,9 @@ class PiFOMAML(Learner):
             found = [part.flatten(0, 1) for part in torch.autograd.grad(loss, g)]
         g = [part.detach().flatten(0, 1) for part in g]
         with torch.no_grad():
+            # found[l] = dL/dg^(l+1), summed over tasks and queries, which the layer below turns into its gradient.
             dU = net.multipliers[0] * found[0].T @ x.flatten(0, 1)
+            # Hidden layers get new rows: g of the layer below (B) with coefficients alpha dL/dg (A).
             last = net.depth if self.learn_readout else net.depth - 1
             db = [net.bias_scale * part.sum(0) for part in found[: min(last + 1, len(net.biases))]]
             B, A = g[:last], [alpha * part for alpha, part in zip(net.multipliers[1:], found[1 : last + 1])]
@@ -136,6 +138,7 @@ class PiFOMAML(Learner):
             with torch.enable_grad():
                 g = self._forward(x, own, x)
                 loss = F.cross_entropy(g[-1].flatten(0, 1), y.flatten(), reduction="sum") / S
+                # -eps dL/dg of every layer; each appends what a step of SGD appends, to the task's own list.
                 found = [-self.inner_lr * part for part in torch.autograd.grad(loss, g)]
             later = list(zip(net.multipliers[1:], found[1:]))
             own = _Own(
@@ -160,6 +163,7 @@ class PiFOMAML(Learner):
         for index, layer in enumerate(net.layers):
             B, A = own.B[index], own.A[index]
             out = layer(g[-1].flatten(0, 1)).view(T, -1, layer.d_out) if len(layer) else 0
+            # The common rows, and the task's own: sum_s A_s K(B_s, g).
             out = alpha[index + 1] * (out + torch.bmm(net.kernel(g[-1], B), A))
             if index + 1 < len(net.biases):
                 out = out + own.shift[index] + beta * net.biases[index + 1]
