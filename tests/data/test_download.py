@@ -16,6 +16,7 @@ import pytest
 
 from tp4lib.base.errors import InputError
 from tp4lib.data import catalogue as datasets
+from tp4lib.data import download as downloads
 from tp4lib.data.contents import Contents, matches
 
 BODY = bytes(range(256)) * 400
@@ -144,9 +145,9 @@ ANSWERS = {
 @pytest.fixture
 def server(monkeypatch):
     for name in ("_TIMEOUT", "_PATIENCE"):
-        monkeypatch.setattr(datasets, name, 0.3)
-    monkeypatch.setattr(datasets, "_PAUSE", 0.01)
-    monkeypatch.setattr(datasets, "_MOST", 10 * len(BODY))
+        monkeypatch.setattr(downloads, name, 0.3)
+    monkeypatch.setattr(downloads, "_PAUSE", 0.01)
+    monkeypatch.setattr(downloads, "_MOST", 10 * len(BODY))
     for name in ("http_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -161,7 +162,7 @@ def server(monkeypatch):
 
 @pytest.mark.parametrize("path", ["/good", "/unsized", "/chunked", "/moved"])
 def test_every_way_to_send_a_whole_file(server, tmp_path, path):
-    datasets.download(server.url(path), tmp_path / "x", GOOD)
+    downloads.download(server.url(path), tmp_path / "x", GOOD)
     assert (tmp_path / "x").read_bytes() == BODY
     assert os.listdir(tmp_path) == ["x"]
 
@@ -203,14 +204,14 @@ def test_every_way_to_send_a_whole_file(server, tmp_path, path):
 def test_a_faulty_server_leaves_nothing_and_a_second_run_works(server, tmp_path, path, tries, says):
     begun = time.monotonic()
     with pytest.raises(InputError, match=says) as caught:
-        datasets.download(server.url(path), tmp_path / "x", GOOD)
+        downloads.download(server.url(path), tmp_path / "x", GOOD)
     assert "\n" not in str(caught.value)
     assert ("in 3 tries" in str(caught.value)) == (tries == 3)
     assert "TP4_DATA" in str(caught.value)
     assert server.asked.count(path) == (5 if path == "/loop" else tries)  # urllib follows a loop four times
     assert not os.listdir(tmp_path)
     assert time.monotonic() - begun < 20
-    datasets.download(server.url("/good"), tmp_path / "x", GOOD)
+    downloads.download(server.url("/good"), tmp_path / "x", GOOD)
     assert (tmp_path / "x").read_bytes() == BODY
 
 
@@ -218,7 +219,7 @@ def test_a_faulty_server_leaves_nothing_and_a_second_run_works(server, tmp_path,
     ("path", "tries"), [("/503-once", 2), ("/reset-once", 2), ("/stall-once", 2), ("/cut-twice", 3)]
 )
 def test_faults_that_pass_are_sat_out(server, tmp_path, path, tries):
-    datasets.download(server.url(path), tmp_path / "x", GOOD)
+    downloads.download(server.url(path), tmp_path / "x", GOOD)
     assert (tmp_path / "x").read_bytes() == BODY
     assert server.asked.count(path) == tries
     assert os.listdir(tmp_path) == ["x"]
@@ -227,7 +228,7 @@ def test_faults_that_pass_are_sat_out(server, tmp_path, path, tries):
 def test_a_failed_download_leaves_an_older_file_alone(server, tmp_path):
     (tmp_path / "x").write_bytes(b"older")
     with pytest.raises(InputError):
-        datasets.download(server.url("/reset"), tmp_path / "x", GOOD)
+        downloads.download(server.url("/reset"), tmp_path / "x", GOOD)
     assert (tmp_path / "x").read_bytes() == b"older"
     assert os.listdir(tmp_path) == ["x"]
 
@@ -237,22 +238,22 @@ def test_a_failed_download_leaves_an_older_file_alone(server, tmp_path):
 )
 def test_only_http_is_spoken(tmp_path, url):
     with pytest.raises(InputError, match="cannot download"):
-        datasets.download(url, tmp_path / "x", GOOD)
+        downloads.download(url, tmp_path / "x", GOOD)
     assert not os.listdir(tmp_path)
 
 
 def test_no_connection_is_not_insisted_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "_PAUSE", 1e6)
+    monkeypatch.setattr(downloads, "_PAUSE", 1e6)
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # bound, but not listening
         with pytest.raises(InputError, match="refused"):
-            datasets.download(f"http://127.0.0.1:{nobody.getsockname()[1]}/x", tmp_path / "x", GOOD)
+            downloads.download(f"http://127.0.0.1:{nobody.getsockname()[1]}/x", tmp_path / "x", GOOD)
 
 
 def test_a_proxy_of_the_environment_is_used(server, tmp_path, monkeypatch):
     monkeypatch.setenv("http_proxy", server.url(""))
     monkeypatch.setenv("no_proxy", "")
-    datasets.download("http://nowhere.invalid/file", tmp_path / "x", GOOD)
+    downloads.download("http://nowhere.invalid/file", tmp_path / "x", GOOD)
     assert (tmp_path / "x").read_bytes() == BODY
 
 
@@ -281,8 +282,8 @@ def test_one_file_of_two_is_no_data_set_and_the_second_run_fetches_the_other(ser
 
 def test_killed_in_mid_download_it_starts_anew(server, tmp_path):
     code = (
-        "from tp4lib import datasets; import sys, pathlib; "
-        "datasets.download(sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3])"
+        "from tp4lib.data import download as downloads; import sys, pathlib; "
+        "downloads.download(sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3])"
     )
     for round_ in range(3):
         with subprocess.Popen(
@@ -298,7 +299,7 @@ def test_killed_in_mid_download_it_starts_anew(server, tmp_path):
     assert all(path.suffix == ".part" for path in left)
     for path in left[1:]:
         os.utime(path, (0, 0))
-    datasets.download(server.url("/good"), tmp_path / "x", GOOD)
+    downloads.download(server.url("/good"), tmp_path / "x", GOOD)
     assert (tmp_path / "x").read_bytes() == BODY
     # What is old goes; what is new may be another process's.
     assert {tmp_path / name for name in os.listdir(tmp_path)} == {tmp_path / "x", *left[:1]}

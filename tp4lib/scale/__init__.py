@@ -4,6 +4,19 @@
 `cheat_sheet` prints the rules.
 """
 
+import sys
+from types import ModuleType
+
 from tp4lib.scale.scaled import Scaled, scale
 
 __all__ = ["Scaled", "scale"]
+
+
+class _Callable(ModuleType):
+    """``from tp4lib import scale`` gives the function, or this package once it was imported: either can be called."""
+
+    def __call__(self, *args, **options) -> Scaled:
+        return scale(*args, **options)
+
+
+sys.modules[__name__].__class__ = _Callable
