@@ -105,18 +105,18 @@ def test_whole_numbers(monkeypatch):
         monkeypatch.delenv("WORLD_SIZE", raising=False)
         if value is not None:
             monkeypatch.setenv("WORLD_SIZE", value)
-        assert environment.whole("WORLD_SIZE", 1, least=1) == number
+        assert environment.whole_number("WORLD_SIZE", 1, least=1) == number
     for value in ("0", "-3", "2.5", "x", "1_0", "\u0664", "9" * 5000):
         monkeypatch.setenv("WORLD_SIZE", value)
         with pytest.raises(InputError, match=r"WORLD_SIZE = .*; expected a whole number >= 1"):
-            environment.whole("WORLD_SIZE", 1, least=1)
+            environment.whole_number("WORLD_SIZE", 1, least=1)
 
 
 def test_texts_and_names(monkeypatch):
     monkeypatch.setenv("TP4_DATA", "")
-    assert environment.text("TP4_DATA") is None
+    assert environment.string("TP4_DATA") is None
     monkeypatch.setenv("TP4_DATA", "x")
-    assert environment.text("TP4_DATA") == environment.given()["TP4_DATA"] == "x"
+    assert environment.string("TP4_DATA") == environment.given()["TP4_DATA"] == "x"
     monkeypatch.setenv("TP4_OFLINE", "1")
     assert environment.unknown() == ["TP4_OFLINE"]
 

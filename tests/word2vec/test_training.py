@@ -234,9 +234,9 @@ def test_a_checkpoint_is_streamed_into_place(tmp_path, monkeypatch):
     assert np.array_equal(arrays["c"], saved["c"].numpy())
     assert arrays["d"].shape == ()
     for wrong in (torch.zeros(37, 8), torch.zeros(37, 9, dtype=torch.float64), torch.zeros(36, 9)):
-        with pytest.raises(checkpoint.Damaged):
+        with pytest.raises(checkpoint.DamagedCheckpoint):
             checkpoint.load(tmp_path / "x", {"a": wrong})
-    with pytest.raises(checkpoint.Damaged):
+    with pytest.raises(checkpoint.DamagedCheckpoint):
         checkpoint.load(tmp_path / "x", {"e": torch.zeros(1)})
 
 

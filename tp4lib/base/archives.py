@@ -132,7 +132,7 @@ class _Streams(io.RawIOBase):
 
 
 @contextmanager
-def text(path: Path) -> Iterator[Stream]:
+def unpacked(path: Path) -> Iterator[Stream]:
     """Open a text, unpacking .xz, .gz, .bz2 and .zip (its one member) on the way, without its byte order mark."""
     with _opened(path) as raw:
         packed = path.stat().st_size

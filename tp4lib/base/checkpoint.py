@@ -25,7 +25,7 @@ _META = "__meta__"
 _PIECE = 1 << 24  # bytes
 
 
-class Damaged(InputError):
+class DamagedCheckpoint(InputError):
     """A file that is not the checkpoint that was written."""
 
 
@@ -73,8 +73,8 @@ def load(
 
     Raises:
         InputError: no such file, not a checkpoint, written by another version of tp4 (whose steps may differ, so that
-            what goes on from there would be no run of either); `Damaged`, one of them, if it is damaged, or other
-            arrays than ``into``.
+            what goes on from there would be no run of either); `DamagedCheckpoint`, one of them, if it is damaged, or
+            other arrays than ``into``.
     """
     into = into or {}
     with _opened(path) as file:
@@ -103,7 +103,7 @@ def restoring(path: str | Path) -> Iterator[None]:
     """What goes wrong while a checkpoint is put back says that the checkpoint is wrong.
 
     Raises:
-        Damaged: instead of any error but another `InputError`.
+        DamagedCheckpoint: instead of any error but another `InputError`.
     """
     try:
         yield
@@ -111,7 +111,7 @@ def restoring(path: str | Path) -> Iterator[None]:
         raise
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise Damaged(
+        raise DamagedCheckpoint(
             f"{path} is damaged or not a checkpoint ({reason}); expected a file written by tp4; "
             "remove it and start again without --resume"
         ) from None

@@ -40,12 +40,12 @@ def flag(name: str, default: bool = False) -> bool:
     raise InputError(f"{name}={os.environ[name]}; expected 1 or 0; try {name}=1, or unset {name}")
 
 
-def text(name: str) -> str | None:
+def string(name: str) -> str | None:
     """The value of the variable ``name``; None where it is unset or empty."""
     return os.environ.get(name) or None
 
 
-def whole(name: str, default: int, least: int = 0) -> int:
+def whole_number(name: str, default: int, least: int = 0) -> int:
     """The whole number in the variable ``name``, such as torchrun's ``WORLD_SIZE``; ``default`` where unset or empty.
 
     Raises:

@@ -14,7 +14,7 @@ class Option:
         self.help, self.limits = help, limits
 
 
-def declared(settings: type) -> dict[str, tuple[Any, bool, Option]]:
+def options_of(settings: type) -> dict[str, tuple[Any, bool, Option]]:
     """Of every field: its type, whether it may be None, and its `Option`."""
     found = {}
     for name, hint in get_type_hints(settings, include_extras=True).items():
@@ -30,7 +30,7 @@ def require_valid(settings: Any) -> None:
     Raises:
         InputError: names the option as the command line does.
     """
-    for field, (kind, optional, option) in declared(type(settings)).items():
+    for field, (kind, optional, option) in options_of(type(settings)).items():
         name, value = f"--{field.replace('_', '-')}", getattr(settings, field)
         if value is None and optional:
             continue

@@ -22,7 +22,7 @@ def end_with_parent() -> None:
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    expected = environment.whole(PARENT, 0)
+    expected = environment.whole_number(PARENT, 0)
     os.environ.pop(PARENT, None)
     if expected and os.getppid() != expected:
         os._exit(1)

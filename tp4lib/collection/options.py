@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tp4lib.base.options import declared
+from tp4lib.base.options import options_of
 
 Command = Callable[..., None]
 
@@ -18,7 +18,7 @@ def from_settings(settings: type) -> Callable[[Command], Command]:
     the settings themselves, NaN included.
     """
     made = []
-    for name, (kind, optional, option) in declared(settings).items():
+    for name, (kind, optional, option) in options_of(settings).items():
         bounds = (
             {"min": option.limits.get("least", 1), "max": option.limits.get("most")} if kind is int else {}
         )

@@ -279,7 +279,7 @@ def named_folder() -> str | None:
     Raises:
         InputError: it names something else.
     """
-    folder = environment.text("TP4_DATA")
+    folder = environment.string("TP4_DATA")
     if folder and folder != EMBEDDED:
         _require_folder(folder, f"TP4_DATA={folder}", "unset TP4_DATA or correct it")
     return folder

@@ -61,7 +61,7 @@ def text(path: Path, title: str, known: Collection[str], official: Mapping[str, 
     Raises:
         InputError: no file, or an empty one; for all readers here: what cannot be read.
     """
-    size, sha256 = _size(path), digest(path)
+    size, sha256 = _size(path), readable_digest(path)
     is_official = _is(path, official[path.name], sha256) if path.name in official else None
     same = is_official or any(_is(path, each, sha256) for each in known)
     told = title if same else f"{path.name}, {size:,} bytes, of unknown digest"
@@ -95,7 +95,7 @@ def cifar10(path: Path, title: str, known: Collection[str], official: Mapping[st
         sha256, is_official = _cifar10_folder(path)
     else:
         _size(path)
-        sha256 = digest(path)
+        sha256 = readable_digest(path)
         is_official = _is(path, official[path.name], sha256) if path.name in official else None
     same = is_official or f"sha256:{sha256}" in known
     return Contents(title if same else "images in CIFAR-10's form", sha256, {}, is_official)
@@ -117,7 +117,7 @@ def _cifar10_folder(path: Path) -> tuple[str, bool]:
     return found.hexdigest(), same
 
 
-def digest(path: Path, algorithm: str = "sha256") -> str:
+def readable_digest(path: Path, algorithm: str = "sha256") -> str:
     """`tp4lib.base.files.digest`; a file that cannot be read is told in one line."""
     with _readable(path):
         return files.digest(path, algorithm)
@@ -126,7 +126,7 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
 def matches(path: Path, expected: str) -> bool:
     """Whether the file has the digest ``expected``, written ``"algorithm:hex"``."""
     algorithm, _, value = expected.partition(":")
-    return digest(path, algorithm) == value
+    return readable_digest(path, algorithm) == value
 
 
 def _is(path: Path, expected: str, sha256: str) -> bool:

@@ -15,7 +15,7 @@ import torch
 from tp4lib import __version__
 from tp4lib.base import paths
 from tp4lib.data.catalogue import Found
-from tp4lib.data.contents import digest
+from tp4lib.data.contents import readable_digest
 
 _PACKAGES = ("torch", "numpy", "gensim", "learn2learn", "numba", "matplotlib", "papermill")
 
@@ -58,7 +58,7 @@ def source(data: Found | Path) -> dict[str, Any]:
             "utf-8", "backslashreplace"
         ).decode()  # a name need not be UTF-8, JSON has to be
         return {
-            "name": name, "title": name, "source": "file", "synthetic": False, "sha256": digest(data),
+            "name": name, "title": name, "source": "file", "synthetic": False, "sha256": readable_digest(data),
             "counts": {"bytes": data.stat().st_size}, "official": None,
         }  # fmt: skip
     return {

@@ -146,7 +146,7 @@ def _tested(model: Learner, test: Tasks, seconds: float) -> dict[str, Any]:
 
 def _say_if_drawn(characters: Characters) -> None:
     """A line on stderr where no Omniglot was found; nothing where the embedded default was asked for."""
-    if characters.synthetic and environment.text("TP4_DATA") != catalogue.EMBEDDED:
+    if characters.synthetic and environment.string("TP4_DATA") != catalogue.EMBEDDED:
         print(
             f"tp4: no Omniglot was found; going on with {characters.title}, whose accuracies do not compare with "
             "published ones; to get Omniglot, run `tp4 data omniglot`, or put its two zips in --data-dir",

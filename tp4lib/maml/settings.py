@@ -25,7 +25,7 @@ class Limit(enum.StrEnum):
     none = "none"
 
 
-class Activation(enum.StrEnum):
+class ActivationName(enum.StrEnum):
     """Of the hidden layer."""
 
     linear = "linear"
@@ -45,7 +45,9 @@ class MAMLSettings:
 
     limit: Annotated[Limit, Option("Infinite-width limit; none for a finite width.")] = Limit.mup
     width: Annotated[str, Option("Hidden width, or inf (then with a limit).")] = "inf"
-    activation: Annotated[Activation, Option("relu is for the kernel limits and pi.")] = Activation.linear
+    activation: Annotated[ActivationName, Option("relu is for the kernel limits and pi.")] = (
+        ActivationName.linear
+    )
     rank: Annotated[int, Option("Of the pi-limit (--limit pi).")] = 400
     depth: Annotated[int, Option("Hidden layers of the pi-limit.")] = 1
     meta_steps: Annotated[int, Option("Outer steps, of 32 tasks each.")] = 10_000
@@ -71,7 +73,7 @@ class MAMLSettings:
                 f"--limit {limit} is infinitely wide, but --width is {width}; expected inf; "
                 f"try --limit none --width {width}"
             )
-        if self.activation is Activation.relu and limit in (Limit.mup, Limit.none):
+        if self.activation is ActivationName.relu and limit in (Limit.mup, Limit.none):
             raise InputError(
                 f"--activation relu with --limit {limit}; expected linear (relu is for ntk, gp and pi); "
                 "try --limit ntk --activation relu"

@@ -40,7 +40,7 @@ def _run(*, device: str, dtype: str, no_save_vectors: bool, out: Path, **options
     try:
         where = devices.resolve(device)
         if where.type == "cuda" and "LOCAL_RANK" in os.environ:
-            where = devices.resolve(f"cuda:{environment.whole('LOCAL_RANK', 0)}")
+            where = devices.resolve(f"cuda:{environment.whole_number('LOCAL_RANK', 0)}")
             torch.cuda.set_device(where)
         shards = Shards.join(where)
         if shards.rank > 0:

@@ -65,7 +65,7 @@ class Keeper:
             try:
                 checkpoint.require_same(checkpoint.load_meta(path)["settings"], settings, "the run")
                 return
-            except checkpoint.Damaged as error:
+            except checkpoint.DamagedCheckpoint as error:
                 problem = problem or error
         raise problem
 
@@ -83,7 +83,7 @@ class Keeper:
             bad = None
             try:
                 _, meta = checkpoint.load(path, into)
-            except checkpoint.Damaged as error:
+            except checkpoint.DamagedCheckpoint as error:
                 bad = error
             if not self.shards.any(bad is not None):
                 checkpoint.require_same(meta["settings"], settings, "the run")
@@ -98,7 +98,7 @@ class Keeper:
             problem = (
                 problem
                 or bad
-                or checkpoint.Damaged(f"the last checkpoint of another rank is damaged; {path}")
+                or checkpoint.DamagedCheckpoint(f"the last checkpoint of another rank is damaged; {path}")
             )
         raise problem
 

@@ -165,7 +165,7 @@ class Corpus:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the ids, in hexadecimal."""
-        return idstore.digest(self.ids)
+        return idstore.ids_digest(self.ids)
 
     @classmethod
     def from_words(cls, words: Sequence[str], min_count: int = 1, max_vocab: int | None = None) -> "Corpus":
@@ -260,7 +260,7 @@ def open_text(path: str | Path) -> Iterator[archives.Stream]:
     path = Path(path)
     require_file(path, "a text file (plain, .xz, .gz, .bz2, .zip)", "--corpus")
     try:
-        with archives.text(path) as file:
+        with archives.unpacked(path) as file:
             yield file
     except archives.Damaged as error:
         raise InputError(

@@ -70,7 +70,7 @@ class Store:
             if (
                 about.pop("check") == _check(about)
                 and ids.dtype == np.int32
-                and digest(ids) == about["digest"]
+                and ids_digest(ids) == about["digest"]
             ):
                 return ids, about
             problem = "not what was saved"
@@ -144,7 +144,7 @@ class Full(Exception):
     """There is no room for the ids on disk."""
 
 
-def digest(ids: np.ndarray) -> str:
+def ids_digest(ids: np.ndarray) -> str:
     """SHA-256 of ids, a few megabytes at a time."""
     seen = hashlib.sha256()
     for piece in chunks(ids):

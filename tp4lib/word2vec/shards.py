@@ -49,7 +49,7 @@ class Shards:
         Raises:
             InputError: some but not all of torchrun's variables are set.
         """
-        size = environment.whole("WORLD_SIZE", 1, least=1)
+        size = environment.whole_number("WORLD_SIZE", 1, least=1)
         if size == 1:
             return cls()
         if missing := {"RANK", "MASTER_ADDR", "MASTER_PORT"} - set(os.environ):
@@ -57,7 +57,7 @@ class Shards:
                 f"WORLD_SIZE is set, but not {', '.join(sorted(missing))}; expected all of torchrun's variables; "
                 "start by torchrun --nproc-per-node=N -m tp4lib.word2vec"
             )
-        if environment.whole("RANK", 0) >= size:
+        if environment.whole_number("RANK", 0) >= size:
             raise InputError(f"RANK={os.environ['RANK']}; expected 0 to {size - 1}; start by torchrun")
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return cls(distributed.get_rank(), distributed.get_world_size())
