@@ -1,4 +1,4 @@
-"""The step of `cbow.torch_steps`, in numba: for CPUs, where small matrices make torch's calls cost more than its work.
+"""The step of `steps.reference`, in numba: for CPUs, where torch's calls cost more than its work on small matrices.
 
 Only the B x K scores of a batch, 2 B n K flops each way, are matrix products; contexts (about nine a position) and
 targets are sums and inner products of vectors. A batch has two halves, `_forward` up to the scores and `_backward`
@@ -14,9 +14,12 @@ import math
 import numpy as np
 import torch
 
+from tp4lib.base.divergence import Diverged
 from tp4lib.base.jit import numba
 from tp4lib.word2vec.blocks import Block
-from tp4lib.word2vec.model import CBOW, Diverged, StepSettings, changed_rows
+from tp4lib.word2vec.model import CBOW
+from tp4lib.word2vec.settings import StepSettings
+from tp4lib.word2vec.steps.on_torch import changed_rows
 
 TILE = 512  # columns worked on at a time
 LARGEST = 80.0  # score whose exponential is taken: e^80 is a float32
@@ -30,7 +33,7 @@ def available(model: CBOW, batch_size: int, shared: bool) -> bool:
 
 
 def numba_steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[float, int]:
-    """Train on a block; the same numbers as `cbow.torch_steps` up to rounding.
+    """Train on a block; the same numbers as `on_torch.torch_steps` up to rounding.
 
     Returns:
         sum of the losses of the positions, and their number.
@@ -59,7 +62,7 @@ def numba_steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[floa
 
 
 def require_finite(model: CBOW, block: Block) -> None:
-    """`cbow.require_finite`, at a twentieth of the time of a step."""
+    """`on_torch.require_finite`, at a twentieth of the time of a step."""
     for name, rows in changed_rows(model, block).items():
         matrix = getattr(model, name).numpy()
         while (suspect := _not_finite(matrix, rows)) >= 0:

@@ -1,4 +1,4 @@
-"""The step of `cbow.torch_steps` on a GPU: three Triton kernels a batch, and no waiting for the device.
+"""The step of `steps.reference` on a GPU: three Triton kernels a batch, and no waiting for the device.
 
 Of a batch: (a) `forward`: hidden means and the scores of negatives and targets, tile of columns by tile; a sum
 over tiles, and over ranks; (b) `gradients`, of a few thousand numbers; (c) `update`: each touched row is read and
@@ -30,7 +30,8 @@ import torch
 from torch import Tensor
 
 from tp4lib.word2vec.blocks import Block
-from tp4lib.word2vec.model import CBOW, StepSettings
+from tp4lib.word2vec.model import CBOW
+from tp4lib.word2vec.settings import StepSettings
 from tp4lib.word2vec.shards import ALONE, Shards
 
 POSITIONS = 64  # positions, or rows, that a program works on at a time
@@ -61,7 +62,7 @@ def available(model: CBOW, shared: bool) -> bool:
 def triton_steps(
     model: CBOW, block: Block, settings: StepSettings, shards: Shards = ALONE
 ) -> tuple[Tensor, int]:
-    """Train on a block; the same numbers as `cbow.torch_steps` up to rounding.
+    """Train on a block; the same numbers as `on_torch.torch_steps` up to rounding.
 
     Returns:
         sum of the losses of the positions, on the device, so that nobody has to wait for it; and their number.
