@@ -96,10 +96,12 @@ class Word2VecSettings:
                 f"unknown negatives {self.negatives!r}; expected shared or per-position; try shared"
             )
         whole("threads", self.threads, most=1024, example=1)
-        if self.dtype not in DTYPES:
+        dtype = str(self.dtype).removeprefix("torch.")  # a torch.dtype does, too
+        if dtype not in DTYPES:
             raise InputError(
                 f"dtype {self.dtype}; expected float32, float64 or bfloat16; try --dtype float32"
             )
+        object.__setattr__(self, "dtype", dtype)
         step = self.step
         object.__setattr__(self, "lr", real("lr", self.lr, above=0, example=0.05))
         if not self.lr * self.wd * max(step.input_rate, 1.0) < 1:

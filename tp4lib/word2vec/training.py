@@ -101,8 +101,6 @@ def train(
     torch.Size([5, 5])
     """
     width = parse_width(width)
-    if "dtype" in changes:
-        changes["dtype"] = str(changes["dtype"]).removeprefix("torch.")
     asked = replace(settings or Word2VecSettings(), **changes)
     device = resolve(asked.device)
     checkpoint_seconds = real("checkpoint_seconds", checkpoint_seconds, least=0, example=CHECKPOINT_SECONDS)
