@@ -118,7 +118,8 @@ class Plan:
             many targets each negative is.
         own: targets that are no negatives, and the positions that have them.
         context: context words, and the places that have them, from ``window`` places before the batch.
-        rates, shrink_in, shrink_out: (batches,) the learning rate, and the logarithms of the factor by which one touch shrinks a row.
+        rates, shrink_in, shrink_out: (batches,) the learning rate, and the logarithms of the factors by which one
+            touch shrinks a row.
     """
 
     def __init__(
