@@ -37,8 +37,8 @@ from tp4lib.data import drawn_characters as synthetic
 from tp4lib.data import images, omniglot, wikipedia
 from tp4lib.maml import train as maml_train
 from tp4lib.parametrization import ABC
-from tp4lib.word2vec import corpus as corpus_module
 from tp4lib.word2vec import training as w2v_train
+from tp4lib.word2vec import words as words_module
 from tp4lib.word2vec.analogies import Questions
 from tp4lib.word2vec.corpus import Corpus
 
@@ -209,8 +209,8 @@ text_bytes = st.one_of(
 def test_tokenizing(folder, data, piece):
     (folder / "text").write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus_module, "_PIECE", piece)
-        patch.setattr(corpus_module, "_TABLE_BITS", 5)
+        patch.setattr(words_module, "_PIECE", piece)
+        patch.setattr(words_module, "_TABLE_BITS", 5)
         corpus, line = tried("tokenizing", Corpus.load, folder / "text", min_count=1)
     words = data.removeprefix(b"\xef\xbb\xbf").split()
     if line:
@@ -268,7 +268,7 @@ def test_archives(folder, case):
     path.write_bytes(data)
 
     def read():
-        with corpus_module.open_text(path) as file:
+        with words_module.open_text(path) as file:
             found = b""
             while more := file.read(1 << 16):
                 found += more

@@ -12,6 +12,7 @@ import torch
 
 from tests.base.test_hostile_files import refused, tried
 from tp4lib.base import checkpoint
+from tp4lib.base.divergence import Diverged
 from tp4lib.data import drawn_characters as synthetic
 from tp4lib.data import omniglot
 from tp4lib.maml import kernel_fomaml, models
@@ -27,8 +28,8 @@ from tp4lib.sweep import sweep
 from tp4lib.word2vec import CBOW, Corpus
 from tp4lib.word2vec import training as w2v
 from tp4lib.word2vec.checkpoints import CHECKPOINT
-from tp4lib.word2vec.model import Diverged, require_finite, torch_steps
 from tp4lib.word2vec.steps import on_numba as fast
+from tp4lib.word2vec.steps.on_torch import require_finite, torch_steps
 
 numba = pytest.param("numba", marks=pytest.mark.skipif(fast.numba is None, reason="numba is not installed"))
 ENGINES = ["torch", numba]
@@ -95,7 +96,7 @@ def test_word2vec_with_one_wrong_number(corpus, tmp_path, monkeypatch, short_blo
     settings = options(engine=engine, out=tmp_path)
     steps = torch_steps if engine == "torch" else fast.numba_steps
     with monkeypatch.context() as patch:
-        patch.setattr(w2v, "_steps", lambda *_: (poisoned(steps, matrix, value, 3), 1, 1))
+        patch.setattr(w2v, "choose", lambda *_: (poisoned(steps, matrix, value, 3), 1, 1))
         says = f"diverged in epoch 1, in block 3 of 4: the {matrix} are no longer finite"
         refused(says, w2v.train, corpus, 6, **settings)
     arrays, meta = checkpoint.load(tmp_path / CHECKPOINT)
@@ -134,7 +135,7 @@ def test_both_looks_see_what_is_not_finite_in_the_rows_of_a_block(corpus, look, 
 
 
 def test_a_hidden_infinity_in_bfloat16_is_noticed(corpus, tmp_path, monkeypatch, short_blocks):
-    monkeypatch.setattr(w2v, "_steps", lambda *_: (poisoned(torch_steps, "readout", math.inf, 2), 1, 1))
+    monkeypatch.setattr(w2v, "choose", lambda *_: (poisoned(torch_steps, "readout", math.inf, 2), 1, 1))
     settings = options(engine="torch", dtype=torch.bfloat16, out=tmp_path)
     refused("in block 2 of 4: the readout are no longer finite", w2v.train, corpus, 6, **settings)
     assert checkpoint.load(tmp_path / CHECKPOINT)[1]["state"]["block"] == 1

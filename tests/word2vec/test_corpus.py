@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tp4lib.base.errors import InputError
 from tp4lib.word2vec import corpus as corpus_module
 from tp4lib.word2vec import idstore
+from tp4lib.word2vec import words as words_module
 from tp4lib.word2vec.blocks import AliasTable, Sampler
 from tp4lib.word2vec.corpus import Corpus, Vocabulary, clean_wikipedia, keep_probability
 
@@ -50,8 +51,8 @@ def zipf_text(size: int, seed: int = 0) -> str:
     [("", None), (".xz", lzma.open), (".gz", gzip.open), (".bz2", bz2.open), (".zip", None)],
 )
 def test_load_equals_counting_by_hand(tmp_path, monkeypatch, suffix, pack):
-    monkeypatch.setattr(corpus_module, "_PIECE", 1000)  # many pieces, so that words meet their ends
-    monkeypatch.setattr(corpus_module, "_TABLE_BITS", 6)  # a table so small that most words share a place
+    monkeypatch.setattr(words_module, "_PIECE", 1000)  # many pieces, so that words meet their ends
+    monkeypatch.setattr(words_module, "_TABLE_BITS", 6)  # a table so small that most words share a place
     text = zipf_text(20_000)
     path = tmp_path / f"text{suffix}"
     if suffix == ".zip":
@@ -62,7 +63,7 @@ def test_load_equals_counting_by_hand(tmp_path, monkeypatch, suffix, pack):
             file.write(text.encode())
     size = len(text.encode())
     assert size > 200_000  # more than an unpacker gives at once
-    with corpus_module.open_text(path) as file:
+    with words_module.open_text(path) as file:
         assert [len(file.read(n)) for n in (2, size - 3, 0, 9, 1)] == [2, size - 3, 0, 1, 0]
     words, counts, ids = plain(text, 5)
     corpus = Corpus.load(path)
@@ -81,7 +82,7 @@ def test_any_white_space_and_any_cut(tmp_path_factory, parts, piece):
     path = tmp_path_factory.mktemp("any") / "text"
     path.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus_module, "_PIECE", piece)
+        patch.setattr(words_module, "_PIECE", piece)
         corpus = Corpus.load(path, min_count=1)
     assert (corpus.vocab.words, corpus.vocab.counts.tolist(), corpus.ids.tolist()) == plain(text, 1)
 
@@ -273,7 +274,7 @@ def long(tmp_path, monkeypatch):
     """A text that counts as long, and the folder where its ids are kept."""
     monkeypatch.setattr(idstore, "LONG", 1000)
     monkeypatch.setattr(idstore, "_CHUNK", 700)  # many pieces
-    monkeypatch.setattr(corpus_module, "_PIECE", 5000)
+    monkeypatch.setattr(words_module, "_PIECE", 5000)
     (tmp_path / "text").write_text(zipf_text(20_000))
     return tmp_path / "text", tmp_path / "kept"
 
@@ -442,7 +443,7 @@ def test_spaces_of_ascii_separate_words_and_no_others(tmp_path):
     (tmp_path / "text").write_bytes(f"{line}\n".encode() * 2)
     words = ["a\u00a0b", "c", "d\u2003e", "f", "g\u3000h", "i\u0085j\u2028k"]
     assert Corpus.load(tmp_path / "text", min_count=1).vocab.words == words
-    assert corpus_module.words_in(line) == words
+    assert words_module.words_in(line) == words
 
 
 def test_windows_reach_across_line_ends(tmp_path):

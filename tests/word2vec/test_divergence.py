@@ -16,9 +16,10 @@ from tp4lib.word2vec import CBOW, Corpus
 from tp4lib.word2vec import training as w2v
 from tp4lib.word2vec.blocks import Sampler
 from tp4lib.word2vec.checkpoints import CHECKPOINT
-from tp4lib.word2vec.model import StepSettings, torch_steps
 from tp4lib.word2vec.nonlinear import PiCBOW
+from tp4lib.word2vec.settings import StepSettings
 from tp4lib.word2vec.steps import on_numba as fast
+from tp4lib.word2vec.steps.on_torch import torch_steps
 
 needs_numba = pytest.mark.skipif(fast.numba is None, reason="numba is not installed")
 ENGINES = ["torch", pytest.param("numba", marks=needs_numba)]
@@ -150,7 +151,7 @@ def test_the_last_good_checkpoint_stays_also_after_the_next_try(
 
     def lost(at, **more):
         with monkeypatch.context() as patch:
-            patch.setattr(w2v, "_steps", lambda *_: (loses_its_way(steps, at), 1, 1))
+            patch.setattr(w2v, "choose", lambda *_: (loses_its_way(steps, at), 1, 1))
             with pytest.raises(
                 Diverged, match=r"in epoch 1, in block 3 of 4: the loss is .* expected at most 3 times"
             ):
@@ -173,7 +174,7 @@ def test_in_a_round_of_a_gpu_the_block_is_named(corpus, monkeypatch, short_block
     def steps(model, block, settings):
         return torch.tensor(next(means) * len(block), dtype=DOUBLE), len(block)
 
-    monkeypatch.setattr(w2v, "_steps", lambda *_: (steps, 8, 1))
+    monkeypatch.setattr(w2v, "choose", lambda *_: (steps, 8, 1))
     with pytest.raises(Diverged, match=r"in epoch 1, in block 3 of 4: the loss is 12\.6"):
         w2v.train(corpus, 6, **options())
 
@@ -213,8 +214,8 @@ def test_looking_at_the_loss_of_a_start_changes_no_bit(corpus, engine):
     before = CBOW.from_start(start.embeddings, start.readout)
     steps = torch_steps if engine == "torch" else fast.numba_steps
     run = w2v._Run(
-        start, Sampler(corpus.vocab, corpus.ids, batch_size=8, shared=6, subsample=0), StepSettings(), {}, steps, 1, 1,
-        None, 0, w2v.ALONE,
+        start, Sampler(corpus.vocab, corpus.ids, batch_size=8, shared=6, subsample=0), StepSettings(), {},
+        w2v.Engine(steps), None, 0, w2v.ALONE,
     )  # fmt: skip
     run.allow_for_start()
     assert run.untrained > 26 * math.log(2)

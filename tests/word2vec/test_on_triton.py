@@ -18,9 +18,10 @@ import torch
 from tp4lib.base.errors import InputError
 from tp4lib.word2vec import CBOW, Corpus
 from tp4lib.word2vec.blocks import Block, Sampler
-from tp4lib.word2vec.model import StepSettings, torch_steps
+from tp4lib.word2vec.settings import StepSettings
 from tp4lib.word2vec.shards import ALONE, Shards
 from tp4lib.word2vec.steps import on_triton as gpu
+from tp4lib.word2vec.steps.on_torch import torch_steps
 from tp4lib.word2vec.training import train
 
 pytestmark = pytest.mark.skipif(not gpu.installed(), reason="triton is not installed")

@@ -88,13 +88,13 @@ def test_ranks_give_the_numbers_of_one(text, alone, tmp_path, size):
 
 # Blocks that take a while, and a checkpoint after each.
 SLOW = """
-import time, tp4lib.word2vec.training as module
+import time, tp4lib.word2vec.steps.choice as module, tp4lib.word2vec.training as training
 quick = module.torch_steps
 def slow(*arguments, **options):
     time.sleep(0.4)
     return quick(*arguments, **options)
 module.torch_steps = slow
-module.train.__kwdefaults__["checkpoint_seconds"] = 0
+training.train.__kwdefaults__["checkpoint_seconds"] = 0
 """
 
 

@@ -15,8 +15,11 @@ from tp4lib.word2vec import CBOW, Corpus
 from tp4lib.word2vec import analogies as analogy
 from tp4lib.word2vec.baselines import kernel_limit_embeddings, ntk_start
 from tp4lib.word2vec.blocks import Block, Sampler
-from tp4lib.word2vec.model import StepSettings, parse_width, torch_steps
+from tp4lib.word2vec.model import parse_width
+from tp4lib.word2vec.settings import StepSettings
 from tp4lib.word2vec.steps import on_numba as fast
+from tp4lib.word2vec.steps.on_torch import torch_steps
+from tp4lib.word2vec.steps.reference import reference_steps
 from tp4lib.word2vec.vectors import save_vectors
 
 FLOAT64 = torch.float64
@@ -151,6 +154,26 @@ def test_numba_equals_the_reference(batch_size, shared, window_gradient, monkeyp
             fast.numba_steps(model, block, settings)
         assert torch.allclose(model.embeddings, reference.embeddings, rtol=0, atol=1e-12)
         assert torch.allclose(model.readout, reference.readout, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("engine", [torch_steps, pytest.param(fast.numba_steps, marks=needs_numba)])
+@pytest.mark.parametrize("width", [9, "inf"])
+@pytest.mark.parametrize("window_gradient", ["mean", "sum"])
+@pytest.mark.parametrize(("batch_size", "shared"), [(1, None), (7, 50), (32, 24), (16, None)])
+def test_every_engine_computes_the_formula(engine, width, window_gradient, batch_size, shared):
+    if engine is fast.numba_steps and shared is None and batch_size > 1:
+        pytest.skip("numba takes negatives per position in batches of 1")
+    corpus = make_corpus(600, words=30)
+    settings = StepSettings(wd=0.02, window_gradient=window_gradient, input_rate=0.7)
+    model = CBOW(len(corpus.vocab), width, seed=3, dtype=FLOAT64)
+    E, R = model.embeddings.numpy().copy(), model.readout.numpy().copy()
+    for block in make_blocks(corpus, batch_size=batch_size, shared=shared, lr=0.1):
+        E, R, expected = reference_steps(E, R, block, settings)
+        loss, _ = engine(model, block, settings)
+        assert loss == pytest.approx(expected, rel=1e-11)
+    assert np.abs(model.embeddings.numpy() - E).max() < 1e-11
+    assert np.abs(model.readout.numpy() - R).max() < 1e-11
+    assert np.abs(R).max() > 0.1
 
 
 @needs_numba

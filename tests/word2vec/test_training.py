@@ -17,9 +17,9 @@ from tp4lib.word2vec import CBOW, Corpus
 from tp4lib.word2vec import model as cbow
 from tp4lib.word2vec import training as train_module
 from tp4lib.word2vec.checkpoints import BEFORE, CHECKPOINT
-from tp4lib.word2vec.model import rounded
 from tp4lib.word2vec.shards import ALONE
 from tp4lib.word2vec.steps import on_numba as fast
+from tp4lib.word2vec.steps.on_torch import rounded
 from tp4lib.word2vec.training import train
 
 
@@ -72,7 +72,7 @@ def test_stopped_after_any_block_it_resumes_to_the_same_bits(corpus, tmp_path, m
     for killed_at in range(1, whole + 1):
         out, blocks = tmp_path / str(killed_at), []
         with monkeypatch.context() as patch:
-            chosen, *_ = train_module._steps("auto", unbroken.model, _sampler(corpus, options), 1, ALONE)
+            chosen, *_ = train_module.choose("auto", unbroken.model, _sampler(corpus, options), 1, ALONE)
 
             def steps(*arguments, blocks=blocks, killed_at=killed_at, chosen=chosen):
                 blocks.append(1)
@@ -80,7 +80,7 @@ def test_stopped_after_any_block_it_resumes_to_the_same_bits(corpus, tmp_path, m
                     raise Stop
                 return chosen(*arguments)
 
-            patch.setattr(train_module, "_steps", lambda *_, steps=steps: (steps, 1, 1))
+            patch.setattr(train_module, "choose", lambda *_, steps=steps: (steps, 1, 1))
             with pytest.raises(Stop):
                 train(corpus, 8, **options, out=out)
         if killed_at == 1:
@@ -167,7 +167,7 @@ def stopped(corpus, folder, patch, after: int = 4, **more):
         return chosen(*arguments)
 
     with patch.context() as inner:
-        inner.setattr(train_module, "_steps", lambda *_: (steps, 1, 1))
+        inner.setattr(train_module, "choose", lambda *_: (steps, 1, 1))
         with pytest.raises(Stop):
             train(corpus, 8, **settings(out=folder, checkpoint_seconds=0, **more))
 
@@ -328,7 +328,7 @@ def test_bfloat16_storage_trains_as_float32_does_and_resumes_to_the_same_bits(co
     again = train(corpus, "inf", **options, dtype=torch.bfloat16, out=tmp_path, resume=True)
     assert torch.equal(again.model.readout, half.model.readout)
     # Rounded to nearest, small steps are lost.
-    monkeypatch.setattr("tp4lib.word2vec.model.rounded", lambda x, generator: x.bfloat16())
+    monkeypatch.setattr("tp4lib.word2vec.steps.on_torch.rounded", lambda x, generator: x.bfloat16())
     nearest = train(corpus, "inf", **options, dtype=torch.bfloat16).history
     ours, lost = (abs(h[-1]["loss"] - full[-1]["loss"]) for h in (half.history, nearest))
     assert lost > 2 * ours

@@ -1,12 +1,20 @@
 """Word2Vec (CBOW with negative sampling) at every width, infinity included, by one engine.
 
-The modules, in the order they use each other: `wikipedia` (dump to text), `idstore` (word ids on disk), `corpus` (text
-to word ids), `sampling` (everything random), `shards` (columns over ranks), `cbow` (the parameters and one SGD step),
-`fast` and `gpu` (the same step in numba and in Triton), `analogy` (how good the embeddings are), `checkpoints`,
-`train` (epochs), `run` (from a text to files).
+The modules, in the order of the data: `corpus` (text to vocabulary to word ids; `words` splits and counts, `idstore`
+keeps ids on disk), `blocks` (windows and negatives: everything random), `model` (the parameters), `steps` (one SGD
+step: `steps.reference` is the formula, the others are fast), `training` (epochs, by `settings`), `checkpoints`,
+`vectors`, `analogies` (how good the embeddings are). `run` goes from a text to files; `shards` spreads columns over
+ranks. Then the paper's results: `table3`, `figure1` and `nonlinear`.
 """
 
-from tp4lib.word2vec.corpus import Corpus, Vocabulary, keep_probability
-from tp4lib.word2vec.model import CBOW
+from importlib import import_module
 
+_NAMES = {"CBOW": "model", "Corpus": "corpus", "Vocabulary": "corpus", "keep_probability": "corpus"}
 __all__ = ["CBOW", "Corpus", "Vocabulary", "keep_probability"]
+
+
+def __getattr__(name: str):
+    """Imported when first used, so that the command line's help needs no torch."""
+    if name in _NAMES:
+        return getattr(import_module(f"{__name__}.{_NAMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,8 +24,9 @@ import torch
 
 from tp4lib.base.checks import whole
 from tp4lib.base.errors import InputError
-from tp4lib.word2vec.corpus import Vocabulary, require_file, words_in
+from tp4lib.word2vec.corpus import Vocabulary
 from tp4lib.word2vec.shards import ALONE, Shards
+from tp4lib.word2vec.words import require_file, words_in
 
 _LARGEST = 1 << 26  # bytes of a file of questions; the usual one has 600,000
 _COPY_BYTES = 1 << 28  # of the unit rows of a block of the vocabulary
@@ -63,7 +64,7 @@ class Questions:
     def load(cls, path: str | Path) -> "Questions":
         """Read the format of questions-words.txt: ``: name`` opens a section, other lines hold four words.
 
-        Words are what stands between white space of ASCII, as in a corpus (`tp4lib.word2vec.corpus.words_in`).
+        Words are what stands between white space of ASCII, as in a corpus (`tp4lib.word2vec.words.words_in`).
 
         Raises:
             InputError: the file is missing, not text or without questions; a line is malformed (it is named).

@@ -13,7 +13,6 @@ from tp4lib.base.checks import real, whole
 from tp4lib.base.device import require_memory
 from tp4lib.word2vec.corpus import Vocabulary, keep_probability
 
-NEGATIVES = ("shared", "per-position")
 LARGEST = 10**9
 
 
@@ -50,6 +49,16 @@ class Block:
     @property
     def batches(self) -> int:
         return -(-len(self.tokens) // self.batch_size)
+
+
+def context_pairs(block: Block, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every (position, context word) of positions low..high, as two int64 arrays."""
+    first = block.first[low:high].astype(np.int64)
+    count = block.last[low:high] - first - 1
+    position = np.repeat(np.arange(low, high), count)
+    place = np.arange(len(position)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
+    place += place >= position  # step over the target
+    return position, block.tokens[place].astype(np.int64)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ from tp4lib.base.checks import whole
 from tp4lib.base.divergence import require_stable
 from tp4lib.base.errors import InputError
 from tp4lib.pi_limit.network import PiMLP
-from tp4lib.word2vec.blocks import Block, Sampler
+from tp4lib.word2vec.blocks import Block, Sampler, context_pairs
 from tp4lib.word2vec.corpus import Vocabulary
-from tp4lib.word2vec.model import context_pairs
 
 
 class PiCBOW:

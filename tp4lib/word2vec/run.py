@@ -18,6 +18,7 @@ from tp4lib.word2vec import analogies as analogy
 from tp4lib.word2vec.checkpoints import CHECKPOINT
 from tp4lib.word2vec.corpus import Corpus, open_text
 from tp4lib.word2vec.model import columns_of, parse_width
+from tp4lib.word2vec.settings import RunSettings
 from tp4lib.word2vec.shards import ALONE, Shards, reduced
 from tp4lib.word2vec.training import Trained, train
 from tp4lib.word2vec.vectors import save_vectors
@@ -26,99 +27,88 @@ CHECKPOINTS, VECTORS = "checkpoint*.npz", "vectors.bin"
 TEXTS = ("text8", "fil9")  # data sets that can be named in place of a file
 
 
-def run(
-    corpus: Path,
-    out: Path,
-    *,
-    width: str,
-    min_count: int,
-    max_vocab: int | None,
-    max_bytes: int | None,
-    questions: Path | None,
-    device: torch.device,
-    save_vectors_: bool,
-    save_dim: int | None,
-    resume: bool = False,
-    shards: Shards = ALONE,
-    **options: Any,
-) -> dict[str, Any]:
+def run(settings: RunSettings, device: torch.device, shards: Shards = ALONE) -> dict[str, Any]:
     """Train, score after each epoch, and write ``out/vectors.bin`` and ``out/metrics.json``; return the metrics.
 
     Until all is there, the run works in ``out/unfinished``, and the files of the run before stay as they are
     (`tp4lib.base.results`).
 
     Args:
-        corpus: text, words between spaces; plain, .xz, .gz, .bz2 or .zip; or the name of a data set, see `TEXTS`.
-        width: a positive integer, or "inf".
-        min_count, max_vocab, max_bytes: see `Corpus.load`.
-        questions: None for gensim's questions-words.txt; without gensim nothing is asked.
-        save_vectors_: whether to write the vectors; save_dim: in so many principal coordinates (`reduced`).
-        resume: go on from the unfinished run in ``out``, or from the finished one.
+        device: the one that ``settings.device`` names, or this rank's.
         shards: the ranks that share the columns; the first one writes.
-        options: of `tp4lib.word2vec.training.train`; ``epochs`` is needed.
 
     Raises:
         InputError: whatever is wrong with files, settings or memory; also after Ctrl-C, saying how to go on; and where
             ``out`` has an unfinished run and ``resume`` is not given.
     """
-    n = parse_width(width)
-    asked, asked_in = _questions(questions, speak=shards.rank == 0)
-    source, corpus = _text(corpus, shards)
-    with open_text(corpus):  # a wrong name is told before a folder is made for it
+    n, out = parse_width(settings.width), settings.out
+    asked, asked_in = _questions(settings.questions, speak=shards.rank == 0)
+    source, path = _text(settings.corpus, shards)
+    with open_text(path):  # a wrong name is told before a folder is made for it
         pass
     with ExitStack() as stack:
         files.out_dir(out)  # a bad folder before long work
-        working = results.working(out, "word2vec", checkpoints=CHECKPOINTS, others=(VECTORS,), resume=resume)
+        working = results.working(
+            out, "word2vec", checkpoints=CHECKPOINTS, others=(VECTORS,), resume=settings.resume
+        )
         work = shards.first(lambda: stack.enter_context(working))
         folder = out / results.UNFINISHED
         data = [provenance.source(each) for each in (source, asked_in) if each is not None]
-        text = Corpus.load(corpus, min_count, max_vocab, max_bytes)
-        columns = columns_of(len(text.vocab), n)
-        if save_dim is not None:
-            most = min(columns, len(text.vocab))
-            whole("save_dim", save_dim, most=most, example=min(300, most))
+        text = Corpus.load(path, settings.min_count, settings.max_vocab, settings.max_bytes)
+        if settings.save_dim is not None:
+            most = min(columns_of(len(text.vocab), n), len(text.vocab))
+            whole("save_dim", settings.save_dim, most=most, example=min(300, most))
         score = asked and partial(analogy.evaluate, vocab=text.vocab, questions=asked, shards=shards)
         try:
             done = train(
-                text, n, **options, device=device, out=folder, resume=resume, shards=shards, evaluate=score
-            )
+                text, n, **(settings.training | {"device": device}), out=folder, resume=settings.resume,
+                shards=shards, evaluate=score,
+            )  # fmt: skip
         except KeyboardInterrupt:
             kept = CHECKPOINT if shards.size == 1 else "the checkpoint of every rank"
             raise InputError(
                 f"interrupted; {folder / kept} is kept; go on with the same command and --resume"
             ) from None
-        limits = {"min_count": min_count, "max_vocab": max_vocab, "max_bytes": max_bytes}
-        threads = options.get("threads", 1)
         metrics = {
             **_metrics(done, text),
-            **limits,
+            **{name: getattr(settings, name) for name in ("min_count", "max_vocab", "max_bytes", "threads")},
             "device": str(device),
-            "threads": threads,
             "ranks": shards.size,
-            "corpus": corpus.name,
-            **provenance.record(seed=done.settings["seed"], device=device, threads=threads),
+            "corpus": path.name,
+            **provenance.record(seed=done.settings["seed"], device=device, threads=settings.threads),
             "data": data,
         }
-        embeddings, saved = done.model.embeddings, columns
-        if save_dim is not None:
-            embeddings, saved = reduced(embeddings, save_dim, shards), save_dim
-            metrics["saved_columns"] = save_dim
-            metrics["saved_accuracy"] = asked and analogy.evaluate(embeddings, text.vocab, asked).accuracy
-        if save_vectors_:
-            # Reduced rows are whole on every rank, others are gathered block by block.
-            whole_rows = save_dim is not None or shards.size == 1
-            if not whole_rows or shards.rank == 0:
-                save_vectors(
-                    folder / VECTORS, text.vocab.words, embeddings, saved, ALONE if whole_rows else shards
-                )
+        metrics |= _save(done, text, settings, asked, folder, shards)
         shards.wait()  # every rank has left its last checkpoint
         if work is not None:
             work.finish(metrics)
             print(
-                f"{corpus.name}, width {width}, {len(text.vocab)} words: {_told(metrics)}, "
+                f"{path.name}, width {settings.width}, {len(text.vocab)} words: {_told(metrics)}, "
                 f"{metrics['tokens_per_second']:,.0f} tokens/s; {out / results.METRICS}"
             )
     return metrics
+
+
+def _save(
+    done: Trained,
+    text: Corpus,
+    settings: RunSettings,
+    asked: analogy.Questions | None,
+    folder: Path,
+    shards: Shards,
+) -> dict[str, Any]:
+    """Write the vectors, where they are wanted; what the metrics say of vectors that were reduced."""
+    embeddings, columns, told = done.model.embeddings, columns_of(len(text.vocab), done.model.width), {}
+    if settings.save_dim is not None:
+        embeddings, columns = reduced(embeddings, settings.save_dim, shards), settings.save_dim
+        told["saved_columns"] = columns
+        told["saved_accuracy"] = asked and analogy.evaluate(embeddings, text.vocab, asked).accuracy
+    # Reduced rows are whole on every rank, others are gathered block by block.
+    whole_rows = settings.save_dim is not None or shards.size == 1
+    if settings.save_vectors and (shards.rank == 0 or not whole_rows):
+        holders = ALONE if whole_rows else shards
+        save_vectors(folder / VECTORS, text.vocab.words, embeddings, columns, holders)
+    return told
 
 
 def _text(corpus: Path, shards: Shards) -> tuple[datasets.Found | Path, Path]:

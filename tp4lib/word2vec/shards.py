@@ -4,17 +4,6 @@ Rank r of N holds the columns ``n r / N .. n (r + 1) / N`` of the embeddings and
 training does to columns it does to each alone, except for the scores ``S = C E R^T``: these are sums over columns, so
 that a batch costs one all-reduce of its B x M scores, whatever the width. Norms and cosines of the evaluation are sums
 over columns too. So N ranks compute what one computes, up to the order of sums.
-
-What it costs, on paper, for width infinity on fil9 (|V| = 142,276: 162 GB of float32 parameters) with batches of
-B = 256 positions and 128 shared negatives, which touch about 193 + 356 rows:
-
-* memory: 162 GB / N, so 20 GB each on 8 GPUs, 2.5 GB on 64;
-* moved within a GPU for a batch: 549 rows x 142,276 / N columns x 4 bytes, read and written: 625 MB / N, so 78 MB
-  or 33 microseconds on 8 GPUs that copy 2.4 TB/s, 10 MB or 4 microseconds on 64;
-* between GPUs: 256 x 129 scores, 0.13 MB: at 300 GB/s and some 20 microseconds of latency about 20 microseconds.
-
-So 8 GPUs train at about 8 x 33 / 53 = 5 times the speed of one (if one could hold it), while on 64 the latency takes
-five sixths of the time: there, take larger batches.
 """
 
 import os

@@ -1,14 +1,11 @@
 """Train Word2Vec: epochs, a falling rate, a progress bar, checkpoints that resume to the same numbers."""
 
-import functools
 import hashlib
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,20 +21,23 @@ from tp4lib.base.errors import InputError
 from tp4lib.base.files import out_dir
 from tp4lib.base.progress import bar
 from tp4lib.word2vec.analogies import asked_by
-from tp4lib.word2vec.blocks import LARGEST, NEGATIVES, Sampler
+from tp4lib.word2vec.blocks import LARGEST, Sampler
 from tp4lib.word2vec.checkpoints import Keeper
 from tp4lib.word2vec.corpus import Corpus
-from tp4lib.word2vec.model import CBOW, StepSettings, parse_width, require_finite, torch_steps
+from tp4lib.word2vec.interrupt import stop_request
+from tp4lib.word2vec.model import CBOW, parse_width
+from tp4lib.word2vec.settings import Word2VecSettings
 from tp4lib.word2vec.shards import ALONE, Shards
 from tp4lib.word2vec.steps import on_numba as fast
-from tp4lib.word2vec.steps import on_triton as gpu
+from tp4lib.word2vec.steps.choice import Engine, choose
+from tp4lib.word2vec.steps.on_torch import require_finite
 
 CHECKPOINT_SECONDS = 180.0
-_ROUND = 8  # blocks that a GPU trains on between two looks at the loss
-_NEEDS = {
-    "numba": "numba, one rank on a CPU, float32 or float64, and shared negatives or batches of 1",
-    "triton": "triton, a GPU, float32 or bfloat16, and shared negatives",
-}
+# The settings that the numbers depend on; device and engine change them by rounding alone.
+_RECORDED = (
+    "epochs", "lr", "wd", "window", "negatives", "num_negatives", "batch_size", "shared_negatives", "subsample",
+    "window_gradient", "input_rate", "seed", "dtype",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,62 +61,28 @@ def train(
     corpus: Corpus,
     width: int | float | str,
     *,
-    epochs: int,
-    lr: float = 0.05,
-    wd: float = 1e-3,
-    window: int = 8,
-    negatives: str = "shared",
-    num_negatives: int = 25,
-    batch_size: int | None = None,
-    shared_negatives: int | None = None,
-    subsample: float = 1e-4,
-    window_gradient: str = "mean",
-    input_rate: float = 1.0,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "auto",
-    threads: int = 1,
-    engine: str = "auto",
+    settings: Word2VecSettings | None = None,
     start: CBOW | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     evaluate: Callable[[torch.Tensor], Any] | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     shards: Shards = ALONE,
+    **changes: Any,
 ) -> Trained:
     """Train CBOW with negative sampling on a corpus, by SGD with a linearly falling rate (paper, section 8.1).
 
     Args:
         corpus: the text.
         width: n, or ``math.inf`` / "inf" for the exact limit.
-        epochs: passes over the text.
-        lr: learning rate at the start, the same for all widths (muP); it falls linearly to 1e-4 of itself.
-        wd: weight decay; each touch of a row multiplies it by ``1 - rate * wd``.
-        window: largest window; each position takes one uniform in 1..window.
-        negatives: "per-position", the paper's: ``num_negatives`` fresh ones for each position; or "shared": each batch
-            draws ``shared_negatives``, weighted so that the expected gradient is the same; then most work is
-            matrix products.
-        batch_size: positions an SGD step sums over. Default: per-position 1 (the sequential algorithm; 16 where numba
-            is missing and on a GPU); shared 32, on a GPU 256.
-        shared_negatives: K; default three for every four positions of a batch, on a GPU two, and with gensim's gradient
-            three for every position (it makes larger steps, and fewer draws make them noisy: two are as accurate as
-            gensim at widths 64 and 256, see benchmarks/results/word2vec_gensim.json). With k for each position a draw
-            weighs ``batch_size k / K`` in a step: from about 100 on training may diverge.
-        subsample: threshold t of `keep_probability`.
-        window_gradient: "mean" (the true gradient) or "sum" (gensim's), see `StepSettings`.
-        seed: for the start, the windows and the negatives; the latter two are the same at all widths.
-        dtype: of the parameters, see `CBOW`; the numba engine has no torch.bfloat16, the triton engine no
-            torch.float64.
-        threads: CPU threads. 1 gives the same bits each time; more train on several blocks of the text at once, without
-            locks, as the original word2vec does, so that the numbers depend a little on who comes first.
-        engine: "numba" (CPU, one rank), "triton" (GPU, shared negatives) or "torch" (everything), which compute the
-            same; "auto" takes the first of them that can run.
-        start: train this model on (from any start); it is changed in place and ``width`` must be its width.
+        settings: a `Word2VecSettings`; its defaults if left out.
+        changes: fields of `Word2VecSettings` by name, in place of those of ``settings``: ``epochs=3, lr=0.1``.
+        start: train this model on (from any parameters); it is changed in place and ``width`` must be its width.
         out: folder for checkpoints, after every epoch and every few minutes; None for none.
         resume: go on from the checkpoint in ``out``; the version of tp4, the settings, the text, the start and what
             ``evaluate`` asks have to be those of the run.
         evaluate: called with the embeddings after each epoch; returns something with ``accuracy`` (percent, or None),
-            ``correct``, ``answered`` and ``total``. What it asks is compared as `analogy.asked_by` tells.
+            ``correct``, ``answered`` and ``total``. What it asks is compared as `analogies.asked_by` tells.
         checkpoint_seconds: time between checkpoints within an epoch; 0 for one after every block of the text.
         shards: the ranks that share the columns (`Shards.join`); the numbers are those of one rank but for the order
             of sums. Each keeps a checkpoint of its columns.
@@ -134,49 +100,71 @@ def train(
     >>> train(corpus, "inf", epochs=1, subsample=0, device="cpu").model.embeddings.shape
     torch.Size([5, 5])
     """
-    width, device = parse_width(width), resolve(device)
-    if negatives not in NEGATIVES:
-        raise InputError(f"unknown negatives {negatives!r}; expected shared or per-position; try shared")
-    threads = whole("threads", threads, most=1024, example=1)
+    width = parse_width(width)
+    asked = replace(settings or Word2VecSettings(), **changes)
+    device = resolve(asked.device)
     checkpoint_seconds = real("checkpoint_seconds", checkpoint_seconds, least=0, example=CHECKPOINT_SECONDS)
-    step = StepSettings(wd, window_gradient, input_rate)
-    lr = real("lr", lr, above=0, example=0.05)
-    if not lr * wd * max(input_rate, 1.0) < 1:
-        raise InputError(f"lr {lr}, wd {wd}; expected wd < 1 / lr; try --lr 0.05 --wd 1e-3")
-    shared = negatives == "shared"
-    on_cpu = device.type == "cpu"
+    sampler = _sampler(asked, corpus, device)
+    record = _record(asked, corpus, width, sampler, start, evaluate)
+    if resume and out is None:
+        raise InputError("resume needs the folder of the run; expected out; give --out DIR")
+    keeper = None if out is None else Keeper(out_dir(out), shards)
+    if resume:
+        with checkpoint.restoring(keeper.folder):
+            keeper.require_same(record)  # before a model is made that may be large
+    dtype = getattr(torch, asked.dtype)
+    model = start if start is not None else CBOW(len(corpus.vocab), width, asked.seed, dtype, device, shards)
+    if start is not None:
+        _require_start(start, corpus)
+    engine = Engine(*choose(asked.engine, model, sampler, asked.threads, shards))
+    run = _Run(model, sampler, asked.step, record, engine, keeper, checkpoint_seconds, shards)
+    if start is not None:
+        run.allow_for_start()
+    if resume:
+        run.restore()
+    run.go(evaluate)
+    return Trained(model, run.state["history"], record)
+
+
+def _sampler(asked: Word2VecSettings, corpus: Corpus, device: torch.device) -> Sampler:
+    """The sampler of a run, with the batch size and the number of shared negatives that suit the device."""
+    shared, on_cpu, batch_size = asked.negatives == "shared", device.type == "cpu", asked.batch_size
     if batch_size is None:
-        alone = 1 if on_cpu and fast.numba is not None and engine != "torch" else 16
+        alone = 1 if on_cpu and fast.numba is not None and asked.engine != "torch" else 16
         batch_size = (32 if on_cpu else 256) if shared else alone
-    share = 3.0 if window_gradient == "sum" else 0.75 if on_cpu else 0.5  # draws for each position of a batch
-    sampler = Sampler(
+    # Draws for each position of a batch. gensim's gradient makes larger steps, and fewer draws make them noisy: two
+    # are as accurate as gensim at widths 64 and 256, see benchmarks/results/word2vec_gensim.json.
+    share = 3.0 if asked.window_gradient == "sum" else 0.75 if on_cpu else 0.5
+    return Sampler(
         corpus.vocab,
         corpus.ids,
-        window=window,
-        num_negatives=num_negatives,
-        subsample=subsample,
+        window=asked.window,
+        num_negatives=asked.num_negatives,
+        subsample=asked.subsample,
         batch_size=batch_size,
-        shared=_draws(shared_negatives, share, batch_size) if shared else None,
-        lr=lr,
-        epochs=epochs,
-        seed=seed,
+        shared=_draws(asked.shared_negatives, share, batch_size) if shared else None,
+        lr=asked.lr,
+        epochs=asked.epochs,
+        seed=asked.seed,
     )
-    settings = {
+
+
+def _record(
+    asked: Word2VecSettings,
+    corpus: Corpus,
+    width: int | float,
+    sampler: Sampler,
+    start: CBOW | None,
+    evaluate: Callable[[torch.Tensor], Any] | None,
+) -> dict[str, Any]:
+    """Everything the numbers of a run depend on: a checkpoint of another record is refused."""
+    chosen = {name: getattr(asked, name) for name in _RECORDED}
+    return {
         "version": __version__,
         "width": "inf" if width == math.inf else width,
-        "epochs": epochs,
-        "lr": lr,
-        "wd": wd,
-        "window": window,
-        "negatives": negatives,
-        "num_negatives": num_negatives,
-        "batch_size": batch_size,
+        **chosen,
+        "batch_size": sampler.batch_size,
         "shared_negatives": sampler.shared,
-        "subsample": subsample,
-        "window_gradient": window_gradient,
-        "input_rate": input_rate,
-        "seed": seed,
-        "dtype": str(dtype).removeprefix("torch."),
         "vocab_size": len(corpus.vocab),
         "tokens": len(corpus.ids),
         "corpus": corpus.digest[:16],
@@ -185,45 +173,25 @@ def train(
         "questions": evaluate and asked_by(evaluate)[:16],
         "block_tokens": sampler.block_tokens,
     }
-    if resume and out is None:
-        raise InputError("resume needs the folder of the run; expected out; give --out DIR")
-    keeper = None if out is None else Keeper(out_dir(out), shards)
-    if resume:
-        with checkpoint.restoring(keeper.folder):
-            keeper.require_same(settings)  # before a model is made that may be large
-    model = start if start is not None else CBOW(len(corpus.vocab), width, seed, dtype, device, shards)
-    if model.vocab_size != len(corpus.vocab):
+
+
+def _require_start(start: CBOW, corpus: Corpus) -> None:
+    if start.vocab_size != len(corpus.vocab):
         raise InputError(
-            f"the start has {model.vocab_size} rows, the vocabulary {len(corpus.vocab)} words; expected as many"
+            f"the start has {start.vocab_size} rows, the vocabulary {len(corpus.vocab)} words; expected as many"
         )
-    if start is not None and not all(torch.isfinite(x).all() for x in (start.embeddings, start.readout)):
+    if not all(torch.isfinite(x).all() for x in (start.embeddings, start.readout)):
         raise InputError(
             "the start holds numbers that are not finite; expected finite ones; give another start"
         )
-    run = _Run(
-        model,
-        sampler,
-        step,
-        settings,
-        *_steps(engine, model, sampler, threads, shards),
-        keeper,
-        checkpoint_seconds,
-        shards,
-    )
-    if start is not None:
-        run.allow_for_start()
-    if resume:
-        run.restore()
-    run.go(evaluate)
-    return Trained(model, run.state["history"], settings)
 
 
 class _Run:
     """A training run: the model, where it is in the text, and how to save both."""
 
-    def __init__(self, model, sampler, step, settings, steps, blocks, at_once, keeper, pause, shards) -> None:
+    def __init__(self, model, sampler, step, settings, engine, keeper, pause, shards) -> None:
         self.model, self.sampler, self.step, self.settings = model, sampler, step, settings
-        self.steps, self.blocks, self.at_once = steps, blocks, at_once
+        self.steps, self.blocks, self.at_once = engine
         self.keeper, self.pause, self.shards = keeper, pause, shards
         self.untrained = (1 + sampler.num_negatives) * math.log(2)  # loss of a position whose scores are 0
         self.state: dict[str, Any] = {
@@ -276,7 +244,7 @@ class _Run:
         desc = f"width {self.settings['width']}"
         with (
             fast.single_blas() if self.steps is fast.numba_steps else nullcontext(),
-            _stop_request() as stop,
+            stop_request() as stop,
             bar(total=epochs * tokens, desc=desc, unit="tok", initial=done) as progress,
         ):
             saved = time.monotonic()
@@ -331,7 +299,9 @@ class _Run:
             result = self.steps(self.model, block, self.step)
             if self.steps is fast.numba_steps:
                 fast.require_finite(self.model, block)
-            elif self.model.embeddings.device.type == "cpu":  # to look on a GPU would make it wait
+            elif (
+                self.model.embeddings.device.type == "cpu"
+            ):  # checking on a GPU would synchronize with it after every block
                 require_finite(self.model, block, self.shards)
         except Diverged as problem:
             raise self._not_finite(number, problem) from None
@@ -416,50 +386,3 @@ def _digest(start: CBOW) -> str:
 def _bits(x: torch.Tensor) -> torch.Tensor:
     """A view that NumPy knows: it has no bfloat16."""
     return x.view(torch.int16) if x.dtype == torch.bfloat16 else x
-
-
-def _steps(
-    engine: str, model: CBOW, sampler: Sampler, threads: int, shards: Shards
-) -> tuple[Callable[..., tuple[float | torch.Tensor, int]], int, int]:
-    """The function that trains on a block, how many blocks make a round, and how many of them go at once."""
-    shared = sampler.shared is not None
-    fits = {
-        "numba": shards.size == 1 and fast.available(model, sampler.batch_size, shared),
-        "triton": gpu.available(model, shared),
-        "torch": True,
-    }
-    if engine == "auto":  # Triton's interpreter is for tests: it has to be asked for
-        on_gpu = model.embeddings.device.type == "cuda"
-        engine = next(name for name, can in fits.items() if can and (on_gpu or name != "triton"))
-    if engine not in fits:
-        raise InputError(f"unknown engine {engine!r}; expected auto, numba, triton or torch; try auto")
-    if not fits[engine]:
-        raise InputError(
-            f"the {engine} engine needs {_NEEDS[engine]}; expected all of it; try engine='torch'"
-        )
-    if engine == "numba":
-        return fast.numba_steps, threads, threads
-    if engine == "triton":
-        # The CPU draws the next blocks while the GPU works on the first; they meet once a round.
-        return functools.partial(gpu.triton_steps, shards=shards), _ROUND, 1
-    return functools.partial(torch_steps, shards=shards), 1, 1
-
-
-@contextmanager
-def _stop_request() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a request to stop after the current block; the second one stops at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: Any) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

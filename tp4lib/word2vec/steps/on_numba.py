@@ -1,4 +1,4 @@
-"""The step of `cbow.torch_steps`, in numba: for CPUs, where small matrices make torch's calls cost more than its work.
+"""The step of `steps.reference`, in numba: for CPUs, where torch's calls cost more than its work on small matrices.
 
 Only the B x K scores of a batch, 2 B n K flops each way, are matrix products; contexts (about nine a position) and
 targets are sums and inner products of vectors. A batch has two halves, `_forward` up to the scores and `_backward`
@@ -14,9 +14,12 @@ import math
 import numpy as np
 import torch
 
+from tp4lib.base.divergence import Diverged
 from tp4lib.base.jit import numba
 from tp4lib.word2vec.blocks import Block
-from tp4lib.word2vec.model import CBOW, Diverged, StepSettings, changed_rows
+from tp4lib.word2vec.model import CBOW
+from tp4lib.word2vec.settings import StepSettings
+from tp4lib.word2vec.steps.on_torch import changed_rows
 
 TILE = 512  # columns worked on at a time
 LARGEST = 80.0  # score whose exponential is taken: e^80 is a float32
@@ -30,7 +33,7 @@ def available(model: CBOW, batch_size: int, shared: bool) -> bool:
 
 
 def numba_steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[float, int]:
-    """Train on a block; the same numbers as `cbow.torch_steps` up to rounding.
+    """Train on a block; the same numbers as `on_torch.torch_steps` up to rounding.
 
     Returns:
         sum of the losses of the positions, and their number.
@@ -59,7 +62,7 @@ def numba_steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[floa
 
 
 def require_finite(model: CBOW, block: Block) -> None:
-    """`cbow.require_finite`, at a twentieth of the time of a step."""
+    """`on_torch.require_finite`, at a twentieth of the time of a step."""
     for name, rows in changed_rows(model, block).items():
         matrix = getattr(model, name).numpy()
         while (suspect := _not_finite(matrix, rows)) >= 0:
@@ -179,6 +182,7 @@ def _forward(E, R, tokens, first, last, at, rows, H, S, s, tile, buffers):
         n = right - left
         h_tile, N = H[t, : B * n].reshape(B, n), buffers[0][: K * n].reshape(K, n)
         for b in range(B):
+            # h = mean of the embeddings of the context, added up word by word: a window is short.
             p, h = low + b, h_tile[b]
             h[:] = 0
             for j in range(first[p], last[p]):
@@ -191,17 +195,19 @@ def _forward(E, R, tokens, first, last, at, rows, H, S, s, tile, buffers):
                 E.dtype.type(1.0 / (last[p] - first[p] - 1)),
                 E.dtype.type(0),
             )
+            # The target's own score needs only an inner product; it takes no part in the matrix product.
             for c in range(n):
                 h[c] *= scale
                 score += h[c] * row[c]
             s[t, b] = score
-        if B == 1:
+        if B == 1:  # a product with one row: loops cost less than a call of BLAS
             for k in range(K):
                 row, score = R[m[k], left:right], E.dtype.type(0)
                 for c in range(n):
                     score += h_tile[0, c] * row[c]
                 S[t, 0, k] = score
         else:
+            # Gather the negatives' rows side by side, then take all B x K scores in one product.
             for k in range(K):
                 N[k] = R[m[k], left:right]
             S[t, :B, :K] = np.dot(h_tile, N.T)
@@ -209,20 +215,23 @@ def _forward(E, R, tokens, first, last, at, rows, H, S, s, tile, buffers):
 
 @jit
 def _scores(tokens, negatives, weight, rate, wd, at, rows, S, s):
-    """From the scores to the gradient by them, times -rate: G (B, K) and g (B,); what decay leaves; the loss."""
+    """From the scores to the gradient by them, times -rate: G (B, K) and g (B,); the
+    factors by which weight decay shrinks the rows of negatives and of targets; the loss."""
     i, low, high, _, K = at
     B, real = high - low, S.dtype.type
     _, _, _, place_neg, hits = rows
+    # W: weight of each distinct negative; one that was drawn twice counts twice.
     W, touched = np.zeros(K), np.zeros(K)
     for k in range(negatives.shape[1]):
         W[place_neg[negatives[i, k]]] += weight
     G, g, q = S[0, :B, :K].copy(), s[0, :B].copy(), np.empty((B, K), S.dtype)
-    for t in range(1, S.shape[0]):
+    for t in range(1, S.shape[0]):  # a score is the sum of its parts from all tiles of columns
         G += S[t, :B, :K]
         g += s[t, :B]
     loss = _loss_beyond(tokens, low, place_neg, W, S[:, :B, :K]) if sigmoids(G, q) else 0.0
     touched[:] = B * W
     for b in range(B):
+        # Of the target: -log sigmoid(f) = log(1 + e^-f), which is -f where e^-f is too large.
         f = float(g[b])
         if f < -LARGEST:
             loss += -LARGEST - f
@@ -237,6 +246,7 @@ def _scores(tokens, negatives, weight, rate, wd, at, rows, S, s):
             q[b, k] = 1
             touched[k] += 1 - W[k]
     for k in range(K):
+        # -sum_b log(1 - sigmoid(S)) as the logarithm of a product, taken only before it underflows.
         product, logs, factor = 1.0, 0.0, real(-rate * W[k])
         for b in range(B):
             G[b, k] *= factor
@@ -269,6 +279,7 @@ def _backward(
     for t in range(len(H)):
         left, right = t * tile, min((t + 1) * tile, E.shape[1])
         n = right - left
+        # Cut one buffer into N (K, n) old rows of negatives, and the changes dN (K, n), dH (B, n), dE (U, n).
         space = buffers[0]
         N, space = space[: K * n].reshape(K, n), space[K * n :]
         dN, space = space[: K * n].reshape(K, n), space[K * n :]
@@ -282,6 +293,7 @@ def _backward(
                     dH[0, c] += factor * row[c]
                     dN[k, c] = factor * h_tile[0, c]
         else:
+            # dH = G N: the error that reaches h; dN = G^T h: the change of the negatives.
             for k in range(K):
                 N[k] = R[m[k], left:right]
             np.dot(G, N, dH)
@@ -292,7 +304,7 @@ def _backward(
             p = low + b
             row, d = R[tokens[p], left:right], dH[b]
             scale = real(input_rate if whole else input_rate / (last[p] - first[p] - 1))
-            for c in range(n):
+            for c in range(n):  # add the target's error; then each context word's share of it
                 d[c] = (d[c] + g[b] * row[c]) * scale
             for j in range(first[p], last[p]):
                 if j != p:
@@ -301,6 +313,7 @@ def _backward(
                     change = dE[x]
                     for c in range(n):
                         change[c] += d[c]
+        # All changes are known, so the rows may be written now: first they decay, once for each touch.
         for x in range(U):
             row, keep = E[u[x], left:right], real(math.exp(touches[x] * shrink))
             for c in range(n):

@@ -1,20 +1,10 @@
-"""The step of `cbow.torch_steps` on a GPU: three Triton kernels a batch, and no waiting for the device.
+"""The step of `steps.reference` on a GPU: three Triton kernels a batch, and no waiting for the device.
 
 Of a batch: (a) `forward`: hidden means and the scores of negatives and targets, tile of columns by tile; a sum
 over tiles, and over ranks; (b) `gradients`, of a few thousand numbers; (c) `update`: each touched row is read and
 written once, for every tile of columns by one program, so that no two programs meet. Means over contexts, and their
 transposes, are products with a band of zeros and ones. The plan of a block is made on the device; the CPU only draws
 the next one. All sums are taken in a fixed order.
-
-What it takes, on paper, for width infinity on wiki8 (|V| = 67,897, 15 epochs, 1.40e8 positions; parameters 34 GiB in
-float32), with batches of 256 positions and 128 shared negatives (`benchmarks/word2vec.py --full --dry-run`):
-
-* rows: a batch touches 193 embeddings and 300 readouts, 1.95 a position, read once and written once: 1.48e14 bytes,
-  62 s at 2.4 TB/s and 37 s at 4 TB/s. `forward` reads them once more, since scores come before changes: 93 s and 56 s.
-  So two thirds of the copy bandwidth is the most that can be shown for the bytes the method must move.
-* products: 6 x 128 operations a position and column for scores, 6 x 96 for contexts: 1.28e16. At float32's own 67e12 a
-  second these are 191 s; as three TF32 products for one (`PRECISION`), two for contexts, 67 s at 495e12 a second.
-* so ten minutes look feasible, half of the copy bandwidth tight. Nothing here has been timed on a GPU.
 
 Larger batches share more rows, but sum the steps of a frequent word without looking. A draw weighs 25 B / K: at 33 (256
 positions with 192 negatives) and 50 (with 128) training is as good as at 32 with 24; at 100 (256 with 64) it still is
@@ -30,7 +20,8 @@ import torch
 from torch import Tensor
 
 from tp4lib.word2vec.blocks import Block
-from tp4lib.word2vec.model import CBOW, StepSettings
+from tp4lib.word2vec.model import CBOW
+from tp4lib.word2vec.settings import StepSettings
 from tp4lib.word2vec.shards import ALONE, Shards
 
 POSITIONS = 64  # positions, or rows, that a program works on at a time
@@ -61,7 +52,7 @@ def available(model: CBOW, shared: bool) -> bool:
 def triton_steps(
     model: CBOW, block: Block, settings: StepSettings, shards: Shards = ALONE
 ) -> tuple[Tensor, int]:
-    """Train on a block; the same numbers as `cbow.torch_steps` up to rounding.
+    """Train on a block; the same numbers as `on_torch.torch_steps` up to rounding.
 
     Returns:
         sum of the losses of the positions, on the device, so that nobody has to wait for it; and their number.
@@ -127,7 +118,8 @@ class Plan:
             many targets each negative is.
         own: targets that are no negatives, and the positions that have them.
         context: context words, and the places that have them, from ``window`` places before the batch.
-        rates, shrink_in, shrink_out: (batches,) the learning rate, and the logarithms of what one touch leaves.
+        rates, shrink_in, shrink_out: (batches,) the learning rate, and the logarithms of the factors by which one
+            touch shrinks a row.
     """
 
     def __init__(

@@ -1,0 +1,59 @@
+"""Which engine trains a model: the one asked for, or the first that can run."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from tp4lib.base.errors import InputError
+from tp4lib.word2vec.blocks import Sampler
+from tp4lib.word2vec.model import CBOW
+from tp4lib.word2vec.shards import Shards
+from tp4lib.word2vec.steps import on_numba as fast
+from tp4lib.word2vec.steps import on_triton as gpu
+from tp4lib.word2vec.steps.on_torch import torch_steps
+
+_ROUND = 8  # blocks that a GPU trains on between two looks at the loss
+_NEEDS = {
+    "numba": "numba, one rank on a CPU, float32 or float64, and shared negatives or batches of 1",
+    "triton": "triton, a GPU, float32 or bfloat16, and shared negatives",
+}
+
+
+class Engine(NamedTuple):
+    """How blocks are trained on.
+
+    Attributes:
+        steps: the function that trains on a block, and returns its loss and positions.
+        blocks: how many blocks make a round; at_once: how many of them are trained on at the same time.
+    """
+
+    steps: Callable[..., tuple[float | torch.Tensor, int]]
+    blocks: int = 1
+    at_once: int = 1
+
+
+def choose(engine: str, model: CBOW, sampler: Sampler, threads: int, shards: Shards) -> Engine:
+    """The engine asked for, or the first that can run."""
+    shared = sampler.shared is not None
+    fits = {
+        "numba": shards.size == 1 and fast.available(model, sampler.batch_size, shared),
+        "triton": gpu.available(model, shared),
+        "torch": True,
+    }
+    if engine == "auto":  # Triton's interpreter is for tests: it has to be asked for
+        on_gpu = model.embeddings.device.type == "cuda"
+        engine = next(name for name, can in fits.items() if can and (on_gpu or name != "triton"))
+    if engine not in fits:
+        raise InputError(f"unknown engine {engine!r}; expected auto, numba, triton or torch; try auto")
+    if not fits[engine]:
+        raise InputError(
+            f"the {engine} engine needs {_NEEDS[engine]}; expected all of it; try engine='torch'"
+        )
+    if engine == "numba":
+        return Engine(fast.numba_steps, threads, threads)
+    if engine == "triton":
+        # The CPU draws the next blocks while the GPU works on the first; they meet once a round.
+        return Engine(functools.partial(gpu.triton_steps, shards=shards), _ROUND)
+    return Engine(functools.partial(torch_steps, shards=shards))
