@@ -36,7 +36,9 @@ HERE = Path(__file__).resolve().parent
 META_BATCH, WAYS = 32, 5
 
 
-def learn2learn_step(network: torch.nn.Module, settings: models.Settings) -> Callable[[omniglot.Batch], None]:
+def learn2learn_step(
+    network: torch.nn.Module, settings: models.Hyperparameters
+) -> Callable[[omniglot.Batch], None]:
     """One meta-step as learn2learn's users write it."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")  # of its old dependencies

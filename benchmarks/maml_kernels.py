@@ -31,8 +31,8 @@ SWEEP_STEPS, FULL_STEPS, PATIENCE = 200, 10_000, 10
 
 def trained(kind, space, seed, meta_steps, patience=None, **settings):
     """One meta-training: the row of numbers it gives, and its space for the next."""
-    tasks, validation, test = train.deal(characters, seed)
-    learner = kernel_fomaml.build(*kind, tasks, space=space, **settings)
+    tasks, validation, test = train.split_tasks(characters, seed)
+    learner = kernel_fomaml.kernel_learner(*kind, tasks, space=space, **settings)
     questions, asked = (
         train.batches(validation, 1024),
         train.batches(test, 1024 if meta_steps == SWEEP_STEPS else 4096),

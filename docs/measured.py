@@ -71,7 +71,7 @@ def times() -> str:
 
 
 def _needs() -> dict[str, Any]:
-    return json.loads((collection.ROOT / "tp4lib" / "needs.json").read_text("utf-8"))
+    return json.loads((collection.ROOT / "tp4lib" / "collection" / "needs.json").read_text("utf-8"))
 
 
 def _seconds(preset: str) -> dict[str, float]:

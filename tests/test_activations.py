@@ -1,5 +1,6 @@
 """Dual kernels of vectors: quadrature, a million Gaussian units, finite differences."""
 
+import doctest
 import math
 
 import numpy as np
@@ -9,12 +10,18 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tp4lib import kernels
-from tp4lib.activations import Hermite, dual
+from tp4lib import activations, kernels, linear_limit
+from tp4lib.activations import ACTIVATIONS, Hermite, activation_of, dual, duals, hermite
 from tp4lib.base.errors import InputError
+from tp4lib.kernels import nngp, ntk
+from tp4lib.maml.kernel_spaces import limit_kernel
+from tp4lib.nn import MLP
+from tp4lib.parametrization import mup
+from tp4lib.pi_limit import PiMLP
+from tp4lib.program import FiniteWidth, InfiniteWidth, train_mlp
 
 F64 = torch.float64
-NAMES = ["relu", "erf", "identity", "quadratic", "tanh", "gelu"]
+NAMES = list(ACTIVATIONS)
 
 
 def vectors(n: int, r: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
@@ -104,10 +111,10 @@ def test_relus_second_derivative_vanishes_where_two_vectors_meet():
         assert hessian.abs().max() < max(10 * shift, 1e-6)
 
 
-@pytest.mark.parametrize("name", ["relu", "erf", "identity"])
+@pytest.mark.parametrize("name", NAMES)
 def test_they_agree_with_the_duals_of_covariances(name):
     u, v = vectors(5, 6, seed=8), vectors(4, 6, seed=9)
-    other = kernels.dual(name).value(u @ v.T, (u * u).sum(1)[:, None], (v * v).sum(1))
+    other = dual(name).value(u @ v.T, (u * u).sum(1)[:, None], (v * v).sum(1))
     assert torch.allclose(dual(name)(u, v), other, atol=1e-13)
 
 
@@ -155,11 +162,83 @@ def test_batches_of_matrices():
     assert torch.allclose(kernel(u, v)[1], kernel(u[1], v[1]))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_slopes_are_derivatives(name):
+    h = torch.linspace(-4, 4, 100, dtype=F64).requires_grad_()  # without 0, ReLU's kink
+    row = ACTIVATIONS[name]
+    (exact,) = torch.autograd.grad(row.phi(h).sum(), h)
+    assert torch.allclose(row.slope(h.detach()).to(F64), exact, atol=1e-14)
+    of_function = activation_of(lambda h: row.phi(h)).slope
+    assert torch.equal(of_function(h.detach()), exact)
+    if name not in ("relu", "identity"):
+        (curvature,) = torch.autograd.grad(of_function(h).sum(), h)  # differentiable again
+        (expected,) = torch.autograd.grad(row.slope(h).sum(), h)
+        assert torch.allclose(curvature, expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("activation", [*NAMES, "linear", torch.sin, lambda h: h * torch.sigmoid(h)])
+def test_what_one_module_accepts_all_accept(activation):
+    x, y = vectors(3, 2, scale=0.5), vectors(3, 1, seed=1)
+    one = MLP(2, 8, 1, mup(2), activation, seed=0, dtype=F64)
+    assert one(x).isfinite().all()
+    assert torch.allclose(one.phi(x), dual(activation).phi(x))
+    assert PiMLP(2, 1, 4, 2, activation, dtype=F64).loss_step(x, y, 0.1).isfinite()
+    assert nngp(x, x, 2, activation).isfinite().all()
+    assert ntk(x, x, 2, activation).isfinite().all()
+    assert limit_kernel("ntk", activation)(x, x).isfinite().all()
+    program = dict(activation=activation, lr=1e-4, steps=2)
+    for world in (FiniteWidth(20), InfiniteWidth(2000)):
+        assert train_mlp(world, x, y, mup(2), **program).outputs.isfinite().all()
+
+
+def test_linear_is_another_name_of_identity():
+    x = vectors(3, 4)
+    assert activation_of("linear") is activation_of("identity")
+    assert MLP(4, 8, 1, mup(1), "linear").activation == "identity"
+    assert torch.equal(nngp(x, x, 2, "linear"), nngp(x, x, 2, "identity"))
+
+
+@pytest.mark.parametrize("derivatives", ["autograd", "stein"])
+def test_programs_take_a_function_for_what_it_is(derivatives):
+    """tanh by name and as a function: the same network at any width, and the same limit."""
+    x, y = vectors(3, 2), vectors(3, 1, seed=1)
+    runs = [
+        [
+            train_mlp(make(), x, y, mup(2), activation=activation, lr=0.5, steps=4).outputs
+            for activation in ("tanh", lambda h: torch.tanh(h))
+        ]
+        for make in (lambda: FiniteWidth(50), lambda: InfiniteWidth(20_000, derivatives=derivatives))
+    ]
+    assert torch.allclose(*runs[0], atol=1e-12)
+    assert torch.allclose(*runs[1], atol=0.02 * float(runs[1][0].abs().max()))
+
+
+@pytest.mark.parametrize("take", [activation_of, dual, lambda a: MLP(2, 4, 1, mup(1), a)])
+@pytest.mark.parametrize("bad", ["swish", None, 3])
+def test_an_unknown_activation_is_refused_in_one_line(take, bad):
+    with pytest.raises(
+        InputError, match=r"activation = .*; expected one of relu, .* or a function; try"
+    ) as caught:
+        take(bad)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "module", [activations, duals, hermite, kernels, linear_limit], ids=lambda m: m.__name__
+)
+def test_the_examples_in_the_documentation(module):
+    results = doctest.testmod(module)
+    assert results.attempted > 0
+    assert results.failed == 0
+
+
 def test_bad_input():
     with pytest.raises(InputError, match="expected one of relu, erf"):
         dual("swish")
     with pytest.raises(InputError, match="terms = 10; expected a whole number from 1 to 5"):
         Hermite(torch.tanh, terms=10, nodes=5)
+    with pytest.raises(InputError, match="nodes = 512; expected a whole number from 1 to 300"):
+        Hermite(torch.tanh, nodes=512)
 
 
 @pytest.mark.parametrize("name", NAMES)

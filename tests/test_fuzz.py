@@ -140,7 +140,7 @@ def test_parametrizations(ab, c, t):
     assert sum(verdicts) == 1
     assert [not p.is_stable, p.is_stable and not p.is_nontrivial, p.is_kernel, p.learns_features] == verdicts
     assert p.explain()
-    assert all(map(math.isfinite, (*p.start_exponents, *p.change_exponents, *p.adam_exponents, p.r)))
+    assert all(map(math.isfinite, (*p.initial_exponents, *p.change_exponents, *p.adam_exponents, p.r)))
     moved, _ = tried("parametrization, shifted", p.shift, t)
     if moved is not None:
         assert moved.regime == p.regime

@@ -11,10 +11,21 @@ from hypothesis import strategies as st
 from torch.func import functional_call, jacrev, vmap
 
 from tp4lib import kernels
+from tp4lib.activations import Hermite
+from tp4lib.activations import dual as dual_of
+from tp4lib.activations.duals import arc_cosine
 from tp4lib.base.errors import InputError
 
 F64 = torch.float64
-ACTIVATIONS = {"relu": torch.relu, "erf": torch.erf, "identity": lambda h: h}
+ACTIVATIONS = {
+    "relu": torch.relu,
+    "erf": torch.erf,
+    "identity": lambda h: h,
+    "tanh": torch.tanh,
+    "gelu": torch.nn.functional.gelu,
+    "quadratic": torch.square,
+}
+CLOSED, ALL = ["relu", "erf", "identity"], list(ACTIVATIONS)
 
 
 def inputs(n: int, d: int, seed: int = 0) -> torch.Tensor:
@@ -58,7 +69,7 @@ def last_layer_covariance(network: Network, x: torch.Tensor) -> torch.Tensor:
     return network.w_std**2 * features @ features.T / features.shape[1] + network.b_std**2
 
 
-@pytest.mark.parametrize("activation", ["relu", "erf", "identity"])
+@pytest.mark.parametrize("activation", [*CLOSED, "tanh", "gelu"])
 @pytest.mark.parametrize("depth", [1, 2])
 def test_wide_networks_converge_to_the_nngp_at_rate_one_over_root_width(activation, depth):
     x = inputs(6, 4) / 2
@@ -75,7 +86,7 @@ def test_wide_networks_converge_to_the_nngp_at_rate_one_over_root_width(activati
     assert errors[-1] < 0.1 * exact.abs().max()
 
 
-@pytest.mark.parametrize("activation", ["relu", "erf", "identity"])
+@pytest.mark.parametrize("activation", [*CLOSED, "tanh", "gelu"])
 @pytest.mark.parametrize("depth", [1, 2])
 def test_the_ntk_is_autograds_ntk_of_a_wide_network(activation, depth):
     x = inputs(4, 4, seed=1) / 2
@@ -90,7 +101,7 @@ def test_the_ntk_is_autograds_ntk_of_a_wide_network(activation, depth):
     assert 0.1 < errors[1] / errors[0] < 0.5, errors  # 16 times wider: about a quarter of the error
 
 
-@pytest.mark.parametrize("activation", ["relu", "erf", "identity"])
+@pytest.mark.parametrize("activation", ALL)
 def test_duals_equal_two_dimensional_quadrature(activation):
     s11, s12, s22 = 1.3, -0.6, 0.7
     # Polar coordinates make ReLU's kinks lie on rays; 4000 angles resolve them to 1e-6.
@@ -104,23 +115,60 @@ def test_duals_equal_two_dimensional_quadrature(activation):
         "relu": lambda h: (h > 0).to(F64),
         "erf": lambda h: 2 / math.sqrt(math.pi) * torch.exp(-h * h),
         "identity": torch.ones_like,
+        "tanh": lambda h: 1 / torch.cosh(h) ** 2,
+        "gelu": lambda h: torch.special.ndtr(h) + h * torch.exp(-h * h / 2) / math.sqrt(2 * math.pi),
+        "quadratic": lambda h: 2 * h,
     }[activation]
     mean = lambda values: (torch.from_numpy(weights) * values.mean(1)).sum()  # noqa: E731
     arguments = [torch.tensor(s, dtype=F64) for s in (s12, s11, s22)]
-    dual = kernels.dual(activation)
+    dual = dual_of(activation)
     assert dual.value(*arguments).item() == pytest.approx(mean(phi(u) * phi(v)).item(), abs=2e-6)
     assert dual.derivative(*arguments).item() == pytest.approx(mean(slope(u) * slope(v)).item(), abs=2e-4)
 
 
-@pytest.mark.parametrize("activation", ["relu", "erf", "identity"])
+@pytest.mark.parametrize("activation", ALL)
 def test_prices_theorem_and_gradients(activation):
     """d value / d s12 = derivative; and autograd agrees with finite differences in all three arguments."""
-    dual = kernels.dual(activation)
+    dual = dual_of(activation)
     s = [torch.tensor(v, dtype=F64, requires_grad=True) for v in (0.4, 1.3, 0.7)]
     gradient = torch.autograd.grad(dual.value(*s), s[0])[0]
     assert torch.allclose(gradient, dual.derivative(*s))
     assert torch.autograd.gradcheck(dual.value, s)
     assert torch.autograd.gradgradcheck(dual.value, s)
+
+
+def test_any_function_has_kernels():
+    """For the sine, E sin u sin v = exp(-(s11 + s22) / 2) sinh s12, and E cos u cos v the same with cosh."""
+    x = inputs(5, 4, seed=3) / 2
+    s, own = x @ x.T, (x * x).sum(1)
+    decay = torch.exp(-(own[:, None] + own) / 2)
+    value, slope = decay * torch.sinh(s), decay * torch.cosh(s)
+    assert torch.allclose(kernels.nngp(x, x, 1, torch.sin), value, atol=1e-13)
+    assert torch.allclose(kernels.ntk(x, x, 1, lambda h: torch.sin(h)), value + slope * s, atol=1e-13)
+    assert torch.allclose(kernels.ntk(x, x, 1, Hermite(torch.sin, terms=20)), value + slope * s, atol=1e-10)
+
+
+def test_what_an_expansion_cannot_hold_is_refused_in_one_line():
+    x = inputs(3, 4)
+    for kernel, options in ((kernels.nngp, {}), (kernels.ntk, {}), (kernels.nngp, dict(b_std=20.0))):
+        scale = 1.0 if options else 20.0
+        with pytest.raises(
+            InputError, match=r"expansion of tanh leaves out .*%; try a smaller w_std"
+        ) as caught:
+            kernel(scale * x, scale * x, 1, "tanh", **options)
+        assert "\n" not in str(caught.value)
+    kink = torch.nn.functional.leaky_relu  # its value is known to 0.01 %, its derivative's jump is not
+    assert kernels.nngp(x, x, 2, kink).isfinite().all()
+    with pytest.raises(InputError, match="expansion of leaky_relu' leaves out"):
+        kernels.ntk(x, x, 2, kink)
+    assert kernels.ntk(x[:0], x, 2, "tanh").shape == (0, 3)
+
+
+def test_many_rows_of_an_expansion_go_in_blocks(monkeypatch):
+    x = inputs(200, 3)
+    whole = kernels.ntk(x, x[:5], 2, "gelu")
+    monkeypatch.setattr("tp4lib.activations.hermite._AT_ONCE", 7)
+    assert torch.allclose(kernels.ntk(x, x[:5], 2, "gelu"), whole, rtol=1e-12)
 
 
 def test_gradients_stay_finite_and_right_where_two_inputs_meet():
@@ -154,7 +202,7 @@ def test_depth_one_by_hand():
 
 
 @pytest.mark.parametrize("kernel", [kernels.nngp, kernels.ntk])
-@pytest.mark.parametrize("activation", ["relu", "erf", "identity"])
+@pytest.mark.parametrize("activation", CLOSED)
 def test_symmetric_and_positive_semidefinite(kernel, activation):
     x = torch.cat(
         [inputs(40, 7), inputs(40, 7)[:3], torch.zeros(1, 7, dtype=F64)]
@@ -188,7 +236,7 @@ def test_blocks_change_nothing(kernel, monkeypatch):
         (dict(x2=torch.zeros(3, 5)), "expected (n1, d) and (n2, d)"),
         (dict(x2=torch.zeros(3, 4, dtype=F64)), "one floating type"),
         (dict(depth=0), "depth = 0; expected a whole number >= 1"),
-        (dict(activation="tanh"), "expected one of relu, erf, identity"),
+        (dict(activation="swish"), "expected one of relu, erf, tanh"),
         (dict(w_std=-1.0), "w_std = -1.0; expected a finite number >= 0"),
     ],
 )
@@ -212,7 +260,7 @@ def from_every_corner(n: int, d: int, scale: float, seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kernel", [kernels.nngp, kernels.ntk])
-@pytest.mark.parametrize("activation", ["relu", "erf", "identity"])
+@pytest.mark.parametrize("activation", CLOSED)
 @settings(max_examples=40, deadline=None)
 @given(
     depth=st.integers(1, 100),
@@ -270,14 +318,14 @@ def test_the_arcsine_kernel_against_many_digits(scale, dtype):
 
 
 @pytest.mark.parametrize("kernel", [kernels.nngp, kernels.ntk])
-@pytest.mark.parametrize("activation", ["relu", "erf", "identity"])
+@pytest.mark.parametrize("activation", ALL)
 def test_the_origin_has_the_kernel_of_the_biases_alone(kernel, activation):
     x = torch.cat([torch.zeros(1, 3), torch.ones(1, 3)])
     assert torch.equal(kernel(x, x, 4, activation, 1.3)[0], torch.zeros(2))
     s = t = torch.tensor(0.49, dtype=F64)  # b_std^2
     for _ in range(4):
-        slope = kernels.dual(activation).derivative(s, s, s)
-        s = 1.69 * kernels.dual(activation).value(s, s, s) + 0.49
+        slope = dual_of(activation).derivative(s, s, s)
+        s = 1.69 * dual_of(activation).value(s, s, s) + 0.49
         t = s + 1.69 * slope * t
     exact = s if kernel is kernels.nngp else t
     assert kernel(x, x, 4, activation, 1.3, 0.7)[0, 0].item() == pytest.approx(exact.item(), rel=1e-6)
@@ -293,15 +341,15 @@ def test_inputs_that_are_not_finite_are_refused(kernel, value):
             kernel(*pair, 1)
 
 
-@pytest.mark.parametrize("activation", ["relu", "erf", "identity"])
+@pytest.mark.parametrize("activation", CLOSED)
 def test_nan_among_covariances_stays_nan(activation):
-    duals, nan, one = kernels.dual(activation), torch.tensor([math.nan]), torch.ones(1)
+    duals, nan, one = dual_of(activation), torch.tensor([math.nan]), torch.ones(1)
     for arguments in ((nan, one, one), (one, nan, one), (one, one, nan)):
         if activation != "identity" or arguments[0] is nan:
             assert duals.value(*arguments).isnan().all()
         if activation != "identity":
             assert duals.derivative(*arguments).isnan().all()
     c = nan.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(kernels.arc_cosine(c).sum(), c, create_graph=True)
+    (slope,) = torch.autograd.grad(arc_cosine(c).sum(), c, create_graph=True)
     assert slope.isnan().all()
     assert torch.autograd.grad(slope.sum(), c)[0].isnan().all()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tp4lib.base.errors import InputError
-from tp4lib.linear_limit import LinearLimit
+from tp4lib.linear_limit import LinearLimit, sgd_step
 
 D_IN, D_OUT = 6, 2
 
@@ -68,6 +68,18 @@ def test_equals_a_plain_transcription():
     np.testing.assert_allclose(network.U.detach(), U, atol=1e-13)
     np.testing.assert_allclose(network.V.detach(), V, atol=1e-13)
     np.testing.assert_allclose(ours, (X @ U.T + alpha * b) @ V.T, atol=1e-12)
+
+
+@pytest.mark.parametrize("width", [math.inf, 30])
+def test_training_is_the_reference_step_by_step(width):
+    x, y = data()
+    network = limit() if width == math.inf else limit().sample(width, reduce=False)
+    U, V, b = (part.detach().clone() for part in (network.U, network.V, network.b))
+    for _ in range(20):
+        U, V, b = sgd_step(U, V, b, x, y, lr=0.1, alpha=0.7)
+        train(network, x, y, steps=1)
+    for mine, theirs in ((network.U, U), (network.V, V), (network.b, b)):
+        torch.testing.assert_close(mine.detach(), theirs, rtol=1e-12, atol=1e-13)
 
 
 def test_finite_widths_approach_the_limit_at_rate_one_over_root_n():

@@ -137,7 +137,7 @@ def test_shift_changes_no_verdict_and_comes_back(abc, t):
     p = ABC(*abc)
     moved = p.shift(t)
     assert (moved.regime, moved.r) == (p.regime, p.r)
-    assert (moved.start_exponents, moved.change_exponents) == (p.start_exponents, p.change_exponents)
+    assert (moved.initial_exponents, moved.change_exponents) == (p.initial_exponents, p.change_exponents)
     assert moved.shift(-t) == p
     assert p.same_orbit(moved)
     assert (moved == p) == (t == 0)
@@ -149,8 +149,8 @@ def test_dichotomy_and_predicted_growth(abc):
     p = ABC(*abc)
     assert p.learns_features + p.is_kernel == p.is_nontrivial
     if p.is_stable:
-        assert set(p.start_exponents[:-1]) == {0.0}
-        assert p.start_exponents[-1] <= 0
+        assert set(p.initial_exponents[:-1]) == {0.0}
+        assert p.initial_exponents[-1] <= 0
         assert p.change_exponents[-2] == -p.r <= 0
         assert (p.change_exponents[-1] == 0) == p.is_nontrivial
 

@@ -16,7 +16,6 @@ from tp4lib.coordcheck import perceptrons as coordcheck
 from tp4lib.linear_limit import LinearLimit
 from tp4lib.nn import MLP, ABCLinear, param_groups
 from tp4lib.parametrization import ABC, mup, ntp, standard
-from tp4lib.pi_limit.compression import compress
 from tp4lib.pi_limit.finite import PiNetwork
 from tp4lib.pi_limit.layer import Rows
 from tp4lib.pi_limit.network import PiMLP
@@ -89,8 +88,7 @@ CALLS = {
         lambda **o: Rows(dual("relu"), **dict(rank=3, d_out=2) | o),
         ["rank", "d_out", "max_rows"], [], [], ["dtype", "storage"],
     ),
-    "Rows.compress": (lambda **o: rows().compress(**o), ["budget"], [], [], []),
-    "compress": (lambda **o: compress(rows(), **dict(budget=5) | o), ["budget"], ["seed"], [], []),
+    "Rows.compress": (lambda **o: rows().compress(**dict(budget=5) | o), ["budget"], ["seed"], [], []),
     "PiMLP": (
         lambda **o: PiMLP(**dict(d_in=3, d_out=2, rank=4, depth=2) | o),
         ["d_in", "d_out", "rank", "depth", "max_rows"], ["seed"],
@@ -101,9 +99,6 @@ CALLS = {
     ),
     "PiMLP.sample": (lambda **o: PiMLP(3, 2, 4, 1).sample(**dict(width=8) | o), ["width"], ["seed"], [], []),
     "PiMLP.compress": (lambda **o: PiMLP(3, 2, 4, 2).compress(**o), ["budget"], [], [], []),
-    "PiNetwork": (
-        lambda **o: PiNetwork(PiMLP(3, 2, 4, 1), **dict(width=8) | o), ["width"], ["seed"], [], [],
-    ),
     "PiNetwork.loss_step": (lambda **o: stepped(pi_network(), **o), [], [], ["lr", "clip", "weight_decay"], []),
     "LinearLimit": (
         lambda **o: LinearLimit(**dict(d_in=3, d_out=2) | o),
@@ -157,7 +152,7 @@ def test_what_cannot_be_a_size_seed_number_or_type_is_one_line(call, argument, k
 def test_the_table_is_long_and_its_calls_work():
     assert len(TABLE) > 70
     for call, (function, *_) in CALLS.items():
-        if call not in ("mup", "ntk", "standard", "Sweep.optimum", "Rows.compress", "PiMLP.compress"):
+        if call not in ("mup", "ntk", "standard", "Sweep.optimum", "PiMLP.compress"):
             if call == "Hermite.tail":
                 assert function(s=1.0) < 1
             else:

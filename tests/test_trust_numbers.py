@@ -4,6 +4,7 @@ import copy
 import math
 import re
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from tp4lib.data import omniglot
 from tp4lib.maml import kernel_fomaml, models
 from tp4lib.maml import pi_fomaml as pi
 from tp4lib.maml import train as maml_train
-from tp4lib.maml.fomaml import GeneralMAML, LinearFOMAML
+from tp4lib.maml.fomaml import LinearFOMAML
+from tp4lib.maml.reference import ReferenceMAML
 from tp4lib.nn import MLP
 from tp4lib.parametrization import mup, ntp
 from tp4lib.pi_limit.network import PiMLP
@@ -171,9 +173,9 @@ def learners(images, lr):
         "gp": lambda: kernel_fomaml.build("gp", "linear", tasks, lr=lr),
         "ntk": lambda: kernel_fomaml.build("ntk", "linear", tasks, lr=lr),
         "relu gp": lambda: kernel_fomaml.build("gp", "relu", tasks, lr=lr),
-        "pi": lambda: pi.build(rank=12, chosen=pi.Settings(lr=lr)),
-        "pi, deep": lambda: pi.build(rank=12, depth=2, chosen=pi.Settings(lr=lr)),
-        "general": lambda: GeneralMAML(copy.deepcopy(net), lr=lr),
+        "pi": lambda: pi.build(rank=12, chosen=replace(pi.HYPERPARAMETERS, lr=lr)),
+        "pi, deep": lambda: pi.build(rank=12, depth=2, chosen=replace(pi.HYPERPARAMETERS, lr=lr)),
+        "general": lambda: ReferenceMAML(copy.deepcopy(net), lr=lr),
     }
 
 

@@ -13,24 +13,24 @@ from tp4lib.base.device import require_memory
 class LinearLimit(nn.Module):
     """A linear network ``f(x) = V (U x + alpha b)``, infinitely wide, held as finite coefficients.
 
-    The hidden layer of the width-n muP network has the columns of ``U_n`` (d of them) and the rows of ``V_n`` (o) as
-    its only vectors, and SGD moves each of them inside their common span. Written in the basis ``omega`` (n, d + o) of
-    their initial Gaussian directions, with entries N(0, 1/n),
+    The width-n muP network has only d + o vectors of length n, the columns of ``U_n`` and the rows of ``V_n``, and SGD
+    moves each of them inside their common span. In the basis ``omega`` (n, d + o) of their initial Gaussian directions,
+    with entries N(0, 1/n),
 
         U_n = omega U,  V_n = V omega^T,  b_n = omega b,
         U = [sigma_in I; 0]  (d + o, d),  V = [0, sigma_out I]  (o, d + o),  b = 0.
 
     As n grows ``omega^T omega`` tends to I, so that ``V_n U_n x`` becomes ``V U x``, and a gradient step on
     ``(U_n, V_n, b_n)`` becomes the same gradient step on the coefficients ``(U, V, b)``: training this module by SGD
-    **is** training the infinitely wide network. The hidden bias starts at 0 and its gradient ``alpha V^T df`` lies in
-    the span of V's directions, so it needs no direction of its own.
+    **is** training the infinitely wide network (`sgd_step` is that step by hand). The hidden bias is initialized to 0
+    and its gradient ``alpha V^T df`` lies in the span of V's directions, so it needs no direction of its own.
 
-    Source: Yang & Hu, *Feature Learning in Infinite-Width Neural Networks*, section 6 and Theorem 6.1 (deriving the
-    muP limit of a 1-hidden-layer linear network) and section 9.2 (its use in MAML, with ``alpha`` on the bias).
+    Source: Yang & Hu 2021, section 6 and Theorem 6.1 (the muP limit of a 1-hidden-layer linear network) and
+    section 9.2 (its use in MAML, with ``alpha`` on the bias).
 
     Args:
         d_in, d_out: sizes d and o of input and output.
-        sigma_in, sigma_out: standard deviations, times sqrt(n), of the entries of ``U_n`` and ``V_n`` at the start.
+        sigma_in, sigma_out: sqrt(n) times the initial standard deviations of the entries of ``U_n`` and ``V_n``.
         bias_scale: alpha; 0 leaves the bias out.
         device, dtype: of the parameters.
 
@@ -70,9 +70,9 @@ class LinearLimit(nn.Module):
         V = torch.zeros(d_out, d_in + d_out, device=device, dtype=dtype)
         U[:d_in].fill_diagonal_(sigma_in)
         V[:, d_in:].fill_diagonal_(sigma_out)
-        self._start(U, V)
+        self._set(U, V)
 
-    def _start(self, U: torch.Tensor, V: torch.Tensor) -> None:
+    def _set(self, U: torch.Tensor, V: torch.Tensor) -> None:
         self.U, self.V = nn.Parameter(U), nn.Parameter(V)
         self.b = nn.Parameter(U.new_zeros(len(U))) if self.bias_scale != 0 else None
 
@@ -93,10 +93,10 @@ class LinearLimit(nn.Module):
     def sample(self, width: int, seed: int = 0, *, reduce: bool = True) -> "LinearLimit":
         """Draw the width-n muP network with this limit: ``U_n = omega U``, ``V_n = V omega^T``, ``b_n = omega b``.
 
-        Where n > d + o the same network is returned in d + o coordinates. With ``omega = Q R`` (QR factorisation),
-        training never leaves the span of Q's orthonormal columns, and a linear network does not change when its
-        hidden space is rotated; so starting at ``R U`` and ``V R^T`` gives the outputs of the full network, step by
-        step, at the limit's cost. The limit itself is the case R = I.
+        Where n > d + o the same network is returned in d + o coordinates. With ``omega = Q R`` (QR factorization),
+        training never leaves the span of Q's orthonormal columns, and rotating the hidden space changes no linear
+        network; so ``R U`` and ``V R^T`` give the outputs of the full network, step by step, at the limit's cost. The
+        limit itself is the case R = I.
 
         Args:
             width: n.
@@ -116,17 +116,41 @@ class LinearLimit(nn.Module):
             3 * 8 * width * k, torch.device("cpu"), f"drawing width {width}", "choose fewer, or inf"
         )
         generator = torch.Generator().manual_seed(seed)
-        # In float64, so that every dtype and device starts from the same numbers.
+        # In float64, so that every dtype and device gets the same numbers.
         omega = torch.randn(width, k, generator=generator, dtype=torch.float64) / width**0.5
         if reduce and width > k:
             omega = torch.linalg.qr(omega, mode="r").R
         omega = omega.to(self.U)
         network = LinearLimit(self.d_in, self.d_out, self.sigma_in, self.sigma_out, self.bias_scale)
         network.width = width
-        network._start(omega @ self.U, self.V @ omega.T)
+        network._set(omega @ self.U, self.V @ omega.T)
         if self.b is not None:
             network.b.copy_(omega @ self.b)
         return network
 
     def extra_repr(self) -> str:
         return f"d_in={self.d_in}, d_out={self.d_out}, width={self.width}, bias_scale={self.bias_scale}"
+
+
+def sgd_step(
+    U: torch.Tensor,
+    V: torch.Tensor,
+    b: torch.Tensor,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    lr: float,
+    alpha: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One step of SGD on the limit's coefficients by hand, the loss being half the mean square distance.
+
+    Args:
+        U (k, d), V (o, k), b (k,): as in `LinearLimit`, of any width.
+        x: ``(batch, d)``. y: ``(batch, o)``. lr: the learning rate. alpha: on the bias.
+
+    Returns:
+        U, V and b after the step.
+    """
+    h = x @ U.T + alpha * b  # (batch, k)
+    chi = (h @ V.T - y) / len(x)  # dL/df, (batch, o)
+    dh = chi @ V  # dL/dh, (batch, k)
+    return U - lr * dh.T @ x, V - lr * chi.T @ h, b - lr * alpha * dh.sum(0)

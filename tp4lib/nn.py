@@ -4,9 +4,8 @@ r"""Perceptrons in any abc-parametrization, and the learning rates that belong t
     W^l = alpha_l n^{-a_l} w^l,   w^l_ij ~ N(0, (sigma_l n^{-b_l})^2),   rate of w^l: eta n^{-c}
 
 Source: Yang & Hu 2021 (arXiv 2011.14522), section 3; alpha_l and sigma_l (1 in the paper) and the base width are
-those of Yang et al. 2022 (Tensor Programs V, arXiv 2203.03466). Multipliers live in modules as plain numbers, nothing
-is hung on tensors, so the networks survive `copy.deepcopy`, `state_dict`, `torch.func.functional_call`, `torch.vmap`,
-`torch.compile` and `DistributedDataParallel`.
+those of Yang et al. 2022 (Tensor Programs V, arXiv 2203.03466). Multipliers are plain numbers of modules, so that
+deepcopy, `state_dict`, `torch.func`, `torch.compile` and `DistributedDataParallel` keep them.
 
 >>> from tp4lib.parametrization import mup
 >>> model = MLP(d_in=3, width=64, d_out=1, parametrization=mup(2), seed=0)
@@ -16,25 +15,18 @@ is hung on tensors, so the networks survive `copy.deepcopy`, `state_dict`, `torc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tp4lib.activations import ActivationLike, activation_of
 from tp4lib.base import checks
 from tp4lib.base.checks import floating, real, whole
 from tp4lib.base.errors import InputError
 from tp4lib.parametrization import ABC
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "tanh": torch.tanh,
-    "gelu": F.gelu,
-    "erf": torch.erf,
-    "identity": lambda h: h,
-}
 
 
 class ABCLinear(nn.Module):
@@ -43,20 +35,20 @@ class ABCLinear(nn.Module):
         y = W x + B,   W = alpha n^{-a_l} w,   w_ij ~ N(0, (sigma n^{-b_l})^2),   B = n^{-a_B} beta,   beta_i = 0
 
     Source: Yang & Hu 2021, section 3. A hidden bias is a weight on the constant input 1, so it is scaled like the input
-    weights, a_B = a_1 (Tensor Programs V, Table 8: "input weights & all biases"). The output bias has no width in it;
-    a_B = -c/2 undoes the rate's n^{-c}, so that it moves by Theta(1) per step.
+    weights, a_B = a_1 (Tensor Programs V, Table 8: "input weights & all biases"). The output bias has no width in it:
+    a_B = -c/2 cancels the rate's n^{-c}, so that it moves by Theta(1) per step.
 
     Args:
-        in_features, out_features: of `x` and `y`. Width is out_features for layer 1, in_features for the others.
+        in_features, out_features: of `x` and `y`. Width is out_features in layer 1, in_features in the others.
         parametrization: the exponents of all layers.
         layer: l, from 1 (input) to L + 1 (output).
         bias: whether there is a B.
         base_width: count width in units of this one, n = width / base_width (None: n = width, as in the paper).
         std: sigma. Default: 1, as in the paper, without a base width; with one, 1/sqrt(fan-in at the base width), so
             that at width == base_width every parametrization is the standard one.
-        multiplier: alpha, a constant that tuning may change and width does not.
-        generator: of the start; None takes torch's global one. The same generator gives the same w at every point
-            of one orbit, up to the factor.
+        multiplier: alpha, a hyperparameter that does not depend on width.
+        generator: of the initialization; None: torch's global one. The same generator gives the same w, up to the
+            factor, at every point of one orbit.
 
     Shapes: x (..., in_features) -> y (..., out_features).
 
@@ -102,7 +94,7 @@ class ABCLinear(nn.Module):
         self.multiplier = real("multiplier", multiplier) * self.n ** -p.a[l]
         bias_a = p.a[0] if layer < last else -p.c / 2
         self.bias_multiplier = self.n**-bias_a
-        # What `rates` needs: how each kind of optimizer scales the rate of w and of beta.
+        # For `rates`: what each kind of optimizer multiplies the rates of w and of beta by.
         bias_adam = p.adam_exponents[0] if layer < last else p.c / 2
         self.rate = {"sgd": self.n**-p.c, "adam": self.n ** -p.adam_exponents[l]}
         self.bias_rate = {"sgd": self.n**-p.c, "adam": self.n**-bias_adam}
@@ -132,24 +124,24 @@ class ABCLinear(nn.Module):
 
 
 class MLP(nn.Module):
-    r"""An L-hidden-layer perceptron in an abc-parametrization; L is read off the parametrization.
+    r"""An L-hidden-layer perceptron in an abc-parametrization, from which L is read.
 
-        h^1 = W^1 xi,   x^l = phi(h^l),   h^{l+1} = W^{l+1} x^l,   f(xi) = W^{L+1} x^L,   W^l = alpha_l n^{-a_l} w^l
+        h^1 = W^1 xi,   x^l = phi(h^l),   h^{l+1} = W^{l+1} x^l,   f(xi) = W^{L+1} x^L        (W^l: see `ABCLinear`)
 
-    Source: Yang & Hu 2021, section 3, equation (1); see `ABCLinear` for one layer, biases and the base width.
+    Source: Yang & Hu 2021, section 3, equation (1).
 
     Args:
         d_in, width, d_out: dimensions of xi, of every hidden layer, of f.
         parametrization: e.g. `mup(2)` for two hidden layers.
-        activation: "relu", "tanh", "gelu", "erf" or "identity".
-        bias: biases in every layer (0 at the start). The paper's networks have none.
-        base_width: None for the paper's scaling in n = width. With a number, n = width / base_width and the start at
-            width == base_width is the standard parametrization's, variance 1/fan-in, with one rate for all layers:
+        activation: a name of the table or any elementwise function, see `tp4lib.activations.activation_of`.
+        bias: biases in every layer, initially 0. The paper's networks have none.
+        base_width: None for the paper's scaling in n = width. With a number, n = width / base_width, and at width ==
+            base_width the network is the standard parametrization's, variance 1/fan-in and one rate for all layers:
             tune there, then change `width` alone (muTransfer, Tensor Programs V, section 4).
-        std: sigma_l, one number for all layers or L + 1 of them, in the place of the default (see `ABCLinear`; None
-            among them keeps it: `std=[None, None, 0.0]` starts the readout at zero).
+        std: sigma_l, one number for all layers or L + 1 of them, in place of the default (see `ABCLinear`; None among
+            them keeps it: `std=[None, None, 0.0]` initializes the readout to zero).
         multipliers: alpha_l, L + 1 numbers, tuned once and kept at every width (Tensor Programs V, section 6).
-        seed: of the start; or `generator`. With neither, torch's global generator.
+        seed: of the initialization; or `generator`. With neither, torch's global generator.
         device, dtype: of the parameters.
 
     Shapes: xi (..., d_in) -> f (..., d_out).
@@ -168,7 +160,7 @@ class MLP(nn.Module):
         width: int,
         d_out: int,
         parametrization: ABC,
-        activation: str = "relu",
+        activation: ActivationLike = "relu",
         *,
         bias: bool = False,
         base_width: int | None = None,
@@ -182,47 +174,34 @@ class MLP(nn.Module):
         super().__init__()
         check_parametrization(parametrization)
         d_in, width, d_out = whole("d_in", d_in), whole("width", width), whole("d_out", d_out)
-        if activation not in ACTIVATIONS:
-            raise InputError(
-                f"activation = {activation!r}; known are {', '.join(ACTIVATIONS)}; try activation='relu'"
-            )
         if seed is not None:
             if generator is not None:
-                raise InputError("both seed and generator are given; one decides the start; drop one of them")
+                raise InputError("both seed and generator are given; expected one of them; drop the other")
             generator = torch.Generator().manual_seed(checks.seed(seed))
         count = parametrization.depth + 1
         stds = _per_layer("std", std, count)
         alphas = _per_layer("multipliers", 1.0 if multipliers is None else multipliers, count)
         sizes = [d_in, *[width] * parametrization.depth, d_out]
-        self.parametrization, self.width, self.activation = parametrization, width, activation
+        self.parametrization, self.width = parametrization, width
+        self.activation, self.phi, *_ = activation_of(activation)
+        same = dict(bias=bias, base_width=base_width, generator=generator, device=device, dtype=dtype)
+        each = enumerate(zip(sizes, sizes[1:], stds, alphas), start=1)
         self.layers = nn.ModuleList(
-            ABCLinear(
-                sizes[l],
-                sizes[l + 1],
-                parametrization,
-                layer=l + 1,
-                bias=bias,
-                base_width=base_width,
-                std=stds[l],
-                multiplier=alphas[l],
-                generator=generator,
-                device=device,
-                dtype=dtype,
-            )
-            for l in range(count)  # noqa: E741
+            ABCLinear(d, o, parametrization, layer, std=sigma, multiplier=alpha, **same)
+            for layer, (d, o, sigma, alpha) in each
         )
 
     def forward(self, xi: Tensor) -> Tensor:
-        phi, x = ACTIVATIONS[self.activation], xi
+        x = xi
         for layer in self.layers[:-1]:
-            x = phi(layer(x))  # (..., width)
+            x = self.phi(layer(x))  # (..., width)
         return self.layers[-1](x)
 
     def preactivations(self, xi: Tensor) -> list[Tensor]:
         """h^1, .., h^L, each (..., width), and f, (..., d_out), at the inputs xi (..., d_in)."""
-        phi, h = ACTIVATIONS[self.activation], [self.layers[0](xi)]
+        h = [self.layers[0](xi)]
         for layer in self.layers[1:]:
-            h.append(layer(phi(h[-1])))
+            h.append(layer(self.phi(h[-1])))
         return h
 
 
@@ -243,10 +222,9 @@ def rates(model: nn.Module, optimizer: str = "sgd") -> dict[str, float]:
 
         SGD: n^{-c} for all;      Adam: n^{-c_l} with `ABC.adam_exponents`;      n = width / base width
 
-    Source: Yang & Hu 2021, section 3 (SGD); Yang et al. 2022 (Tensor Programs V), Table 8 (Adam). "sgd" covers
-    optimizers whose step is linear in the gradient (SGD with momentum); "adam", "adamw", "rmsprop" and "adagrad" are
-    those whose step does not depend on the gradient's size, all with one rule. Adam's epsilon has to stay small beside
-    the gradients, which in muP shrink with width.
+    Source: Yang & Hu 2021, section 3 (SGD); Yang et al. 2022 (Tensor Programs V), Table 8 (Adam). "sgd" is for steps
+    linear in the gradient (momentum too); "adam", "adamw", "rmsprop" and "adagrad" share the rule of steps that do not
+    depend on the gradient's size. Adam's epsilon must stay small beside the gradients, which in muP shrink with width.
 
     Raises:
         InputError: an unknown optimizer, or a parameter outside every `ABCLinear`, whose rate is not defined.
@@ -284,23 +262,22 @@ def param_groups(
         "adam", "rmsprop", "adagrad"    g <- g + lambda_g w, normalized:     lambda_g = lambda n^c
 
     Decoupled, or in SGD, a step shrinks weights by the factor 1 - lr lambda at every width. Coupled, the decay is
-    normalized together with the gradient, so what must not depend on the width is their ratio. Entries of dLoss/dw^l
-    are of size n^{c - c_l} (Adam's step is n^{-c_l} where SGD's is n^{-c} times the gradient), and what training has
-    made of w^l is of size n^{-c_l}: the ratio is n^c in every layer, so muP (c = 0) takes lambda as it stands. A hidden
-    matrix also has its start, which is larger, n^{-1/2} against n^{-1}, and disturbs the normalization until decay has
-    removed it, after about sqrt(n) steps. Decay that acts from the first step is AdamW's.
+    normalized together with the gradient, so their ratio must not depend on the width. Entries of dLoss/dw^l are of
+    size n^{c - c_l} (Adam's step is n^{-c_l} where SGD's is n^{-c} times the gradient), and training's part of w^l is
+    of size n^{-c_l}: the ratio is n^c in every layer, so muP (c = 0) takes lambda as it stands. (The initial part of a
+    hidden matrix is larger, n^{-1/2}, and disturbs the normalization for about sqrt(n) steps; AdamW's decay acts at
+    once.)
 
-    Schedules: those that multiply every group's rate keep the ratios (`LambdaLR`, `StepLR`, `CosineAnnealingLR` with
-    eta_min=0). Those that set one rate for all groups erase them, and with them the parametrization:
+    Schedules that multiply every group's rate keep the ratios: `LambdaLR`, `StepLR`, `CosineAnnealingLR` with
+    eta_min=0. Those that set one rate for all groups erase them, and with them the parametrization:
     `OneCycleLR(max_lr=0.1)`, `CyclicLR`, `CosineAnnealingLR(eta_min=1e-4)`. Write
-    `OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], ..)`, eta_min=0, or a `LambdaLR`.
+    `OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], ..)`.
 
     Source: see `rates`.
 
     Args:
         model: holds its parameters in `ABCLinear` layers (an `MLP`, compiled or wrapped in DDP or not).
-        lr: eta. optimizer: by its name in torch.optim, see above (momentum's is "sgd").
-        weight_decay: in units of torch.optim at the base width.
+        lr: eta. optimizer: by its name in torch.optim (momentum's is "sgd"). weight_decay: lambda.
 
     Raises:
         InputError: a rate or decay that is not a finite number >= 0, and whatever `rates` raises.

@@ -1,12 +1,13 @@
-r"""The space of abc-parametrizations: how a network's width enters its weights, its start and its learning rate.
+r"""The space of abc-parametrizations: how width enters a network's weights, initialization and learning rate.
 
 An L-hidden-layer perceptron of width n is *abc-parametrized* by exponents a_1..a_{L+1}, b_1..b_{L+1} and c:
 
-    W^l = n^{-a_l} w^l,      w^l_ij ~ N(0, n^{-2 b_l}) at the start,      SGD moves w with the rate eta n^{-c}.
+    W^l = n^{-a_l} w^l,      initially w^l_ij ~ N(0, n^{-2 b_l}),      w <- w - eta n^{-c} dLoss/dw   (SGD)
 
-Which of them have an infinite-width limit that trains, and which of those learn features, is decided by a handful of
-linear inequalities (Yang & Hu, *Feature Learning in Infinite-Width Neural Networks*, arXiv 2011.14522, section 3).
-This module is those inequalities, the four named points of the paper's Table 1, and the symmetry that joins them.
+A handful of linear inequalities decide which of them have an infinite-width limit that trains, and which of those
+learn features. This module is those inequalities, the four named points of Table 1, and the symmetry that joins them.
+
+Source, here and below: Yang & Hu 2021, *Feature Learning in Infinite-Width Neural Networks* (arXiv 2011.14522).
 
 >>> mup(2).learns_features, ntp(2).is_kernel, standard(2).is_stable
 (True, True, False)
@@ -15,7 +16,7 @@ This module is those inequalities, the four named points of the paper's Table 1,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from numbers import Real
 
@@ -33,8 +34,7 @@ _CLOSE = Fraction(1, 10**9)  # a sum of exponents this close to a bound is on it
 class Condition:
     """One line of the paper's classification, evaluated: `value relation bound`, e.g. `a_1 + b_1 = 0`.
 
-    `margin` is value - bound: zero on the boundary, and for a failed condition the amount by which it fails.
-    `what_breaks` says in words what happens when the condition does not hold; `source` names its place in the paper.
+    `what_breaks` says what happens when the condition does not hold; `source` is its place in the paper.
     """
 
     statement: str
@@ -47,35 +47,28 @@ class Condition:
 
     @property
     def margin(self) -> float:
+        """0 on the boundary; of a failed condition, the amount by which it fails."""
         return self.value - self.bound
 
 
 @dataclass(frozen=True, repr=False)
 class ABC:
-    r"""An abc-parametrization: the exponents of width in every layer's multiplier, start and learning rate.
-
-        W^l = n^{-a_l} w^l,   w^l_ij ~ N(0, n^{-2 b_l}),   w <- w - eta n^{-c} dLoss/dw
-
-    Source: Yang & Hu 2021, section 3 (the definition of abc-parametrizations).
+    r"""An abc-parametrization: the exponents of width in every layer's multiplier, initialization and learning rate.
 
     Args:
         a: a_1 .. a_{L+1}, multiplier exponents; the length L + 1 sets the number of hidden layers L >= 1.
-        b: b_1 .. b_{L+1}, initialisation exponents, as many as `a`.
+        b: b_1 .. b_{L+1}, initialization exponents, as many as `a`.
         c: learning-rate exponent, one number for all layers.
-        name: a label for tables and figures; it plays no part in equality or hashing.
+        name: a label for tables and figures, ignored by equality and hashing.
 
-    The classification turns on *equalities*, so exponents are kept as multiples of 1/(720720 * 10^6), which holds small
-    fractions and short decimals exactly (0.1 + 0.2 and 0.3 are one number), computed with as fractions, and compared
-    with the bounds to 1e-9. The public attributes `a`, `b`, `c` are plain floats. Two parametrizations are equal if all
-    their exponents are; see `same_orbit` for equality of the functions they train.
+    The classification turns on *equalities*, so exponents are snapped to a grid that holds small fractions and short
+    decimals exactly (0.1 + 0.2 and 0.3 are one number), and compared with the bounds to 1e-9.
 
     Raises:
         InputError: lists of different or too short lengths, exponents that are no numbers, or beyond 1000.
 
-    >>> ABC(a=[0, 1], b=[0, 0], c=-1) == mean_field()
-    True
-    >>> ABC(a=[0, 1], b=[0, 0], c=-1).r
-    0.0
+    >>> ABC(a=[0, 1], b=[0, 0], c=-1) == mean_field(), mean_field().r
+    (True, 0.0)
     """
 
     a: tuple[float, ...]
@@ -104,8 +97,6 @@ class ABC:
         label = f", name={self.name!r}" if self.name else ""
         return f"ABC(a={_show(self.a)}, b={_show(self.b)}, c={_number(self.c)}{label})"
 
-    # -- the exponents as exact numbers ------------------------------------------------------------------------
-
     @property
     def _exact(self) -> tuple[list[Fraction], list[Fraction], Fraction]:
         return list(map(_snap, self.a)), list(map(_snap, self.b)), _snap(self.c)
@@ -117,7 +108,7 @@ class ABC:
 
     @property
     def _backward(self) -> Fraction:
-        """Each coordinate of df/dx^L is of size n^{-this}: the larger of the readout's start and of its updates."""
+        """Each coordinate of df/dx^L is of size n^{-this}: the larger of the readout's initial part and its updates."""
         a, b, c = self._exact
         return min(a[-1] + b[-1], 2 * a[-1] + c)
 
@@ -136,30 +127,25 @@ class ABC:
 
             r = min(a_{L+1} + b_{L+1}, 2 a_{L+1} + c) + c - 1 + min_{l <= L} (2 a_l + [l = 1])
 
-        Source: Yang & Hu 2021, section 3 (the definition of r). Exact for stable parametrizations; a negative r
-        says that features blow up.
+        Source: section 3 (the definition of r). Exact for stable parametrizations; at negative r features blow up.
 
         >>> standard(2, lr_exponent=1).r
         0.5
         """
         return float(self._r)
 
-    # -- the classification -------------------------------------------------------------------------------------
-
     @property
     def stability_conditions(self) -> tuple[Condition, ...]:
-        """Every condition of the paper's characterization of stability, evaluated (stable = all of them hold).
+        """Every condition of the paper's characterization of stability, evaluated (stable: all of them hold).
 
-        Source: Yang & Hu 2021, section 3, "Stability Characterization" (proved in appendix H).
+        Source: section 3, "Stability Characterization" (proved in appendix H).
         """
         a, b, c = self._exact
         last, source = self.depth + 1, "section 3, Stability Characterization"
         start = "at the start, h^{l} is of size n^-(value - bound) instead of 1"
         rows: list[Condition] = []
 
-        def add(
-            statement: str, value: Fraction, relation: str, bound: Fraction | int, breaks: str, part: int
-        ):
+        def add(statement, value, relation, bound, breaks, part):
             holds = abs(value - bound) <= _CLOSE if relation == "=" else value >= bound - _CLOSE
             where = f"{source}, condition {part}"
             rows.append(Condition(statement, float(value), relation, float(bound), holds, breaks, where))
@@ -176,84 +162,58 @@ class ABC:
 
     @property
     def is_stable(self) -> bool:
-        """True if nothing blows up with width: features are Theta(1) at the start, all changes and logits O(1).
-
-        Source: Yang & Hu 2021, section 3, "Stability Characterization".
-        """
+        """True if nothing blows up with width: features are Theta(1) initially, all changes and logits O(1)."""
         return all(condition.holds for condition in self.stability_conditions)
 
     @property
     def nontriviality_conditions(self) -> tuple[Condition, ...]:
         """The two ways for the logits to move by Theta(1); a stable parametrization is nontrivial if one holds.
 
-        Source: Yang & Hu 2021, section 3, the theorem on nontriviality.
+        Source: section 3, the theorem on nontriviality.
         """
-        return tuple(
-            Condition(
-                condition.statement,
-                condition.value,
-                "=",
-                condition.bound,
-                abs(condition.margin) <= _CLOSE,
-                "this term of the logits' change vanishes with width",
-                "section 3, Nontriviality",
-            )
-            for condition in self.stability_conditions[-2:]
-        )
+        words = {
+            "relation": "=",
+            "what_breaks": "this term of the logits' change vanishes with width",
+            "source": "section 3, Nontriviality",
+        }
+        bounds = self.stability_conditions[-2:]
+        return tuple(replace(bound, holds=abs(bound.margin) <= _CLOSE, **words) for bound in bounds)
 
     @property
     def is_nontrivial(self) -> bool:
-        """True if the parametrization is stable and its logits move by Theta(1), not less, in a finite time.
-
-            a_{L+1} + b_{L+1} + r = 1   or   2 a_{L+1} + c = 1
-
-        Source: Yang & Hu 2021, section 3, the theorem on nontriviality (stated there for stable parametrizations).
-        """
+        """True if it is stable and its logits move by Theta(1): a_{L+1} + b_{L+1} + r = 1 or 2 a_{L+1} + c = 1."""
         return self.is_stable and any(condition.holds for condition in self.nontriviality_conditions)
 
     @property
     def learns_features(self) -> bool:
-        """True if it is stable and nontrivial with r = 0: the features move by Theta(1).
-
-        Source: Yang & Hu 2021, section 3, the Dynamical Dichotomy.
-        """
+        """True if it is stable and nontrivial with r = 0: features move by Theta(1) (the Dynamical Dichotomy)."""
         return self.is_nontrivial and self._r <= _CLOSE
 
     @property
     def is_kernel(self) -> bool:
-        """True if it is stable and nontrivial with r > 0: in the limit, training is kernel gradient descent.
-
-        Source: Yang & Hu 2021, section 3, the Dynamical Dichotomy.
-        """
+        """True if it is stable and nontrivial with r > 0: in the limit, training is kernel gradient descent."""
         return self.is_nontrivial and self._r > _CLOSE
 
     @property
     def regime(self) -> str:
         """One of "feature learning", "kernel", "trivial" (stable, but nothing moves) and "unstable"."""
-        if not self.is_stable:
-            return "unstable"
-        if not self.is_nontrivial:
-            return "trivial"
-        return "feature learning" if self.learns_features else "kernel"
-
-    # -- the symmetry -------------------------------------------------------------------------------------------
+        moves = "feature learning" if self.learns_features else "kernel" if self.is_kernel else "trivial"
+        return moves if self.is_stable else "unstable"
 
     def shift(self, t: float) -> ABC:
         r"""The point of the same orbit at distance t: a_l + t, b_l - t, c - 2t for all l at once.
 
-        The function f is unchanged at every step of SGD: the weights W^l start with the same law and the factor
-        n^{-2t} lost in dLoss/dw (through one multiplier) and in W (through the other) is given back by the rate.
-        Source: Yang & Hu 2021, section 3 (symmetries of abc-parametrizations).
+        The function f is unchanged at every step of SGD: W^l has the same initial law, and the rate makes up for the
+        factor n^{-t} that each of dLoss/dw and W = n^{-a} w has lost. Source: section 3 (symmetries).
 
         >>> mean_field().shift(-0.5) == mup(1)
         True
         """
-        a, b, c = self._exact
-        t_exact = _fraction("t", t)
-        return ABC([x + t_exact for x in a], [x - t_exact for x in b], c - 2 * t_exact, name=self.name)
+        (a, b, c), t = self._exact, _fraction("t", t)
+        return ABC([x + t for x in a], [x - t for x in b], c - 2 * t, name=self.name)
 
     def same_orbit(self, other: ABC) -> bool:
-        """True if `other` is `self.shift(t)` for some t, so that both train the same functions under SGD.
+        """True if `other` is `self.shift(t)` for some t, so that SGD trains the same functions in both.
 
         >>> mup(1).same_orbit(mean_field()), ntp(2).same_orbit(mup(2))
         (True, False)
@@ -261,20 +221,17 @@ class ABC:
         if self.depth != other.depth:
             return False
         moved = self.shift(other.a[0] - self.a[0])
-        pairs = zip((*moved.a, *moved.b, moved.c), (*other.a, *other.b, other.c), strict=True)
+        pairs = zip((*moved.a, *moved.b, moved.c), (*other.a, *other.b, other.c))
         return all(abs(mine - theirs) <= _CLOSE for mine, theirs in pairs)
 
-    # -- predicted growth ---------------------------------------------------------------------------------------
-
     @property
-    def start_exponents(self) -> tuple[float, ...]:
-        """Powers e with h^1_0, .., h^L_0, f_0 of size n^e per coordinate at the start (L + 1 numbers).
+    def initial_exponents(self) -> tuple[float, ...]:
+        """Powers e with h^1, .., h^L, f of size n^e per coordinate at initialization (L + 1 numbers).
 
-        By the central limit theorem h^l has e_l = e_{l-1} + 1/2 - (a_l + b_l), without the 1/2 for the input layer.
-        All hidden ones are 0 for a stable parametrization; f_0 is <= 0, and -1/2 for muP.
-        Source: Yang & Hu 2021, section 3, the intuition beside the first stability condition.
+        By the central limit theorem e_l = e_{l-1} + 1/2 - (a_l + b_l), without the 1/2 for the input layer. In a stable
+        parametrization those of h^l are 0, that of f is <= 0. Source: section 3, beside the first stability condition.
 
-        >>> mup(2).start_exponents
+        >>> mup(2).initial_exponents
         (0.0, 0.0, -0.5)
         """
         a, b, _ = self._exact
@@ -288,12 +245,10 @@ class ABC:
     def change_exponents(self) -> tuple[float, ...]:
         r"""Powers e with the changes of h^1, .., h^L and f of size n^e after two or more steps (L + 1 numbers).
 
-        Layer l's own update moves h^l by n^{-r_l} with
-        r_l = min(a_{L+1} + b_{L+1}, 2 a_{L+1} + c) + c - 1 + 2 a_l + [l = 1]; what earlier layers moved is handed on
-        at the same size, so h^l moves by n^{-min(r_1 .. r_l)}. The logits move by n^{-(2 a_{L+1} + c - 1)} through the
+        Layer l's own update moves h^l by n^{-r_l}, where r = min_l r_l (see `r`); changes of earlier layers arrive at
+        the same size, so h^l moves by n^{-min(r_1 .. r_l)}. The logits move by n^{-(2 a_{L+1} + c - 1)} through the
         readout's update (times the size of x^L) and by n^{-(a_{L+1} + b_{L+1} + r - 1)} through the features. Exact for
-        stable parametrizations (Yang & Hu 2021, section 3 and appendix H); for an unstable one they are leading
-        orders before saturation, of which only the sign should be trusted.
+        stable parametrizations (section 3, appendix H); for unstable ones trust the sign alone.
 
         >>> ntp(2).change_exponents
         (-0.5, -0.5, 0.0)
@@ -302,9 +257,7 @@ class ABC:
 
     @property
     def first_step_exponents(self) -> tuple[float, ...]:
-        """`change_exponents` after the first step, when only the readout's start has sent a gradient backwards.
-
-        The min in r_l is then a_{L+1} + b_{L+1}. It makes no difference to the named stable points.
+        """`change_exponents` after the first step: the min in r_l is a_{L+1} + b_{L+1}, of the initial readout alone.
 
         >>> standard(2).first_step_exponents
         (-0.5, 0.5, 1.5)
@@ -319,21 +272,17 @@ class ABC:
         logits = max(1 - 2 * a[-1] - c + max(0, hidden[-1]), 1 - a[-1] - b[-1] + hidden[-1])
         return tuple(map(float, [*hidden, logits]))
 
-    # -- Adam ------------------------------------------------------------------------------------------------------
-
     @property
     def adam_exponents(self) -> tuple[float, ...]:
         r"""Exponents c_1 .. c_{L+1} of Adam's rates eta n^{-c_l} that move every layer exactly as far as SGD does.
 
             c_l = a_l + c + min(a_{L+1} + b_{L+1}, 2 a_{L+1} + c)  for l <= L,      c_{L+1} = a_{L+1} + c
 
-        Derivation: SGD moves one entry of w^l by eta n^{-c} dLoss/dw^l_ij, of size n^{-c - a_l} times the size of
-        df/dh^l (n^{-min(..)} for l <= L, 1 for the output). Adam divides by the gradient's own size, so its rate *is*
-        the size of an entry's move; both updates are low-rank and aligned with the same vectors, so equal entries
-        mean equal changes of h^l. For `mup(L)` this is (1/2, 1, .., 1, 1/2), and together with its a and b the Adam
-        column of Yang et al. 2022 (Tensor Programs V, arXiv 2203.03466), Table 8, in the shifted form of its Table 9;
-        for `standard(L)`, whose rate is constant, all are 0. `shift(t)` takes t from each, which leaves f unchanged
-        (Adam's epsilon aside).
+        SGD moves an entry of w^l by eta n^{-c} dLoss/dw^l_ij, of size n^{-c - a_l} times that of df/dh^l (n^{-min(..)}
+        for l <= L, 1 for the output). Adam divides by the gradient's size, so its rate *is* the size of the move; both
+        updates have low rank and are aligned with the same vectors, so equal entries mean equal changes of h^l. Those
+        of `mup(L)` are the Adam column of Yang et al. 2022 (Tensor Programs V, arXiv 2203.03466), Table 8, in the
+        shifted form of its Table 9. `shift(t)` takes t from each, which leaves f unchanged (Adam's epsilon aside).
 
         >>> mup(3).adam_exponents, standard(2).adam_exponents
         ((0.5, 1.0, 1.0, 0.5), (0.0, 0.0, 0.0))
@@ -341,8 +290,6 @@ class ABC:
         a, _, c = self._exact
         hidden = [a_l + c + self._backward for a_l in a[:-1]]
         return tuple(map(float, [*hidden, a[-1] + c]))
-
-    # -- words --------------------------------------------------------------------------------------------------
 
     def explain(self) -> str:
         """The classification in words: every condition, whether it holds, by how much it fails, and its source.
@@ -353,30 +300,22 @@ class ABC:
         title = f"{self.name or repr(self)} (L = {self.depth}): {self.regime}"
         if self.is_stable:
             title += f", r = {_number(self.r)}"
-        lines = [title, "stable if all hold:"]
-        lines += [_describe(condition) for condition in self.stability_conditions]
+        lines = [title, "stable if all hold:", *map(_describe, self.stability_conditions)]
         if self.is_stable:
-            lines += ["nontrivial if one holds:"]
-            lines += [_describe(condition) for condition in self.nontriviality_conditions]
+            lines += ["nontrivial if one holds:", *map(_describe, self.nontriviality_conditions)]
         if self.is_nontrivial:
-            verdict = "features learned" if self.learns_features else "kernel regime"
-            sign = "=" if self.learns_features else ">"
-            lines += [
-                f"r = {_number(self.r)} {sign} 0: {verdict}; hidden features move like n^{_number(-self.r)}"
-                "  [section 3, Dynamical Dichotomy]"
-            ]
+            verdict = "= 0: features learned" if self.learns_features else "> 0: kernel regime"
+            moves = f"hidden features move like n^{_number(-self.r)}"
+            lines += [f"r = {_number(self.r)} {verdict}; {moves}  [section 3, Dynamical Dichotomy]"]
         return "\n".join([*lines, f"Sections are those of {_PAPER}."])
-
-
-# -- the named points: Table 1 of the paper -------------------------------------------------------------------------
 
 
 def standard(L: int, lr_exponent: float = 0) -> ABC:
     """The standard parametrization (SP): a = 0, b_1 = 0, b_l = 1/2, and the rate eta n^{-lr_exponent}.
 
     With a constant rate it is unstable; with the rate eta / n (`lr_exponent=1`), the largest that is stable, it is a
-    kernel machine. For L >= 2 these have r = -1 and r = 1/2; at L = 1, where there is no n x n matrix to move, r = 0
-    (the logits still blow up) and r = 3/2. Source: Yang & Hu 2021, Table 1 and section 3.
+    kernel machine. For L >= 2 these have r = -1 and r = 1/2; at L = 1, without an n x n matrix to move, r = 0 (the
+    logits still blow up) and r = 3/2. Source: Table 1 and section 3.
 
     >>> standard(3).r, standard(3, lr_exponent=1).regime
     (-1.0, 'kernel')
@@ -390,7 +329,7 @@ def standard(L: int, lr_exponent: float = 0) -> ABC:
 def ntp(L: int) -> ABC:
     """The neural-tangent parametrization (NTP): a_1 = 0, a_l = 1/2 after it, b = 0, c = 0; r = 1/2.
 
-    Source: Yang & Hu 2021, Table 1 (the parametrization of Jacot, Gabriel & Hongler 2018).
+    Source: Table 1 (the parametrization of Jacot, Gabriel & Hongler 2018).
 
     >>> ntp(2).a
     (0.0, 0.5, 0.5)
@@ -405,7 +344,7 @@ ntk = ntp  # the name it had before; the kernel of this name is `tp4lib.kernels.
 def mean_field() -> ABC:
     """The mean-field parametrization (MFP) of a 1-hidden-layer network: a = (0, 1), b = 0, c = -1; r = 0.
 
-    Source: Yang & Hu 2021, Table 1. It is muP at L = 1 seen from another point of the same orbit.
+    It is muP at L = 1, seen from another point of the same orbit. Source: Table 1.
 
     >>> mean_field().learns_features
     True
@@ -416,7 +355,7 @@ def mean_field() -> ABC:
 def mup(L: int) -> ABC:
     """The maximal update parametrization (muP): a = (-1/2, 0, .., 0, 1/2), b = 1/2, c = 0; r = 0 in every layer.
 
-    Source: Yang & Hu 2021, Table 1 and section 5 (the definition of the maximal update parametrization).
+    Source: Table 1 and section 5.
 
     >>> mup(3).a
     (-0.5, 0.0, 0.0, 0.5)
@@ -425,11 +364,8 @@ def mup(L: int) -> ABC:
     return ABC([-_HALF] + [0] * (L - 1) + [_HALF], [_HALF] * (L + 1), 0, name="muP")
 
 
-# -- reading and showing numbers --------------------------------------------------------------------------------------
-
-
 def _snap(x: Real) -> Fraction:
-    # To a grid, not to the nearest simple fraction: the error has to be far below _CLOSE for any number.
+    # To a grid, not to the nearest simple fraction: the error is far below _CLOSE for any number.
     return Fraction(round(Fraction(x) * _GRID), _GRID)
 
 

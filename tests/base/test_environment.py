@@ -70,7 +70,7 @@ OPTIONAL = {"IPython", "ipykernel", "triton"} | {
 }
 
 
-CLI = "from tp4lib import cli; cli.main()"
+CLI = "from tp4lib.collection import cli; cli.main()"
 
 
 def run_hidden(packages, code, *arguments, cwd=None):

@@ -18,7 +18,7 @@ from gensim.models import KeyedVectors
 
 from tests import untouched
 from tp4lib.collection import cli
-from tp4lib.collection.commands import maml as maml_command
+from tp4lib.maml import experiment as maml_command
 
 NOTEBOOK = [
     'preset = "laptop"\nseed = 0\ndevice = "auto"\ndata_dir = None',

@@ -18,8 +18,8 @@ from tp4lib.base import checkpoint, device
 from tp4lib.base.errors import InputError
 from tp4lib.base.files import alone_in, write_json
 from tp4lib.collection import cli, reproduce
-from tp4lib.collection.commands import maml as maml_command
 from tp4lib.data import provenance
+from tp4lib.maml import experiment as maml_command
 
 HEAVY = os.environ.get("TP4_HEAVY") == "1"
 """More kills, full sizes: minutes to an hour (``TP4_HEAVY=1 pytest tests/collection/test_trust_runs.py``)."""
@@ -61,9 +61,9 @@ def tp4(arguments: list[str], out: Path) -> int:
 # In a process of its own, as a user's would be; few validation and test tasks, since it is not their number we ask for.
 DRIVER = """
 import json, sys
-from tp4lib import cli
-from tp4lib.collection.commands import maml
-maml.VALIDATION_TASKS, maml.TEST_TASKS = 16, 32
+from tp4lib.collection import cli
+from tp4lib.maml import experiment
+experiment.VALIDATION_TASKS, experiment.TEST_TASKS = 16, 32
 for arguments in json.loads(sys.argv[1]):
     try:
         cli.main(arguments)
@@ -286,7 +286,7 @@ def notebook(path: Path, *cells: str) -> Path:
 RUNNER = """
 import sys
 from pathlib import Path
-from tp4lib import reproduce
+from tp4lib.collection import reproduce
 from tp4lib.collection.cli import guarded
 with guarded():
     reproduce.run([Path(sys.argv[1])], reproduce.Plan("ci", Path(sys.argv[2])))

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+import tp4lib.coordcheck
 from tests import networks
 from tests.networks import GPT, VIT_ROLES, cross_entropy, vision_transformer
-from tp4lib.base import ledger
+from tp4lib.base import ledger, powers
 from tp4lib.base.errors import InputError
-from tp4lib.coordcheck import blame, check_module, powers
+from tp4lib.coordcheck import blame, check_module
 from tp4lib.coordcheck import blaming as blame_module
 from tp4lib.coordcheck import modules as modulecheck
-from tp4lib.coordcheck import perceptrons as coordcheck
 from tp4lib.coordcheck.modules import ModuleCheck
 from tp4lib.parametrization import mup, ntp, standard
 from tp4lib.sweep import drift
@@ -259,8 +259,8 @@ def test_bad_input_is_one_line(function, change, message):
 
 
 def test_the_front_door():
-    assert coordcheck.check_module is modulecheck.check_module
-    assert coordcheck.blame is blame_module.blame
+    assert tp4lib.coordcheck.check_module is modulecheck.check_module
+    assert tp4lib.coordcheck.blame is blame_module.blame
 
 
 @pytest.mark.parametrize("of", [modulecheck, powers, drift, ledger])

@@ -233,3 +233,13 @@ def test_docstring_examples():
     results = doctest.testmod(coordcheck)
     assert results.attempted >= 3
     assert results.failed == 0
+
+
+def test_a_gradient_whose_square_underflows_is_not_blown_up():
+    """In float32 the square of 1e-24 is 0; Adam then divides by its epsilon alone, which must not be smaller still."""
+    x, y = (part.float() for part in batch())
+    found = check(
+        mup(2), x, y, widths=(16, 32), seeds=2, steps=2, optimizer="adam", std=[1e-24, 1.0, 0.0], lr=0.01
+    )
+    assert (found.diverged_at < 0).all()
+    assert found.change.max() < 1

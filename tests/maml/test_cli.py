@@ -11,8 +11,8 @@ import pytest
 from tests.data.test_omniglot import png, write_folder
 from tp4lib.base import checkpoint
 from tp4lib.collection.cli import main
-from tp4lib.collection.commands import maml
 from tp4lib.data import drawn_characters as synthetic
+from tp4lib.maml import experiment
 
 
 @pytest.fixture(autouse=True)
@@ -145,8 +145,8 @@ def test_resume_with_other_settings_is_refused_by_name(tmp_path, capsys):
 @pytest.fixture
 def small(monkeypatch):
     """Few characters and few questions: what is tested here is no accuracy."""
-    monkeypatch.setattr(maml, "VALIDATION_TASKS", 32)
-    monkeypatch.setattr(maml, "TEST_TASKS", 32)
+    monkeypatch.setattr(experiment, "VALIDATION_TASKS", 32)
+    monkeypatch.setattr(experiment, "TEST_TASKS", 32)
     monkeypatch.setattr(synthetic, "draw", functools.partial(synthetic.draw, classes=60, drawers=3))
 
 

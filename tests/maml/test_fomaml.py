@@ -15,7 +15,8 @@ from tp4lib.data import drawn_characters as synthetic
 from tp4lib.data.omniglot import Batch, Characters, Tasks
 from tp4lib.linear_limit import LinearLimit
 from tp4lib.maml import models, train
-from tp4lib.maml.fomaml import GeneralMAML, LinearFOMAML
+from tp4lib.maml.fomaml import LinearFOMAML
+from tp4lib.maml.reference import ReferenceMAML
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_inner_products_equal_a_weight_matrix_per_task(width, bias_scale, inner_
     net = network(width, bias_scale, ways=4, d_in=30)
     batch = random_tasks(6, 4, shots, queries, d_in=30)
     fast = LinearFOMAML(net, inner_steps=inner_steps)
-    general = GeneralMAML(net, inner_steps=inner_steps)
+    general = ReferenceMAML(net, inner_steps=inner_steps)
     for ours, theirs in zip(fast.gradients(batch), general.gradients(batch), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
     for steps in (0, 1, 20):
@@ -104,11 +105,11 @@ def test_second_order_is_the_derivative_of_the_query_loss(images):
     module = nn.Sequential(nn.Linear(784, 6), nn.Tanh(), nn.Linear(6, 5)).double()
 
     def loss(first_order: bool = False) -> float:
-        logits = GeneralMAML(module, first_order=first_order).predict(batch, 2)
+        logits = ReferenceMAML(module, first_order=first_order).predict(batch, 2)
         return 4 * F.cross_entropy(logits.reshape(-1, 5), batch.y[:, 5:].reshape(-1)).item()
 
-    second = GeneralMAML(module, first_order=False, inner_steps=2).gradients(batch)
-    first = GeneralMAML(module, first_order=True, inner_steps=2).gradients(batch)
+    second = ReferenceMAML(module, first_order=False, inner_steps=2).gradients(batch)
+    first = ReferenceMAML(module, first_order=True, inner_steps=2).gradients(batch)
     generator = torch.Generator().manual_seed(0)
     direction = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in module.parameters()]
     eps = 1e-5
@@ -125,7 +126,7 @@ def test_second_order_is_the_derivative_of_the_query_loss(images):
 
 
 def test_training_learns_features_that_transfer():
-    tasks, validation, test = train.deal(characters(synthetic.draw(classes=80, drawers=10)))
+    tasks, validation, test = train.split_tasks(characters(synthetic.draw(classes=80, drawers=10)))
     learner = LinearFOMAML(models.linear_network(math.inf))
     held_out = train.batches(test, 2048)
     before = train.accuracy(learner, held_out, inner_steps=20)
@@ -140,7 +141,7 @@ def characters(images: np.ndarray) -> Characters:
 
 
 def short_run(tmp_path, images, meta_steps=35, resume=False, learner=None, settings=None, **options):
-    tasks, validation, _ = train.deal(characters(images), ways=3)
+    tasks, validation, _ = train.split_tasks(characters(images), ways=3)
     if learner is None:
         learner = LinearFOMAML(models.linear_network(16, ways=3), lr=0.2)
     history = train.fit(
@@ -210,7 +211,7 @@ class Scripted:
 
 
 def scripted(images, accuracies, losses=None, **options):
-    tasks, validation, _ = train.deal(characters(images))
+    tasks, validation, _ = train.split_tasks(characters(images))
     model = Scripted(accuracies, losses)
     history = train.fit(
         model, tasks, train.batches(validation, 8), meta_steps=len(accuracies), epoch_steps=1, meta_batch=2, **options
@@ -262,12 +263,12 @@ def test_accuracy_has_a_standard_error_over_tasks(images):
 
 def test_a_part_with_fewer_classes_than_ways(images):
     with pytest.raises(InputError, match=r"characters for tasks of 5 ways"):
-        train.deal(characters(images))
+        train.split_tasks(characters(images))
 
 
 def test_settings_are_the_papers_and_go_to_the_nearest_width():
     assert set(models.SETTINGS) == set(models.WIDTHS)
-    assert models.settings(32) == models.Settings(0.4, 1, 0.125, 0.5)
+    assert models.settings(32) == models.Hyperparameters(0.4, 1, 0.125, 0.5)
     assert models.settings(math.inf).lr == 0.1
     assert models.settings(40) == models.settings(32)
     assert models.settings(100_000) == models.settings(8192)

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from tp4lib.data import drawn_characters as synthetic
 from tp4lib.data.omniglot import Tasks
 from tp4lib.linear_limit import LinearLimit
-from tp4lib.maml.fomaml import GeneralMAML, LinearFOMAML
+from tp4lib.maml.fomaml import LinearFOMAML
+from tp4lib.maml.reference import ReferenceMAML
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_same_parameters_after_20_meta_steps(l2l, engine, first_order, inner_ste
     net = start(24)
     before = [p.detach().clone() for p in net.parameters()]
     if engine == "general":
-        learner = GeneralMAML(net, first_order=first_order, lr=0.4, inner_steps=inner_steps)
+        learner = ReferenceMAML(net, first_order=first_order, lr=0.4, inner_steps=inner_steps)
     else:
         learner = LinearFOMAML(net, lr=0.4, inner_steps=inner_steps)
     for _ in range(20):

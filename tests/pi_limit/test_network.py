@@ -9,15 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tp4lib import activations as dual
 from tp4lib.base.divergence import Diverged
 from tp4lib.base.errors import InputError
 from tp4lib.linear_limit import LinearLimit
-from tp4lib.pi_limit import compression
-from tp4lib.pi_limit import finite as pinetwork
+from tp4lib.pi_limit import PiMLP, compression
 from tp4lib.pi_limit import layer as rows_module
-from tp4lib.pi_limit import network as pilimit
-from tp4lib.pi_limit.network import PiMLP, default_loss
+from tp4lib.pi_limit import network as network_module
+from tp4lib.pi_limit.reference import pi_step
+from tp4lib.pi_limit.step import default_loss
 
 F64 = torch.float64
 
@@ -63,6 +62,24 @@ def test_ten_steps_of_finite_pi_networks_converge_like_one_over_root_width(activ
     slope = np.polyfit(np.log(widths), np.log(errors), 1)[0]
     assert slope == pytest.approx(-0.5, abs=0.17), errors
     assert errors[-1] < 0.25 * exact[-1].square().mean().sqrt()
+
+
+@pytest.mark.parametrize("activation", ["relu", "erf", "identity", "quadratic", "tanh", "gelu"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_training_is_the_reference_step_by_step(depth, activation):
+    """Twelve minibatches: U, the rows of every layer and the losses are those of the dozen lines of `pi_step`."""
+    scale = 0.3 if activation == "quadratic" else 1.0
+    net = network(depth, activation=activation, sigma_in=scale, sigma_hidden=scale, bias_scale=0.0)
+    U, layers = net.U.detach().clone(), [(layer.A.clone(), layer.B.clone()) for layer in net.layers]
+    x, y = data(8)
+    for step in range(12):
+        batch = slice(4 * (step % 2), 4 * (step % 2) + 4)
+        U, layers, loss = pi_step(U, layers, x[batch], y[batch], 0.1, net.kernel)
+        assert torch.allclose(net.loss_step(x[batch], y[batch], 0.1), loss, atol=1e-12)
+    assert torch.allclose(net.U, U, atol=1e-12)
+    for layer, (A, B) in zip(net.layers, layers):
+        assert torch.allclose(layer.A, A, atol=1e-12)
+        assert torch.allclose(layer.B, B, atol=1e-12)
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -357,9 +374,7 @@ def test_losses():
     assert default_loss(x)(torch.zeros(2, 3), torch.ones(2, 3)).item() == 1.5
 
 
-@pytest.mark.parametrize(
-    "module", [compression, dual, pilimit, pinetwork, rows_module], ids=lambda m: m.__name__
-)
+@pytest.mark.parametrize("module", [compression, network_module, rows_module], ids=lambda m: m.__name__)
 def test_the_examples_in_the_documentation(module):
     results = doctest.testmod(module)
     assert results.attempted > 0

@@ -15,7 +15,7 @@ from tp4lib.linear_limit import LinearLimit
 from tp4lib.nn import MLP, param_groups, rates
 from tp4lib.parametrization import ABC, mean_field, mup, ntp, standard
 from tp4lib.program import FiniteWidth, InfiniteWidth, squared_loss, train_mlp, train_rnn
-from tp4lib.program import infinite as infinite_module
+from tp4lib.program.derivatives import DerivativeMatrix, Products
 
 GENERATOR = torch.Generator().manual_seed(5)
 XI = torch.randn(4, 3, generator=GENERATOR, dtype=torch.float64)
@@ -187,7 +187,7 @@ def test_trained_networks_approach_the_limit(depth, activation, monkeypatch):
 
     off, noise = bias(exact)
     assert off < 3 * noise
-    monkeypatch.setattr(infinite_module._InfiniteMatrix, "_corrections", lambda self, there, stack: [])
+    monkeypatch.setattr(DerivativeMatrix, "corrections", lambda self, there, stack: [])
     off, noise = bias(limit(p, activation, steps, 0.5))
     assert off > 10 * noise
 
@@ -198,7 +198,7 @@ def test_relu_needs_the_derivative_of_its_jump(monkeypatch):
     found = networks(384, mup(3), "relu", 8, 0.5, 48)[:, -1]
     noise = rms(found.std(0) / 48**0.5, (0, 1))
     assert rms(found.mean(0) - exact[-1], (0, 1)) < 3 * noise
-    monkeypatch.setattr(infinite_module._Products, "_stein", lambda self, x, std: self._autograd(x))
+    monkeypatch.setattr(Products, "by_stein", lambda self, x, std: self.by_autograd(x))
     assert rms(found.mean(0) - limit(mup(3), "relu", 8, 0.5)[-1], (0, 1)) > 5 * noise
 
 
@@ -291,7 +291,7 @@ def test_recurrent_networks_approach_the_limit(activation, phi, monkeypatch):
     assert np.log(deviations[1] / deviations[0]) / np.log(4) == pytest.approx(-0.5, abs=0.15)
     noise = rms(found[1].std(0)[1:] / 8, (0, 1, 2))
     assert rms((found[1].mean(0) - exact)[1:], (0, 1, 2)) < 3 * noise
-    monkeypatch.setattr(infinite_module._InfiniteMatrix, "_corrections", lambda self, there, stack: [])
+    monkeypatch.setattr(DerivativeMatrix, "corrections", lambda self, there, stack: [])
     assert rms((found[1].mean(0) - of_limit())[1:], (0, 1, 2)) > 6 * noise
 
 
@@ -302,7 +302,7 @@ def test_recurrent_networks_approach_the_limit(activation, phi, monkeypatch):
     ("options", "hint"),
     [
         (dict(parametrization=standard(2)), "try mup"),
-        (dict(activation="sine"), "activation='tanh'"),
+        (dict(activation="sine"), "activation='relu'"),
         (dict(y=Y[:, 0]), r"y\[:, None\]"),
         (dict(y=Y[:2]), "P inputs"),
         (dict(xi=XI[0]), "P inputs"),

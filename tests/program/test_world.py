@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from tp4lib.base.errors import InputError
 from tp4lib.program import FiniteWidth, InfiniteWidth, outer
-from tp4lib.program import infinite as infinite_module
+from tp4lib.program.derivatives import DerivativeMatrix
 
 
 def worlds():
@@ -62,7 +62,7 @@ def test_the_same_moments_at_finite_width():
 
 
 def test_moments_fail_without_the_correction(monkeypatch):
-    monkeypatch.setattr(infinite_module._InfiniteMatrix, "_corrections", lambda self, there, stack: [])
+    monkeypatch.setattr(DerivativeMatrix, "corrections", lambda self, there, stack: [])
     for moment in (semicircle_moment(InfiniteWidth(300), 4), marchenko_pastur_moment(InfiniteWidth(300), 1)):
         assert moment == pytest.approx(0, abs=1e-10)  # as if every product were with a new matrix
 
@@ -99,12 +99,12 @@ def test_a_combination_of_earlier_vectors_takes_no_fresh_noise():
     world = InfiniteWidth(2000)
     W, x, y = world.matrix(), world.gaussian(), world.gaussian()
     a, b = W @ x, W @ torch.tanh(y)
-    drawn = world._noises.count
+    drawn = world.noises
     c = W @ (2 * x - 3 * torch.tanh(y))
-    assert world._noises.count == drawn
+    assert world.noises == drawn
     assert torch.allclose(c.values, (2 * a - 3 * b).values, atol=1e-10)
     assert torch.equal((W @ (0 * x)).values, torch.zeros(2000, dtype=torch.float64))
-    assert world._noises.count == drawn
+    assert world.noises == drawn
 
 
 def test_the_basis_stays_orthonormal_through_nearly_dependent_vectors():

@@ -16,10 +16,13 @@ from tests import networks
 from tests.networks import GPT, VIT_ROLES, cross_entropy, vision_transformer
 from tp4lib.base import paths, tables
 from tp4lib.base.errors import InputError
+from tp4lib.nn import MLP, param_groups
 from tp4lib.parametrization import ABC, mean_field, mup, ntp, standard
 from tp4lib.scale import Scaled, cheat_sheet, roles, scale
 from tp4lib.scale import scaled as module
 from tp4lib.sweep import any_module as sweep_any
+from tp4lib.sweep import options as sweep_options
+from tp4lib.sweep import rates as sweep_rates
 
 DATA = {
     "perceptron": (networks.perceptron, networks.samples((6,), 5, dtype=torch.float64)),
@@ -303,6 +306,28 @@ def test_adam_decays_as_adamw_does():
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop", "adagrad"])
+def test_a_perceptron_trains_as_in_its_own_abc_layers(optimizer, float64):
+    """Multipliers in the forward pass (`nn.param_groups`) or in initialization and rates (`scale`): one training."""
+    torch.manual_seed(0)
+    with_multipliers = MLP(6, 64, 5, mup(2), base_width=16, seed=0)
+    plain = nn.Sequential(*(nn.Linear(*sizes, bias=False) for sizes in ((6, 64), (64, 64), (64, 5))))
+    for ours, theirs in zip(plain, with_multipliers.layers, strict=True):
+        ours.weight.data = theirs.multiplier * theirs.weight.detach()
+    make = lambda w: nn.Sequential(*(nn.Linear(*s, bias=False) for s in ((6, w), (w, w), (w, 5))))  # noqa: E731
+    network = nn.Sequential(plain[0], nn.ReLU(), plain[1], nn.ReLU(), plain[2])
+    names = dict(zip(("0.weight", "2.weight", "4.weight"), ("0.weight", "1.weight", "2.weight"), strict=True))
+    rows = {name: scale(make, 64, 16, mup(2)).rows[row] for name, row in names.items()}
+    kind = {"sgd": "SGD", "adamw": "AdamW", "rmsprop": "RMSprop", "adagrad": "Adagrad"}[optimizer]
+    eps = {} if optimizer == "sgd" else {"eps": 1e-300}
+    a = getattr(torch.optim, kind)(Scaled(network, rows).groups(0.01, optimizer, 0.1, eps=1e-300))
+    b = getattr(torch.optim, kind)(param_groups(with_multipliers, 0.01, optimizer, 0.1), **eps)
+    batches = networks.samples((6,), 3, dtype=torch.float64)
+    found = losses(network, a, batches, 10)
+    assert found == pytest.approx(losses(with_multipliers, b, batches, 10), rel=1e-9)
+    assert abs(found[-1] - found[0]) > 1e-3
+
+
 def test_the_table_reads_well():
     table = scale(GPT, 64, 16, mup(2)).table()
     lines = {line[0]: line[1:] for line in table.body}
@@ -482,7 +507,7 @@ def test_bad_numbers_in_groups(arguments, message):
         scale(GPT, 32, 16, mup(2)).groups(**arguments)
 
 
-@pytest.mark.parametrize("of", [module, roles, tables, cheat_sheet, sweep_any])
+@pytest.mark.parametrize("of", [module, roles, tables, cheat_sheet, sweep_any, sweep_options, sweep_rates])
 def test_docstring_examples(of):
     results = doctest.testmod(of)
     assert results.attempted

@@ -3,10 +3,10 @@
 import html
 
 
-class Table(str):
+class TextTable(str):
     """Rows of cells under a head, in aligned columns.
 
-    >>> print(Table(["layer", "power"], [["h1", "+0.01"], ["f", "-0.5"]]))
+    >>> print(TextTable(["layer", "power"], [["h1", "+0.01"], ["f", "-0.5"]]))
     layer  power
     h1     +0.01
     f      -0.5
@@ -15,7 +15,7 @@ class Table(str):
     head: list[str]
     body: list[list[str]]
 
-    def __new__(cls, head: list[str], body: list[list[str]]) -> "Table":
+    def __new__(cls, head: list[str], body: list[list[str]]) -> "TextTable":
         widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *body)]
         table = super().__new__(cls, "\n".join(lines))

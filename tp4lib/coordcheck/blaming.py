@@ -9,7 +9,6 @@ Source: Yang & Hu 2021 (Tensor Programs IV, arXiv 2011.14522), section 5: muP is
 moves the output of its layer by Theta(1), which is as much as is stable.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,15 +17,15 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from tp4lib.base.checks import real
-from tp4lib.base.tables import Table
-from tp4lib.coordcheck.powers import power_of_width, shown
+from tp4lib.base.powers import power_of_width, shown
+from tp4lib.base.tables import TextTable
 from tp4lib.coordcheck.runs import Optimizer, Runs, rms
 from tp4lib.parametrization import ABC
 from tp4lib.scale.roles import NORMS
 from tp4lib.scale.scaled import Row
 
 SUMS = (nn.Linear, _ConvNd)  # the output is proportional to the input, by the weight
-PART = 1 / 32  # of a step, so that a softmax does not saturate and hide how its logits grow
+STEP_PART = 1 / 32  # of a step, so that a softmax does not saturate and hide how its logits grow
 SIMPLE = (*SUMS, nn.Embedding, *NORMS)  # a parameter applied to the input, and no more
 
 
@@ -55,13 +54,13 @@ class Blame(dict):
     def ok(self) -> bool:
         return self.worst is None
 
-    def table(self, most: int = 8) -> Table:
+    def table(self, most: int = 8) -> TextTable:
         """The parameters that are furthest off, and by how much: in initialization, in an update, in its effect."""
         body = []
         for name in sorted(self, key=lambda n: -abs(self[n]))[:most]:
             *off, module = self.rows[name]
             body.append([name, *map(shown, off), module or "", "TO BLAME" if name == self.worst else ""])
-        return Table(["parameter", "off at start", "off in a step", "effect", "on", ""], body)
+        return TextTable(["parameter", "off at start", "off in a step", "effect", "on", ""], body)
 
 
 def blame(
@@ -88,34 +87,27 @@ def blame(
     """
     runs = Runs(make, widths, base, parametrization, loss, batches, lr, optimizer, steps, seeds, roles, fold)
     tolerance = real("tolerance", tolerance, above=0, example=0.25)
-    sizes: dict[tuple[str, ...], np.ndarray] = {}
-
-    def put(i: int, seed: int, size: float, *key: str) -> None:
-        sizes.setdefault(key, np.full((len(runs.widths), seeds), math.nan))[i, seed] = size
-
-    rules: dict[str, Row] = {}
+    sizes, rules = runs.sizes(), {}
     for i, seed, net, update in runs.all("blame"):
-        rules, model = net.rows, net.model
-        simple = {name for name, _ in model.named_parameters() if isinstance(_owner(model, name), SIMPLE)}
+        model, named = net.model, list(net.model.named_parameters())
+        rules = {name: net.rows.get(name) for name, _ in named if isinstance(_owner(model, name), SIMPLE)}
         for kind, name, size in _contributions(runs, model):
-            put(i, seed, size, kind, name)
+            sizes[kind, name][i, seed] = size
         for t in range(steps - 1):
             update(t)
         for name, own, changes in _moves(runs, model, update):
-            put(i, seed, own, "step", name)
+            sizes["step", name][i, seed] = own
             for module, size in changes.items():
-                put(i, seed, size, "effect", name, module)
+                sizes["effect", name, module][i, seed] = size
     powers = {key: power_of_width(np.array(runs.widths), found) for key, found in sizes.items()}
     moved = [name for kind, name, *_ in powers if kind == "step"]
-    return Blame(
-        {name: _off(name, powers, rules.get(name) if name in simple else None) for name in moved}, tolerance
-    )
+    return Blame({name: _off(name, powers, rules.get(name)) for name in moved}, tolerance)
 
 
 def _off(
     name: str, powers: dict, rule: Row | None
 ) -> tuple[float | None, float | None, float | None, str | None]:
-    """How far a parameter is off at the start, in a step, and in its effect, and the module that shows this."""
+    """How far a parameter is off in its initial value, in a step, and in its effect, and the module that shows this."""
     # An unstable parametrization predicts growth; here it is held to what a stable one keeps.
     expected = (min(rule.start, 0.0), min(rule.step, 0.0)) if rule else (0.0, 0.0)
     start, step, tied = (powers.get((kind, name), (None,))[0] for kind in ("start", "step", "tied"))
@@ -167,10 +159,12 @@ def _moves(
     for name, p in parameters.items():
         if gradients.get(name, 0.0) <= 1e-6 * max(gradients.values()):
             continue  # no gradient but rounding noise: a bias of keys, which the softmax ignores
-        p.data.add_(moved[name], alpha=PART)
+        p.data.add_(moved[name], alpha=STEP_PART)
         after = runs.outputs(model)
         p.data.copy_(old[name])
-        changes = {module: rms(after[module] - h) / PART for module, h in before.items() if module in after}
+        changes = {
+            module: rms(after[module] - h) / STEP_PART for module, h in before.items() if module in after
+        }
         where = name.rpartition(".")[0]
         if (
             where not in changes

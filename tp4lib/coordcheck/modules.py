@@ -20,29 +20,24 @@ True
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from tp4lib.base.checks import real
-from tp4lib.base.tables import Table
-from tp4lib.coordcheck.powers import power_of_width, shown
-from tp4lib.coordcheck.runs import Optimizer, Runs, rms
+from tp4lib.base.powers import power_of_width, shown
+from tp4lib.base.tables import TextTable
+from tp4lib.coordcheck.runs import BLOW_UP, Optimizer, Runs, rms
 from tp4lib.parametrization import ABC
 from tp4lib.scale.scaled import Row
-
-if TYPE_CHECKING:
-    pass
-
-BLOW_UP = 1e6  # a run has diverged when some output's root mean square exceeds this, or is not finite
 
 
 @dataclass(frozen=True)
 class ModuleCheck:
     """The sizes that `check_module` measured; `powers`, `ok`, `table` and `plot` say what they mean.
 
-    start: {module: (widths, seeds)}, root mean square of its output. change: of the output's change after all steps.
+    start: {module: (widths, seeds)}, root mean square of its initial output. change: of the change after all steps.
     predicted: {module: power of the change}, absent where a parametrization predicts none. diverged_at: (widths,
     seeds), the step at which a run left the finite numbers, -1 if it did not.
     """
@@ -58,21 +53,17 @@ class ModuleCheck:
     @property
     def powers(self) -> dict[str, float]:
         """{module: power of the width with which its output's change grows}, of those that could be fitted."""
-        return {name: power for name in self.change if (power := self._fit(self.change, name)[0]) is not None}
+        return self._powers_of(self.change)
 
     @property
     def off(self) -> dict[str, float]:
         """{module: power minus prediction}, of those that have both."""
-        return {
-            name: power - self.predicted[name]
-            for name, power in self.powers.items()
-            if name in self.predicted
-        }
+        return {n: power - self.predicted[n] for n, power in self.powers.items() if n in self.predicted}
 
     @property
     def starts(self) -> dict[str, float]:
-        """{module: power of the width with which its output at the start grows}."""
-        return {name: power for name in self.start if (power := self._fit(self.start, name)[0]) is not None}
+        """{module: power of the width with which its initial output grows}."""
+        return self._powers_of(self.start)
 
     @property
     def ok(self) -> bool:
@@ -97,8 +88,8 @@ class ModuleCheck:
             return "FREEZES" if predicted == 0 else "GROWS LESS THAN PREDICTED"
         return "ok" if abs(change[0] - predicted) <= self.tolerance else "ok, but noisy"
 
-    def table(self) -> Table:
-        """One line per module: power of the start, of the change (with standard error), prediction, verdict."""
+    def table(self) -> TextTable:
+        """One line per module: powers of the initial output and its change (with standard error), verdict."""
         body = []
         for name in self.change:
             start, change = self._fit(self.start, name), self._fit(self.change, name)
@@ -111,31 +102,16 @@ class ModuleCheck:
             body.append(
                 [f"{len(lost)} runs", "", "", "", f"DIVERGED, first at width {self.widths[i]}, step {step}"]
             )
-        return Table(["module", "power at start", "power of change", "predicted", "verdict"], body)
+        return TextTable(["module", "power at start", "power of change", "predicted", "verdict"], body)
 
     def plot(self, ax: Any = None) -> Any:
         """Change of every module's output against the width; what is as predicted in grey, the faults labelled."""
-        import matplotlib.pyplot as plt
+        from tp4lib.coordcheck.drawing import one_panel  # only here, so that a check needs no matplotlib
 
-        from tp4lib.collection.plotting import label_lines, log_axis, number, style_for
+        return one_panel(self, ax)
 
-        ax = ax or plt.subplots(figsize=(7.5, 4.4))[1]
-        faults = sorted(
-            (n for n in self.powers if self.verdict(n).isupper()), key=lambda n: -abs(self.powers[n])
-        )[:6]
-        styles = style_for(faults)
-        for name in sorted(self.powers, key=lambda n: n in faults):
-            sizes = self.change[name]
-            kept = np.isfinite(sizes).all(1)
-            label = f"{name or '(the model)'}: {number(self.powers[name], sign=True)}"
-            style = styles.get(name, dict(color="0.72", linewidth=1.0, zorder=1))
-            middle = np.sqrt((sizes[kept] ** 2).mean(1))
-            ax.plot(np.array(self.widths)[kept], middle, label=label if name in faults else None, **style)
-        ax.set(xlabel="width", ylabel="change of the output", title=self.label)
-        log_axis(ax, "x", at=self.widths)
-        log_axis(ax)
-        label_lines(ax)
-        return ax.figure
+    def _powers_of(self, sizes: dict[str, np.ndarray]) -> dict[str, float]:
+        return {name: power for name in sizes if (power := self._fit(sizes, name)[0]) is not None}
 
     def _fit(self, sizes: dict[str, np.ndarray], name: str) -> tuple[float | None, float | None]:
         return power_of_width(np.array(self.widths), sizes[name])
@@ -177,12 +153,8 @@ def check_module(
     """
     runs = Runs(make, widths, base, parametrization, loss, batches, lr, optimizer, steps, seeds, roles, fold)
     tolerance = real("tolerance", tolerance, above=0, example=0.15)
-    shape = (len(runs.widths), seeds)
-    start: dict[str, np.ndarray] = {}
-    change: dict[str, np.ndarray] = {}
-    diverged_at = np.full(shape, -1)
-    lengths: dict[int, dict[str, int]] = {}  # of the outputs, at each width
-    rules: dict[str, Row] = {}  # of each leaf module's matrix, or gain
+    start, change, diverged_at = runs.sizes(), runs.sizes(), np.full((len(runs.widths), seeds), -1)
+    lengths: list[dict[str, int]] = []  # of the outputs, run by run
     for i, seed, net, update in runs.all("coordinate check"):
         first = last = runs.outputs(net.model)
         for step in range(1, steps + 1):
@@ -192,20 +164,26 @@ def check_module(
                 diverged_at[i, seed] = step
                 break
         for name, h in first.items():
-            start.setdefault(name, np.full(shape, math.nan))[i, seed] = rms(h)
+            start[name][i, seed] = rms(h)
             moved = rms(last[name] - h) if diverged_at[i, seed] < 0 and name in last else math.nan
-            change.setdefault(name, np.full(shape, math.nan))[i, seed] = moved
-        lengths[i] = {name: h.numel() for name, h in first.items()}
-        for name, module in net.model.named_modules():
-            own = [row for key, row in net.rows.items() if key.rpartition(".")[0] == name]
-            if own and not list(module.children()):
-                rules[name] = max(own, key=lambda row: len(row.shape))
-    predicted = {}
+            change[name][i, seed] = moved
+        lengths.append({name: h.numel() for name, h in first.items()})
+    rules, predicted = _rules(net), {}
     for name in change:
-        grows = lengths[0].get(name) != lengths[len(runs.widths) - 1].get(name)
+        grows = lengths[0].get(name) != lengths[-1].get(name)
         if (power := _predicted(parametrization, rules.get(name), grows)) is not None:
             predicted[name] = power
-    return ModuleCheck(runs.label, runs.widths, start, change, predicted, diverged_at, tolerance)
+    return ModuleCheck(runs.label, runs.widths, dict(start), dict(change), predicted, diverged_at, tolerance)
+
+
+def _rules(net: Any) -> dict[str, Row]:
+    """The rule of each module's matrix, or of its gain, of modules that have no parts."""
+    rules = {}
+    for name, module in net.model.named_modules():
+        own = [row for key, row in net.rows.items() if key.rpartition(".")[0] == name]
+        if own and not list(module.children()):
+            rules[name] = max(own, key=lambda row: len(row.shape))
+    return rules
 
 
 def _predicted(p: ABC | None, rule: Row | None, grows: bool) -> float | None:

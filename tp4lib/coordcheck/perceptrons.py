@@ -2,11 +2,11 @@ r"""The coordinate check: how the size of every layer grows with width, measured
 
     |h^l_0| ~ n^{e_l},   |h^l_t - h^l_0| ~ n^{d_l}     (root mean square over coordinates and inputs)
 
-A parametrization fixes e_l and d_l (`ABC.start_exponents`, `ABC.change_exponents`); d_L = -r tells feature learning
+A parametrization fixes e_l and d_l (`ABC.initial_exponents`, `ABC.change_exponents`); d_L = -r tells feature learning
 (0) from the kernel regime (< 0). Source: Yang & Hu 2021 (arXiv 2011.14522), section 3, for the exponents; Yang et al.
-2022 (Tensor Programs V, arXiv 2203.03466), appendix D, for the check. The start and the change are kept apart, because
-a start of size 1 hides any smaller change. A run that diverges is reported with the width and step at which it did; it
-never enters a mean or a plot as NaN.
+2022 (Tensor Programs V, arXiv 2203.03466), appendix D, for the check. Initial size and change are kept apart: the
+former hides smaller changes. A run that diverges is reported with its width and step; it never enters a mean or a plot
+as NaN.
 
 >>> from tp4lib.parametrization import mup
 >>> x, y = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), torch.ones(8, 1)
@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,18 +28,13 @@ from torch import Tensor
 from tp4lib.base import checks
 from tp4lib.base.checks import real, whole
 from tp4lib.base.errors import InputError
+from tp4lib.base.powers import power_of_width, shown
 from tp4lib.base.progress import bar
-from tp4lib.coordcheck.powers import power_of_width
-from tp4lib.nn import MLP, param_groups
+from tp4lib.coordcheck.runs import BLOW_UP, TINY_EPS, rms
+from tp4lib.nn import MLP, check_parametrization, param_groups
 from tp4lib.parametrization import ABC
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
-BLOW_UP = 1e6  # a run has diverged when some layer's root mean square exceeds this, or is not finite
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+_OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 
 
 @dataclass(frozen=True)
@@ -95,22 +90,21 @@ class CoordCheck:
         return f"unstable: {bad.sum()} of {bad.size} runs diverged, the first at step {first} (width {width})"
 
     def predicted(self, step: int) -> tuple[float, ...]:
-        """Predicted powers of n of every layer's change after `step` steps (0: of its size at the start)."""
+        """Predicted powers of n of every layer's change after `step` steps (0: of its initial size)."""
         p, step = self.parametrization, whole("step", step, least=0, example=self.steps)
-        return (p.start_exponents, p.first_step_exponents, p.change_exponents)[min(step, 2)]
+        return (p.initial_exponents, p.first_step_exponents, p.change_exponents)[min(step, 2)]
 
     def exponent(self, layer: int, step: int | None = None) -> tuple[float | None, float | None]:
-        """Fitted power of n of a layer's change after `step` steps (None: all; 0: of its size at the start).
+        """Fitted power of n of a layer's change after `step` steps (None: all; 0: of its initial size).
 
         Sizes are averaged in mean square over seeds and fitted by least squares in log-log, over the widths of which
         no seed diverged. Returns (power, standard error from leaving one seed out at a time); (None, None) if fewer
         than three widths are left, or a size is exactly 0.
         """
-        sizes = self._sizes(step)[:, :, layer]  # (widths, seeds)
-        return power_of_width(np.array(self.widths), sizes)
+        return power_of_width(np.array(self.widths), self.sizes(step)[:, :, layer])
 
     def growth(self, step: int | None = None) -> list[Growth]:
-        """Predicted and measured exponent and a verdict, for each layer's start and for its change after `step`."""
+        """Predicted and measured exponent and a verdict, for each layer's initial size and its change."""
         rows, step = [], self.steps if step is None else step
         for quantity, when in (("start", 0), ("change", step)):
             predicted = self.predicted(when)
@@ -124,95 +118,31 @@ class CoordCheck:
         """`growth` as text, one line per layer and quantity, with the divergence, if any, below."""
         lines = [f"{'layer':<7}{'of':<9}{'predicted':>9}  {'measured':<16}verdict"]
         for row in self.growth(step):
-            measured = "-" if row.measured is None else f"{row.measured:+.2f}"
-            measured += "" if row.error is None else f" ± {row.error:.2f}"
+            measured = shown(row.measured, row.error)
             lines.append(
                 f"{row.layer:<7}{row.quantity:<9}{row.predicted:>+9.2f}  {measured:<16}{row.verdict}"
             )
         return "\n".join(lines + ([self.divergence] if self.divergence else []))
 
-    def plot(self, step: int | None = None) -> Figure:
-        """Two panels, the start and the change after `step` steps: size against width, one line per layer.
+    def plot(self, step: int | None = None) -> Any:
+        """Two panels, initial size and change after `step` steps: size against width, one line per layer.
 
         Bands are one standard deviation over seeds, dashed lines the predicted slopes, and labels give the exponents.
         Widths at which a seed diverged are left out and marked by a cross at the top with the step it happened at.
         """
-        import matplotlib.pyplot as plt
+        from tp4lib.coordcheck.drawing import two_panels  # only here, so that a check needs no matplotlib
 
-        from tp4lib.collection.plotting import label_lines
+        return two_panels(self, step)
 
-        step = self.steps if step is None else step
-        fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.0))
-        fig.suptitle(
-            f"{self.parametrization.name}: measured power of the width (predicted: in brackets, dashed)",
-            x=0.01,
-            ha="left",
-        )
-        self._draw(axes[0], 0, "size at the start, |h$_0$|")
-        title = f"change after {step} step{'s' * (step > 1)}, |h$_{{{step}}}$ − h$_0$|"
-        self._draw(axes[1], step, title)
-        for ax in axes:  # last: labels are placed where the finished layout has put the lines
-            label_lines(ax)
-        return fig
-
-    def _draw(self, ax: Axes, step: int, title: str) -> None:
-        from tp4lib.collection.plotting import log_axis, number, style_for
-
-        sizes, widths, predicted = self._sizes(step), np.array(self.widths), self.predicted(step)
-        kept = np.isfinite(sizes).all((1, 2))
-        for layer, (name, style) in enumerate(style_for(self.layers).items()):
-            y = sizes[kept, :, layer]
-            measured, _ = self.exponent(layer, step)
-            if (
-                y.size == 0 or (y <= 0).any()
-            ):  # nothing to draw on a logarithmic axis: an output that starts at 0
-                continue
-            label = "–" if measured is None else number(measured, sign=True)
-            middle, logs = np.sqrt((y**2).mean(1)), np.log(y)
-            ax.plot(
-                widths[kept],
-                middle,
-                label=f"{name}: {label} ({number(predicted[layer], sign=True)})",
-                **style,
-            )
-            low, high = np.exp(logs.mean(1) - logs.std(1)), np.exp(logs.mean(1) + logs.std(1))
-            ax.fill_between(widths[kept], low, high, color=style["color"], alpha=0.18, linewidth=0)
-            guide = (widths / np.exp(np.log(widths[kept]).mean())) ** predicted[layer]
-            ax.plot(
-                widths,
-                np.exp(np.log(middle).mean()) * guide,
-                color=style["color"],
-                lw=0.9,
-                ls="--",
-                alpha=0.7,
-            )
-        ax.set(xscale="log", yscale="log", xlabel="width n", title=title)
-        for width, steps in zip(widths[~kept], self.diverged_at[~kept], strict=True):
-            first = steps[steps >= 0].min()
-            ax.plot(width, 0.9, "x", color="black", transform=ax.get_xaxis_transform(), clip_on=False)
-            ax.annotate(f"diverged\nat step {first}", (width, 0.86), xycoords=ax.get_xaxis_transform(),
-                        ha="center", va="top", fontsize="x-small")  # fmt: skip
-        ax.set_xlim(widths[0] / 1.3, widths[-1] * 1.3)  # room for the words beside the outermost widths
-        log_axis(ax, "x", at=self.widths)
-        if not kept.any():
-            ax.set_yticks([])
-            return
-        low, high = ax.get_ylim()
-        if high < 10 * low:  # less than a decade would magnify seed noise into a slope
-            centre = math.sqrt(low * high)
-            ax.set_ylim(centre / 10**0.75, centre * 10**0.75)
-        log_axis(ax)
-
-    def _sizes(self, step: int | None) -> np.ndarray:
+    def sizes(self, step: int | None) -> np.ndarray:
+        """(widths, seeds, layers): `change` after `step` steps (None: all), or `start` for 0."""
         step = self.steps if step is None else step
         step = whole("step", step, least=0, most=self.steps, example=self.steps)
         return self.start if step == 0 else self.change[:, :, step - 1]
 
     def _verdict(self, quantity: str, predicted: float, measured: float | None, error: float | None) -> str:
         if measured is None:
-            return (
-                "not measured: too few widths survived" if self.divergence else "not measured: too few widths"
-            )
+            return "not measured: too few widths" + " survived" * bool(self.divergence)
         if quantity == "change" and not self.parametrization.is_stable:
             return "blows up as width grows" if measured > self.tolerance else "does not grow so far"
         if abs(measured - predicted) > self.tolerance:
@@ -244,7 +174,7 @@ def check(
         loss = sum over inputs and outputs of (f - y)^2 / (2 batch)
 
     Source: Tensor Programs V (arXiv 2203.03466), appendix D, and Yang & Hu 2021, section 3. At least two steps are
-    needed to see the readout's update act on the features; a readout that starts at 0 needs two to move them at all.
+    needed to see the readout's update act on the features; a readout initialized at 0 needs two to move them at all.
 
     Args:
         x: (batch, d_in) inputs, coordinates of size about 1/sqrt(d_in). y: (batch, d_out) targets of size about 1.
@@ -264,58 +194,55 @@ def check(
         seeds = list(range(whole("seeds", seeds, example=4)))
     steps, tolerance = whole("steps", steps, example=4), real("tolerance", tolerance, above=0, example=0.1)
     _check_input(parametrization, x, y, widths, seeds, optimizer)
-    device = x.device if device is None else torch.device(device)
-    x, y = x.to(device), y.to(device)
-    layers = parametrization.depth + 1
-    start = np.full((len(widths), len(seeds), layers), math.nan)
-    change = np.full((len(widths), len(seeds), steps, layers), math.nan)
-    losses = np.full((len(widths), len(seeds), steps + 1), math.nan)
-    diverged_at = np.full((len(widths), len(seeds)), -1)
-
-    runs = [(i, j) for i in range(len(widths)) for j in range(len(seeds))]
-    for i, j in bar(runs, desc=f"coordinate check, {parametrization.name or 'abc'}", unit="run"):
-        model = MLP(
-            x.shape[1],
-            widths[i],
-            y.shape[1],
-            parametrization,
-            seed=seeds[j],
-            device=device,
-            dtype=x.dtype,
-            **mlp,
-        )
+    x, y = (data if device is None else data.to(torch.device(device)) for data in (x, y.to(x.device)))
+    grid, layers = (len(widths), len(seeds)), parametrization.depth + 1
+    result = CoordCheck(
+        parametrization,
+        tuple(widths),
+        start=np.full((*grid, layers), math.nan),
+        change=np.full((*grid, steps, layers), math.nan),
+        loss=np.full((*grid, steps + 1), math.nan),
+        diverged_at=np.full(grid, -1),
+        tolerance=tolerance,
+    )
+    of = dict(device=x.device, dtype=x.dtype) | mlp
+    runs, label = list(np.ndindex(*grid)), f"coordinate check, {parametrization.name or 'abc'}"
+    for i, j in bar(runs, desc=label, unit="run"):
+        model = MLP(x.shape[1], widths[i], y.shape[1], parametrization, seed=seeds[j], **of)
         groups = param_groups(model, lr, optimizer)
         # Adam's epsilon would hide the scale invariance that its exponents rest on (gradients shrink with width).
-        moves = OPTIMIZERS[optimizer](groups, **({"eps": 1e-30} if optimizer == "adam" else {}))
-        h_0: list[Tensor] = []
-        for step in range(steps + 1):
-            h = model.preactivations(x)
-            loss = 0.5 * (h[-1] - y).square().sum() / len(x)
-            if not all(_rms(h_l) <= BLOW_UP for h_l in h):  # also of NaN, which max() would pass over
-                diverged_at[i, j] = step
-                break
-            losses[i, j, step] = float(loss.detach())
-            if step == 0:
-                h_0 = [h_l.detach() for h_l in h]
-                start[i, j] = [_rms(h_l) for h_l in h_0]
-            else:
-                change[i, j, step - 1] = [_rms(h_l - h_l0) for h_l, h_l0 in zip(h, h_0, strict=True)]
-            if step < steps:
-                moves.zero_grad(set_to_none=True)
-                loss.backward()
-                moves.step()
-    return CoordCheck(parametrization, tuple(widths), start, change, losses, diverged_at, tolerance)
+        moves = _OPTIMIZERS[optimizer](groups, **({"eps": TINY_EPS} if optimizer == "adam" else {}))
+        _run(result, (i, j), model, moves, x, y)
+    return result
 
 
-def _rms(h: Tensor) -> float:
-    return float(h.detach().square().mean().sqrt())
+def _run(
+    result: CoordCheck, at: tuple[int, int], model: MLP, moves: torch.optim.Optimizer, x: Tensor, y: Tensor
+) -> None:
+    """Train one network, and write down its sizes at [width, seed] until it diverges."""
+    h_0: list[Tensor] = []
+    for step in range(result.steps + 1):
+        h = model.preactivations(x)
+        loss = 0.5 * (h[-1] - y).square().sum() / len(x)
+        if not all(rms(h_l) <= BLOW_UP for h_l in h):  # also of NaN, which max() would pass over
+            result.diverged_at[at] = step
+            return
+        result.loss[(*at, step)] = float(loss.detach())
+        if step == 0:
+            h_0 = [h_l.detach() for h_l in h]
+            result.start[at] = [rms(h_l) for h_l in h_0]
+        else:
+            result.change[(*at, step - 1)] = [rms(h_l - h_l0) for h_l, h_l0 in zip(h, h_0, strict=True)]
+        if step < result.steps:
+            moves.zero_grad(set_to_none=True)
+            loss.backward()
+            moves.step()
 
 
 def _check_input(
     p: ABC, x: Tensor, y: Tensor, widths: Sequence[int], seeds: list[int], optimizer: str
 ) -> None:
-    if not isinstance(p, ABC):
-        raise InputError(f"parametrization = {p!r}; expected an ABC; try tp4lib.parametrization.mup(2)")
+    check_parametrization(p)
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(x) == 0:
         raise InputError(
             f"x is {tuple(x.shape)} and y is {tuple(y.shape)}; expected (batch, d_in) and (batch, d_out); "
@@ -325,5 +252,5 @@ def _check_input(
         raise InputError(f"widths = {tuple(widths)}; expected two or more, increasing; try (64, 128, 256)")
     if not seeds:
         raise InputError("no seeds; at least one run per width is needed; try seeds=4")
-    if optimizer not in OPTIMIZERS:
+    if optimizer not in _OPTIMIZERS:
         raise InputError(f"optimizer = {optimizer!r}; known are 'sgd' and 'adam'; try optimizer='sgd'")

@@ -2,12 +2,14 @@
 
 import inspect
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,7 @@ from tp4lib.base.progress import bar
 from tp4lib.parametrization import ABC
 from tp4lib.scale.scaled import Scaled, optimizer_kind, scale
 
+BLOW_UP = 1e6  # a run has diverged when some output's root mean square exceeds this, or is not finite
 TINY_EPS = 1e-18  # far below any gradient; with less, a gradient whose square underflows in float32 would be blown up
 
 Optimizer = str | Callable[[Scaled, float], torch.optim.Optimizer]
@@ -63,6 +66,10 @@ class Runs:
         p = self.parametrization
         return "as it is" if p is None else p.name or "this ABC"
 
+    def sizes(self) -> dict[Any, np.ndarray]:
+        """{..: (widths, seeds)} of NaN, to be filled in."""
+        return defaultdict(lambda: np.full((len(self.widths), self.seeds), math.nan))
+
     def all(self, what: str) -> Iterator[tuple[int, int, Any, Callable[[int], None]]]:
         """(index of the width, seed, network, function that makes the t-th step), of every width and seed."""
         pairs = [(i, seed) for i in range(len(self.widths)) for seed in range(self.seeds)]
@@ -78,6 +85,9 @@ class Runs:
                 net = SimpleNamespace(model=self.make(width), rows={})
             else:
                 net = scale(self.make, width, self.base, self.parametrization, self.roles, self.fold)
+            for found in _tensors(self.batches):  # networks go where the data are
+                net.model.to(found.device)
+                break
             moves = self._moves(net)
 
             def update(t: int) -> None:

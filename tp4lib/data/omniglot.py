@@ -18,7 +18,7 @@ from tp4lib.base.files import atomic_path
 from tp4lib.data import catalogue as datasets
 from tp4lib.data import drawings
 from tp4lib.data import drawn_characters as synthetic
-from tp4lib.maml.tasks import Batch, Tasks
+from tp4lib.data.few_shot import Batch, Tasks
 
 __all__ = ["Batch", "Characters", "Tasks", "load", "read", "rotations", "split", "vinyals"]
 

@@ -6,60 +6,62 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tp4lib.data.omniglot import SIZE, Batch, Tasks
-from tp4lib.maml.fomaml import clip_scale, query_accuracy
+from tp4lib.activations import activation_of
+from tp4lib.data.few_shot import Batch, Tasks
+from tp4lib.data.omniglot import SIZE
 from tp4lib.maml.kernel_spaces import FeatureSpace, GramSpace, limit_kernel
-from tp4lib.maml.models import Settings
+from tp4lib.maml.learner import Learner
+from tp4lib.maml.models import Hyperparameters
 
-SETTINGS: dict[tuple[str, str], Settings] = {
-    ("gp", "relu"): Settings(lr=0.01, sigma_in=0.5, sigma_out=0.5, bias_scale=1),
-    ("ntk", "relu"): Settings(lr=0.01, sigma_in=0.5, sigma_out=0.5, bias_scale=1),
-    ("gp", "linear"): Settings(lr=0.01, sigma_in=0.25, sigma_out=1, bias_scale=1),
-    ("ntk", "linear"): Settings(lr=0.01, sigma_in=0.25, sigma_out=0.25, bias_scale=1),
+SETTINGS: dict[tuple[str, str], Hyperparameters] = {
+    ("gp", "relu"): Hyperparameters(lr=0.01, sigma_in=0.5, sigma_out=0.5, bias_scale=1),
+    ("ntk", "relu"): Hyperparameters(lr=0.01, sigma_in=0.5, sigma_out=0.5, bias_scale=1),
+    ("gp", "linear"): Hyperparameters(lr=0.01, sigma_in=0.25, sigma_out=1, bias_scale=1),
+    ("ntk", "linear"): Hyperparameters(lr=0.01, sigma_in=0.25, sigma_out=0.25, bias_scale=1),
 }
 """Best by validation in the sweep of ``benchmarks/maml_kernels.py``."""
 
 
 def function_space(
-    table: Tensor, limit: str, activation: str, settings: Settings, dtype: torch.dtype = torch.float32
+    table: Tensor, limit: str, activation: str, settings: Hyperparameters, dtype: torch.dtype = torch.float32
 ) -> FeatureSpace | GramSpace:
     """The functions that an infinitely wide, 1-hidden-layer network in a kernel limit can learn from these images.
 
     Args:
         table: uint8 ``(n, 784)``, one row a distinct training image.
-        limit: ``"gp"`` or ``"ntk"``; activation: ``"relu"``, ``"erf"`` or ``"linear"``.
-        settings: the kernel's scales are used.
+        limit: ``"gp"`` or ``"ntk"``; activation: see `tp4lib.activations.activation_of`.
+        settings: of which the scales are used.
 
     Raises:
         InputError: unknown limit or activation.
     """
     kernel = limit_kernel(limit, activation, settings.sigma_in, settings.sigma_out, settings.bias_scale)
-    if activation in ("linear", "identity"):
+    if activation_of(activation).name == "identity":
         return FeatureSpace(kernel, table.shape[1], table.device, dtype)
     return GramSpace(table, kernel, dtype)
 
 
-def build(
+def kernel_learner(
     limit: str,
     activation: str,
     tasks: Tasks,
     space: FeatureSpace | GramSpace | None = None,
     **overrides: float,
 ) -> "KernelFOMAML":
-    """A learner in a kernel limit for these training tasks, with the settings found for it.
+    """A learner in a kernel limit for these training tasks, with the hyperparameters found for it.
 
     Args:
         space: from another learner with the same kernel and images (``learner.space``): a Gram table takes a minute to
             work out, and any number of seeds and rates can share it.
-        overrides: fields of `Settings` to change.
+        overrides: fields of `Hyperparameters` to change.
 
     Raises:
         InputError: unknown limit or activation.
 
     Example:
-        >>> from tp4lib.maml import omniglot, synthetic
-        >>> tasks = omniglot.Tasks(synthetic.draw(classes=8, drawers=4))
-        >>> build("gp", "linear", tasks, lr=0.01).settings["lr"]
+        >>> from tp4lib.data import drawn_characters, omniglot
+        >>> tasks = omniglot.Tasks(drawn_characters.draw(classes=8, drawers=4))
+        >>> kernel_learner("gp", "linear", tasks, lr=0.01).settings["lr"]
         0.01
     """
     limit_kernel(limit, activation)  # refuses what it does not know
@@ -70,7 +72,10 @@ def build(
     return learner
 
 
-class KernelFOMAML:
+build = kernel_learner  # as notebooks call it
+
+
+class KernelFOMAML(Learner):
     """First-order MAML of an infinitely wide network in the GP or NTK limit, in function space.
 
     In these limits ``f(x) = J(x) . w`` with features J that never change, ``J(x).J(y) = K(x, y)``. A gradient step on w
@@ -83,7 +88,7 @@ class KernelFOMAML:
     and the factor s clips the gradient, ``g = sum_i J(x_i) chi_i`` as a vector of weights, whose squared norm in terms
     of functions is ``|g|^2 = sum_ij K(x_i, x_j) chi_i . chi_j = tr(chi^T K chi)``, i and j over all queries.
 
-    Labels are dealt to characters at random, task by task, so the mean of chi over the dealings is 0 wherever f
+    Labels are assigned to characters at random, task by task, so the mean of chi over assignments is 0 wherever f
     treats the labels alike: the kernel has nothing to learn from a task that would help on the next.
 
     Source: Yang & Hu, section 9.2 and appendix D (GP and NTK baselines); Finn, Abbeel & Levine 2017 (MAML).
@@ -91,32 +96,20 @@ class KernelFOMAML:
     Args:
         space: from `function_space`, of the images that will be trained on.
         ways: o, the number of outputs.
-        inner_lr: eps.
-        lr: outer rate.
-        clip: largest norm of the outer gradient, summed over tasks (None: no clipping).
-        inner_steps: adaptation steps a task while training.
+        rates: see `tp4lib.maml.learner.Learner`.
 
     Example:
-        >>> from tp4lib.maml import omniglot, synthetic
-        >>> tasks = omniglot.Tasks(omniglot.rotations(synthetic.draw(classes=8, drawers=4)))
-        >>> learner = build("gp", "linear", tasks)
+        >>> from tp4lib.data import drawn_characters, omniglot
+        >>> tasks = omniglot.Tasks(omniglot.rotations(drawn_characters.draw(classes=8, drawers=4)))
+        >>> learner = kernel_learner("gp", "linear", tasks)
         >>> learner.outer_step(tasks.batch(32)).shape, learner.evaluate(tasks.batch(3), inner_steps=20).shape
         (torch.Size([]), torch.Size([3]))
     """
 
-    def __init__(
-        self,
-        space: FeatureSpace | GramSpace,
-        *,
-        ways: int = 5,
-        inner_lr: float = 0.4,
-        lr: float = 0.1,
-        clip: float | None = 0.5,
-        inner_steps: int = 1,
-    ) -> None:
+    def __init__(self, space: FeatureSpace | GramSpace, *, ways: int = 5, **rates: float | None) -> None:
+        super().__init__(**rates)
         self.space = space
-        self.settings: dict[str, float] = {"lr": lr, "inner_lr": inner_lr}
-        self.inner_lr, self.lr, self.clip, self.inner_steps = inner_lr, lr, clip, inner_steps
+        self.settings: dict[str, float] = {"lr": self.lr, "inner_lr": self.inner_lr}
         self.coefficients = space.like.new_zeros((space.size, ways))
         odd = torch.randint(-(2**62), 2**62, (SIZE * SIZE,), generator=torch.Generator().manual_seed(0)) | 1
         self._hash = odd.to(self.coefficients.device)
@@ -129,23 +122,19 @@ class KernelFOMAML:
         S, o = batch.supports, self.coefficients.shape[1]
         x, index = batch.x.reshape(-1, d), batch.index.reshape(-1)
         f = self.space.values(self.coefficients, x, index).view(T, both, o)
-        K = self.space.kernel(x, x).view(T, both, T, both)
+        K = self.space.kernel(x, x).view(T, both, T, both)  # K[t, i, u, j] = K(x_ti, x_uj)
         within = K.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (T, S + Q, S + Q)
         logits = self._adapt(f, within[:, :, :S], batch.y[:, :S], self.inner_steps)
         loss = F.cross_entropy(logits.reshape(-1, o), batch.y[:, S:].reshape(-1))
         chi = _errors(logits, batch.y[:, S:]).reshape(-1, o)
+        # Squared norm of sum_i J(x_i) chi_i over all queries i: tr(chi^T K chi).
         between = K[:, S:, :, S:].reshape(len(chi), len(chi))
         norm = (chi * (between @ chi)).sum().clamp(min=0).sqrt()
-        chi *= -self.lr * clip_scale(norm, self.clip)
+        chi *= -self.lr * self.clip_scale(norm)
         queries = (batch.x[:, S:].reshape(-1, d), batch.index[:, S:].reshape(-1))
         self.space.add_(self.coefficients, *queries, chi)
         self._forget()
         return loss
-
-    @torch.no_grad()
-    def evaluate(self, batch: Batch, inner_steps: int = 1) -> Tensor:
-        """Query accuracy of each task after ``inner_steps`` steps of adaptation: ``(T,)`` in [0, 1]."""
-        return query_accuracy(self.predict(batch, inner_steps), batch)
 
     @torch.no_grad()
     def predict(self, batch: Batch, inner_steps: int = 1) -> Tensor:

@@ -44,11 +44,13 @@ def limit_kernel(
     """
     if limit not in ("gp", "ntk"):
         raise InputError(f"no kernel limit {limit!r}; expected gp or ntk; try --limit ntk")
-    dual = kernels.dual("identity" if activation == "linear" else activation)
+    dual = kernels.covariance_dual(activation)
 
     def kernel(x1: Tensor, x2: Tensor) -> Tensor:
         product = x1 @ x2.T
         own = [(sigma_in**2 * (x * x).sum(1) + bias_scale**2) for x in (x1, x2)]
+        for variances in own:
+            dual.require_accurate(variances, limit == "ntk")
         s = sigma_in**2 * product + bias_scale**2
         result = dual.value(s, own[0][:, None], own[1])
         if limit == "ntk":
@@ -70,7 +72,7 @@ class FeatureSpace:
     """
 
     def __init__(
-        self, kernel, d: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self, kernel: Kernel, d: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
         self.kernel = kernel
         probe = torch.eye(2, 1, dtype=torch.float64).flip(0)  # the points 0 and 1 of a line
@@ -84,12 +86,10 @@ class FeatureSpace:
         return torch.cat([x * self.scale**0.5, x.new_full((len(x), 1), self.constant**0.5)], dim=1)
 
     def values(self, theta: Tensor, x: Tensor, index: Tensor) -> Tensor:
-        """f at ``x`` ``(n, d)``: ``(n, o)``. ``index`` is for `GramSpace`."""
+        """f at ``x`` ``(n, d)``, which may be any images: ``(n, o)``. ``index`` is for `GramSpace`."""
         return self.features(x) @ theta
 
-    def values_elsewhere(self, theta: Tensor, x: Tensor, keys: list[int]) -> Tensor:
-        """The same; the place of an image makes no difference here."""
-        return self.features(x) @ theta
+    values_elsewhere = values
 
     def add_(self, theta: Tensor, x: Tensor, index: Tensor, delta: Tensor) -> None:
         """f += sum_i K(x_i, .) delta_i, in place; ``delta`` ``(n, o)``."""
@@ -120,7 +120,7 @@ class GramSpace:
     """
 
     def __init__(
-        self, table: Tensor, kernel, dtype: torch.dtype = torch.float32, budget: int | None = None
+        self, table: Tensor, kernel: Kernel, dtype: torch.dtype = torch.float32, budget: int | None = None
     ) -> None:
         self.kernel, self.size = kernel, len(table)
         self.images = table.to(dtype).div_(255)

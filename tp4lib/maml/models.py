@@ -1,4 +1,4 @@
-"""The networks of Table 2 and the settings the paper found for each width."""
+"""The networks of Table 2 and the hyperparameters that the paper found for each width."""
 
 import math
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ WIDTHS: tuple[float, ...] = (2, 8, 32, 128, 512, 2048, 8192, math.inf)
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Rates and start of one network.
+class Hyperparameters:
+    """Rates and initialization scales of one network.
 
     Attributes:
         lr: outer rate.
-        sigma_in, sigma_out: of the first and second layer's start, see `tp4lib.linear_limit.LinearLimit`, in the kernel
-            limits `tp4lib.maml.kernel_spaces.limit_kernel`.
+        sigma_in, sigma_out: of the first and second layer; see `tp4lib.linear_limit.LinearLimit`,
+            `tp4lib.maml.kernel_spaces.limit_kernel` and `tp4lib.pi_limit.network.PiMLP`.
         bias_scale: alpha, which multiplies the hidden bias; in the kernel limits its standard deviation.
         inner_lr: rate of the adaptation.
     """
@@ -30,21 +30,21 @@ class Settings:
     inner_lr: float = 0.4
 
 
-SETTINGS: dict[float, Settings] = {
-    2: Settings(lr=0.05, sigma_in=0.5, sigma_out=0.5, bias_scale=2),
-    8: Settings(lr=0.1, sigma_in=0.5, sigma_out=0.25, bias_scale=1),
-    32: Settings(lr=0.4, sigma_in=1, sigma_out=0.125, bias_scale=0.5),
-    128: Settings(lr=0.1, sigma_in=1, sigma_out=0.125, bias_scale=1),
-    512: Settings(lr=0.1, sigma_in=1, sigma_out=0.03125, bias_scale=1),
-    2048: Settings(lr=0.1, sigma_in=1, sigma_out=0.03125, bias_scale=1),
-    8192: Settings(lr=0.1, sigma_in=1, sigma_out=0.03125, bias_scale=1),
-    math.inf: Settings(lr=0.1, sigma_in=1, sigma_out=0.03125, bias_scale=1),
+SETTINGS: dict[float, Hyperparameters] = {
+    2: Hyperparameters(lr=0.05, sigma_in=0.5, sigma_out=0.5, bias_scale=2),
+    8: Hyperparameters(lr=0.1, sigma_in=0.5, sigma_out=0.25, bias_scale=1),
+    32: Hyperparameters(lr=0.4, sigma_in=1, sigma_out=0.125, bias_scale=0.5),
+    128: Hyperparameters(lr=0.1, sigma_in=1, sigma_out=0.125, bias_scale=1),
+    512: Hyperparameters(lr=0.1, sigma_in=1, sigma_out=0.03125, bias_scale=1),
+    2048: Hyperparameters(lr=0.1, sigma_in=1, sigma_out=0.03125, bias_scale=1),
+    8192: Hyperparameters(lr=0.1, sigma_in=1, sigma_out=0.03125, bias_scale=1),
+    math.inf: Hyperparameters(lr=0.1, sigma_in=1, sigma_out=0.03125, bias_scale=1),
 }
 """Tuned by the paper's authors for each width by validation: paper, appendix D.1, Table 4."""
 
 
-def settings(width: float) -> Settings:
-    """The paper's settings for ``width``; between two widths of `WIDTHS`, those of the nearer one in log2.
+def settings(width: float) -> Hyperparameters:
+    """The paper's hyperparameters for ``width``; between two widths of `WIDTHS`, those of the nearer one in log2.
 
     Raises:
         InputError: ``width`` is below 1.
@@ -60,14 +60,16 @@ def settings(width: float) -> Settings:
     return SETTINGS[min(WIDTHS[:-1], key=lambda listed: abs(math.log2(listed) - math.log2(width)))]
 
 
-def linear_network(width: float, ways: int = 5, seed: int = 0, chosen: Settings | None = None) -> LinearLimit:
-    """The linear network of Table 2 at ``width``, infinity included, at its start.
+def linear_network(
+    width: float, ways: int = 5, seed: int = 0, chosen: Hyperparameters | None = None
+) -> LinearLimit:
+    """The linear network of Table 2 at ``width``, infinity included, untrained.
 
     Args:
         width: an int, or ``math.inf`` for the muP limit.
         ways: outputs.
         seed: draws a finite network from the limit; the limit itself is not random.
-        chosen: in place of the paper's `settings`.
+        chosen: in place of those of `settings`.
 
     Example:
         >>> linear_network(32).U.shape, linear_network(8192).U.shape, linear_network(math.inf).U.shape

@@ -1,63 +1,52 @@
 """First-order MAML of nonlinear infinitely wide networks, in the pi-limit."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tp4lib.data.omniglot import SIZE, Batch
-from tp4lib.maml.fomaml import clip_scale, query_accuracy
+from tp4lib.activations import activation_of
+from tp4lib.data.few_shot import Batch
+from tp4lib.data.omniglot import SIZE
+from tp4lib.maml.learner import Learner
+from tp4lib.maml.models import Hyperparameters
 from tp4lib.pi_limit.network import PiMLP
 
-
-@dataclass(frozen=True)
-class Settings:
-    """Rates and start of one network.
-
-    Attributes:
-        lr: outer rate.
-        sigma_in, sigma_out, bias_scale: as in `tp4lib.pi_limit.network.PiMLP`.
-        inner_lr: rate of the adaptation.
-
-    The defaults: best by validation of about 20 tried at rank 100 and depth 1, for 300 to 4,000 meta-steps.
-    """
-
-    lr: float = 1.0
-    sigma_in: float = 0.2
-    sigma_out: float = 0.0
-    bias_scale: float = 1.0
-    inner_lr: float = 0.4
-
+HYPERPARAMETERS = Hyperparameters(lr=1.0, sigma_in=0.2, sigma_out=0.0, bias_scale=1.0)
+"""Best by validation of about 20 tried at rank 100 and depth 1, for 300 to 4,000 meta-steps."""
 
 MAX_ROWS = 6000
 """Bound on the rows a hidden layer, where there is more than one."""
 
 
-def build(
+def pi_learner(
     rank: int = 400,
     depth: int = 1,
     activation: str = "relu",
     ways: int = 5,
     seed: int = 0,
-    chosen: Settings | None = None,
+    chosen: Hyperparameters | None = None,
     device: torch.device | str | None = None,
 ) -> "PiFOMAML":
-    """A learner in the pi-limit at its start.
+    """An untrained learner in the pi-limit.
 
     Example:
-        >>> learner = build(rank=20)
+        >>> learner = pi_learner(rank=20)
         >>> learner.network.U.shape
         torch.Size([20, 784])
     """
-    s = chosen or Settings()
+    s = chosen or HYPERPARAMETERS
     network = PiMLP(
-        SIZE * SIZE, ways, rank, depth, "identity" if activation == "linear" else activation,
-        sigma_in=s.sigma_in, sigma_hidden=1.0 if activation == "linear" else 4.0, sigma_out=s.sigma_out,
+        SIZE * SIZE, ways, rank, depth, activation,
+        sigma_in=s.sigma_in, sigma_hidden=1.0 if activation_of(activation).name == "identity" else 4.0,
+        sigma_out=s.sigma_out,
         bias_scale=s.bias_scale, max_rows=MAX_ROWS, seed=seed, device=device,
     )  # fmt: skip
     return PiFOMAML(network, lr=s.lr, inner_lr=s.inner_lr)
+
+
+build = pi_learner  # as notebooks call it
 
 
 class _Own(NamedTuple):
@@ -69,7 +58,7 @@ class _Own(NamedTuple):
     shift: list[Tensor]  # of their biases, (T, 1, columns)
 
 
-class PiFOMAML:
+class PiFOMAML(Learner):
     """First-order MAML of a `PiMLP`, all tasks of a meta-batch at once.
 
     Adapting appends rows, as any step of SGD does, but to a task's own list: with supports s and errors
@@ -80,7 +69,7 @@ class PiFOMAML:
     so a task costs (rows of its own) x (queries) kernel values, and no matrix. The outer step appends rows to the
     common lists, at the adapted g and dL/dg of the queries.
 
-    Labels are dealt to characters at random, task by task, so the readout's outer gradient is 0 on the average: what
+    Labels are assigned to characters at random, task by task, so the readout's outer gradient is 0 on average: what
     there is to learn is in the layers below. With ``learn_readout=False`` (and no rows to start with) the common
     readout stays 0, as in the experiments of the source; a network of one hidden layer then has no common rows at all,
     and 10,000 meta-steps cost as much memory as one.
@@ -89,35 +78,24 @@ class PiFOMAML:
 
     Args:
         network: trained in place.
-        inner_lr: eps.
-        lr: outer rate.
-        clip: the outer gradient, summed over tasks, is scaled down to this norm (that of the infinite network).
-        inner_steps: adaptation steps a task while training.
         learn_readout: whether outer steps append to the readout.
+        rates: see `tp4lib.maml.learner.Learner`; the norm that is clipped is that of the infinite network's gradient.
 
     Example:
-        >>> from tp4lib.maml import omniglot, synthetic
-        >>> tasks = omniglot.Tasks(synthetic.draw(classes=8, drawers=4))
-        >>> learner = build(rank=20)
+        >>> from tp4lib.data import drawn_characters, omniglot
+        >>> tasks = omniglot.Tasks(drawn_characters.draw(classes=8, drawers=4))
+        >>> learner = pi_learner(rank=20)
         >>> learner.outer_step(tasks.batch(32)).shape, learner.evaluate(tasks.batch(3), inner_steps=20).shape
         (torch.Size([]), torch.Size([3]))
     """
 
     def __init__(
-        self,
-        network: PiMLP,
-        *,
-        inner_lr: float = 0.4,
-        lr: float = 0.4,
-        clip: float | None = 0.5,
-        inner_steps: int = 1,
-        learn_readout: bool = False,
+        self, network: PiMLP, *, learn_readout: bool = False, lr: float = 0.4, **rates: float | None
     ) -> None:
-        self.network, self.learn_readout = network, learn_readout
-        self.inner_lr, self.lr, self.clip, self.inner_steps = inner_lr, lr, clip, inner_steps
+        super().__init__(network, lr=lr, **rates)
+        self.learn_readout = learn_readout
 
     def outer_step(self, batch: Batch) -> Tensor:
-        """One meta-step on a batch of tasks; returns the mean query loss before it (a scalar)."""
         net, S, T = self.network, batch.supports, len(batch.x)
         x, y = batch.x[:, S:], batch.y[:, S:]
         own = self._adapt(batch, self.inner_steps)
@@ -127,11 +105,13 @@ class PiFOMAML:
             found = [part.flatten(0, 1) for part in torch.autograd.grad(loss, g)]
         g = [part.detach().flatten(0, 1) for part in g]
         with torch.no_grad():
+            # found[l] = dL/dg^(l+1), summed over tasks and queries, which the layer below turns into its gradient.
             dU = net.multipliers[0] * found[0].T @ x.flatten(0, 1)
+            # Hidden layers get new rows: g of the layer below (B) with coefficients alpha dL/dg (A).
             last = net.depth if self.learn_readout else net.depth - 1
             db = [net.bias_scale * part.sum(0) for part in found[: min(last + 1, len(net.biases))]]
             B, A = g[:last], [alpha * part for alpha, part in zip(net.multipliers[1:], found[1 : last + 1])]
-            step = -self.lr * clip_scale(net.norm((dU, *db), A, B), self.clip)
+            step = -self.lr * self.clip_scale(net.norm((dU, *db), A, B))
             net.U.add_(step * dU)
             for parameter, gradient in zip(net.biases, db):
                 parameter.add_(step * gradient)
@@ -139,13 +119,8 @@ class PiFOMAML:
                 layer.append(b, step * a)
         return loss.detach() / T
 
-    def evaluate(self, batch: Batch, inner_steps: int = 1) -> Tensor:
-        """Query accuracy of each task after ``inner_steps`` steps of adaptation: ``(T,)`` in [0, 1]."""
-        return query_accuracy(self.predict(batch, inner_steps), batch)
-
     @torch.no_grad()
     def predict(self, batch: Batch, inner_steps: int = 1) -> Tensor:
-        """Query logits of each task after adaptation: ``(T, Q, o)``."""
         S = batch.supports
         return self._forward(batch.x[:, S:], self._adapt(batch, inner_steps), batch.x[:, :S])[-1]
 
@@ -163,6 +138,7 @@ class PiFOMAML:
             with torch.enable_grad():
                 g = self._forward(x, own, x)
                 loss = F.cross_entropy(g[-1].flatten(0, 1), y.flatten(), reduction="sum") / S
+                # -eps dL/dg of every layer; each appends what a step of SGD appends, to the task's own list.
                 found = [-self.inner_lr * part for part in torch.autograd.grad(loss, g)]
             later = list(zip(net.multipliers[1:], found[1:]))
             own = _Own(
@@ -187,16 +163,9 @@ class PiFOMAML:
         for index, layer in enumerate(net.layers):
             B, A = own.B[index], own.A[index]
             out = layer(g[-1].flatten(0, 1)).view(T, -1, layer.d_out) if len(layer) else 0
+            # The common rows, and the task's own: sum_s A_s K(B_s, g).
             out = alpha[index + 1] * (out + torch.bmm(net.kernel(g[-1], B), A))
             if index + 1 < len(net.biases):
                 out = out + own.shift[index] + beta * net.biases[index + 1]
             g.append(out)
         return g
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The network's matrices, biases and rows."""
-        return {name: value.detach() for name, value in self.network.state_dict().items()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put what `state_dict` gave back."""
-        self.network.load_state_dict(state)

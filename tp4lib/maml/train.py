@@ -1,4 +1,4 @@
-"""Meta-training with validation, checkpoints and the test, for any meta-model."""
+"""Meta-training with validation, checkpoints and the test, for any engine."""
 
 import hashlib
 import math
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -14,7 +14,9 @@ from tp4lib.base import checkpoint, checks, progress
 from tp4lib.base.divergence import FACTOR, Diverged, is_diverged
 from tp4lib.base.errors import InputError
 from tp4lib.data import omniglot
-from tp4lib.data.omniglot import Batch, Characters, Tasks
+from tp4lib.data.few_shot import Batch, Tasks
+from tp4lib.data.omniglot import Characters
+from tp4lib.maml.learner import Learner
 
 _ROOM = 2
 """In a kernel limit of large scale f = 0 adapts to logits of some tens, and the loss wanders between bounds without
@@ -22,32 +24,41 @@ growing on (the outer gradient is clipped): with the linear kernels of scale 4, 
 epoch reaches 4.1 times the untrained loss on Omniglot and 4.7 times on drawn characters. Single meta-steps go beyond
 that, so the mean counts. A run that diverges passes any bound."""
 
-_RATES = ("lr", "inner_lr", "clip", "inner_steps")  # of a meta-model, where it has them
-
-
-class MetaModel(Protocol):
-    """What the loop trains: `tp4lib.maml.fomaml.LinearFOMAML`, `GeneralMAML`, or a kernel model."""
-
-    def outer_step(self, batch: Batch) -> torch.Tensor:
-        """One meta-step; returns the mean query loss before it, a scalar."""
-
-    def evaluate(self, batch: Batch, inner_steps: int = 1) -> torch.Tensor:
-        """Query accuracy of each task after adaptation, ``(T,)`` in [0, 1]."""
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """All that training changes."""
-
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Put it back."""
+_RATES = ("lr", "inner_lr", "clip", "inner_steps")
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class TaskAccuracy:
     """A mean over independent tasks, in percent, with its standard error."""
 
     mean: float
     se: float
     tasks: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long `fit` trains.
+
+    Attributes:
+        meta_steps: outer steps in all.
+        epoch_steps: outer steps an epoch (the last one may be shorter).
+        meta_batch: tasks a meta-step.
+        patience: stop after so many epochs without a better one (None: never).
+
+    Raises:
+        InputError: one of them is no whole number >= 1.
+    """
+
+    meta_steps: int = 10_000
+    epoch_steps: int = 100
+    meta_batch: int = 32
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None:
+                object.__setattr__(self, name, checks.whole(name, value))
 
 
 @dataclass
@@ -86,8 +97,8 @@ class History:
         return self.epochs[self.best_epoch - 1]
 
 
-def deal(characters: Characters, seed: int = 0, **options: Any) -> tuple[Tasks, Tasks, Tasks]:
-    """Split the characters as the paper did and deal tasks to train on (rotations too), to validate and to test.
+def split_tasks(characters: Characters, seed: int = 0, **options: Any) -> tuple[Tasks, Tasks, Tasks]:
+    """Split the characters as the paper did: tasks to train on (rotations too), to validate and to test.
 
     Validation and test tasks do not depend on ``seed``: every run is asked the same questions.
 
@@ -107,85 +118,73 @@ def deal(characters: Characters, seed: int = 0, **options: Any) -> tuple[Tasks, 
     )
 
 
-def accuracy(model: MetaModel, batches: Sequence[Batch], inner_steps: int) -> Accuracy:
+deal = split_tasks  # as notebooks call it
+
+
+def accuracy(model: Learner, batches: Sequence[Batch], inner_steps: int) -> TaskAccuracy:
     """Accuracy over all tasks of ``batches`` after ``inner_steps`` steps of adaptation to each."""
     each = torch.cat([model.evaluate(batch, inner_steps).double().cpu() for batch in batches])
     se = float(each.std() / math.sqrt(len(each))) if len(each) > 1 else 0.0
-    return Accuracy(100 * float(each.mean()), 100 * se, len(each))
+    return TaskAccuracy(100 * float(each.mean()), 100 * se, len(each))
 
 
 def batches(tasks: Tasks, count: int, meta_batch: int = 64) -> list[Batch]:
-    """Deal ``count`` tasks, ``meta_batch`` at a time."""
+    """The next ``count`` tasks, ``meta_batch`` at a time."""
     return [tasks.batch(min(meta_batch, count - start)) for start in range(0, count, meta_batch)]
 
 
 def fit(
-    model: MetaModel,
+    model: Learner,
     tasks: Tasks,
     validation: Sequence[Batch],
     *,
-    meta_steps: int = 10_000,
-    epoch_steps: int = 100,
-    meta_batch: int = 32,
-    patience: int | None = None,
     save_to: str | Path | None = None,
     resume: bool = False,
     settings: Mapping[str, Any] | None = None,
+    **schedule: int | None,
 ) -> History:
     """Meta-train ``model`` and leave it in the state of its best epoch by validation (paper, section 9.2).
 
     Args:
-        tasks: deals the training tasks.
+        tasks: gives the training tasks.
         validation: batches held fixed, so that epochs are compared on the same questions, after 1 step of adaptation.
-        meta_steps: outer steps in all; an epoch is ``epoch_steps`` of them (the last one may be shorter).
-        meta_batch: tasks a meta-step.
-        patience: stop after so many epochs without a better one (None: never).
         save_to: a checkpoint, rewritten after every epoch. A resumed run ends with the same numbers as an unbroken one.
         resume: go on from ``save_to``.
         settings: what must be equal for a resumed run to make sense, kept in the checkpoint. The tasks (images, seed),
-            the validation, the model's rates and the arguments above are compared without being named here.
+            the validation, the model's rates and the schedule are compared without being named here.
+        schedule: fields of `Schedule`.
 
     Raises:
         Diverged: the mean query loss of an epoch is no number or too high, see `_require_converging`; the checkpoint of
             the epoch before stays.
         InputError: an argument is out of range; or the checkpoint is missing, damaged or of other settings.
     """
-    meta_steps, epoch_steps = checks.whole("meta_steps", meta_steps), checks.whole("epoch_steps", epoch_steps)
-    meta_batch = checks.whole("meta_batch", meta_batch)
-    patience = None if patience is None else checks.whole("patience", patience)
-    identity: dict[str, Any] = {}
+    plan = Schedule(**schedule)
     if resume and save_to is None:
         raise InputError("resume without a checkpoint; expected its path; try save_to='checkpoint.npz'")
+    identity: dict[str, Any] = {}
     if save_to is not None:
-        identity = {
-            **(settings or {}), **_identity(model, tasks, validation), "epoch_steps": epoch_steps,
-            "meta_batch": meta_batch, "meta_steps": meta_steps, "patience": patience,
-        }  # fmt: skip
+        identity = {**(settings or {}), **_identity(model, tasks, validation), **asdict(plan)}
     if resume:
         history, best = _restore(model, tasks, Path(save_to), identity)
     else:
         history, best = History(), _copy(model)
-    before = history.seconds
-    begun = time.perf_counter()
-    with progress.bar(total=meta_steps, initial=history.meta_steps, desc="meta-training", unit="step") as bar:
-        while history.meta_steps < meta_steps and not history.stopped_early:
-            epoch_begun = time.perf_counter()
-            steps = min(epoch_steps, meta_steps - history.meta_steps)
-            loss = _epoch(model, tasks, history, steps, meta_batch, bar.update)
-            history.train_seconds += time.perf_counter() - epoch_begun
+    before, begun = history.seconds, time.perf_counter()
+    with progress.bar(
+        total=plan.meta_steps, initial=history.meta_steps, desc="meta-training", unit="step"
+    ) as bar:
+        while history.meta_steps < plan.meta_steps and not history.stopped_early:
+            row = _epoch(model, tasks, history, plan, bar.update)
             score = accuracy(model, validation, inner_steps=1)
-            done = history.meta_steps + steps
-            history.epochs.append(
-                {"meta_steps": done, "loss": loss, "val_accuracy": score.mean, "val_se": score.se}
-            )
+            history.epochs.append(row | {"val_accuracy": score.mean, "val_se": score.se})
             if history.best_epoch == 0 or score.mean > history.best["val_accuracy"]:
                 history.best_epoch = len(history.epochs)
                 best = _copy(model)
             idle = len(history.epochs) - history.best_epoch
-            if patience is not None and idle >= patience and done < meta_steps:
-                history.stopped = f"no better epoch in the last {patience}"
+            if plan.patience is not None and idle >= plan.patience and history.meta_steps < plan.meta_steps:
+                history.stopped = f"no better epoch in the last {plan.patience}"
             history.seconds = before + time.perf_counter() - begun
-            bar.set_postfix(loss=f"{loss:.3f}", val=f"{score.mean:.1f}%")
+            bar.set_postfix(loss=f"{row['loss']:.3f}", val=f"{score.mean:.1f}%")
             if save_to is not None:
                 _save(model, tasks, Path(save_to), identity, history, best)
     model.load_state_dict(best)
@@ -193,23 +192,26 @@ def fit(
 
 
 def _epoch(
-    model: MetaModel, tasks: Tasks, history: History, steps: int, meta_batch: int, update: Callable[[], Any]
-) -> float:
-    """``steps`` meta-steps; returns their mean query loss."""
+    model: Learner, tasks: Tasks, history: History, plan: Schedule, update: Callable[[], Any]
+) -> dict[str, float]:
+    """Train for an epoch; returns the meta-steps done by then and the epoch's mean query loss."""
+    begun = time.perf_counter()
+    steps = min(plan.epoch_steps, plan.meta_steps - history.meta_steps)
     losses = []
     for _ in range(steps):
-        losses.append(model.outer_step(tasks.batch(meta_batch)))
+        losses.append(model.outer_step(tasks.batch(plan.meta_batch)))
         update()
         if losses[-1].device.type == "cpu" and not math.isfinite(losses[-1]):
-            break  # on a GPU, to look at every loss would be to wait for every step
+            break  # on a GPU, checking here would synchronize with it after every step
     losses = torch.stack(losses).double().cpu()
     if not history.epochs:
         history.untrained = float(losses[0])
     _require_converging(model, losses, history, math.log(tasks.ways))
-    return float(losses.sum()) / steps
+    history.train_seconds += time.perf_counter() - begun
+    return {"meta_steps": history.meta_steps + steps, "loss": float(losses.sum()) / steps}
 
 
-def _require_converging(model: MetaModel, losses: torch.Tensor, history: History, guessing: float) -> None:
+def _require_converging(model: Learner, losses: torch.Tensor, history: History, guessing: float) -> None:
     """Refuse an epoch in which training diverged, naming the first meta-step at which it is seen.
 
     The mean query loss of an epoch may be at most `FACTOR` times `_ROOM` times the larger of two losses: that of
@@ -237,7 +239,7 @@ def _require_converging(model: MetaModel, losses: torch.Tensor, history: History
     )
 
 
-def _identity(model: MetaModel, tasks: Tasks, validation: Sequence[Batch]) -> dict[str, Any]:
+def _identity(model: Learner, tasks: Tasks, validation: Sequence[Batch]) -> dict[str, Any]:
     """What a resumed run must have in common with the one that it goes on from, besides the caller's settings."""
     asked = hashlib.sha256()
     for batch in validation:
@@ -250,12 +252,12 @@ def _identity(model: MetaModel, tasks: Tasks, validation: Sequence[Batch]) -> di
     }
 
 
-def _copy(model: MetaModel) -> dict[str, torch.Tensor]:
+def _copy(model: Learner) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
 def _save(
-    model: MetaModel,
+    model: Learner,
     tasks: Tasks,
     path: Path,
     settings: Mapping[str, Any],
@@ -269,7 +271,7 @@ def _save(
 
 
 def _restore(
-    model: MetaModel, tasks: Tasks, path: Path, settings: Mapping[str, Any]
+    model: Learner, tasks: Tasks, path: Path, settings: Mapping[str, Any]
 ) -> tuple[History, dict[str, torch.Tensor]]:
     arrays, meta = checkpoint.load(path)
     with checkpoint.restoring(path):

@@ -1,67 +1,50 @@
 """The finite-width networks whose limit `tp4lib.pi_limit.network` computes: muP with projected gradients."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tp4lib.base import checks
-from tp4lib.base.checks import whole
-from tp4lib.base.device import require_memory
 from tp4lib.base.divergence import Watch
-from tp4lib.pi_limit.network import Loss, PiMLP, check_step, default_loss
+from tp4lib.pi_limit.step import Loss, check_step, default_loss
 
 
 class PiNetwork(nn.Module):
-    r"""A width-n perceptron in muP, drawn from a pi-limit and trained with projected gradients.
+    r"""A width-n perceptron in muP, trained with projected gradients; `PiMLP.sample` draws one from a pi-limit.
 
         h^1 = W^1 x,   h^{l+1} = W^{l+1} phi(h^l),   f = V phi(h^L) / n        (multipliers and biases as in the limit)
 
-    Start: with Gaussian Omega (n, r), ``W^1 = Omega U``, ``W = Omega A^T phi(B Omega^T) / n`` of the limit's rows, and
-    ``V = A^T phi(B Omega^T)``. Each step of SGD replaces the gradients g of W^1, the W and the hidden biases by
-    ``Omega (Omega^T Omega)^{-1} Omega^T g``. Every weight is an explicit matrix and autograd is torch's own, so this is
-    also an independent check of the limit, approached like n^{-1/2}.
+    Each step of SGD replaces the gradients g of W^1, the W and the hidden biases by ``Omega (Omega^T Omega)^{-1}
+    Omega^T g``. Every weight is an explicit matrix and autograd is torch's own, so this is also an independent check of
+    the limit, approached like n^{-1/2}.
 
     Source: Yang, Santacroce & Hu 2022, section 3.
 
     Args:
-        limit: drawn from, in its present state.
-        width: n, at least the rank.
-        seed: of Omega.
-
-    Raises:
-        InputError: a width below the rank, or matrices that do not fit in memory.
-
-    Example:
-        >>> PiMLP(d_in=3, d_out=2, rank=4, depth=2).sample(width=50)(torch.ones(5, 3)).shape
-        torch.Size([5, 2])
+        omega: ``(n, r)``, in float64.
+        weights: W^1 ``(n, d)``, W^2 .. W^L ``(n, n)``, V ``(o, n)``.
+        biases: of the first layers, as far as there are.
+        phi: the activation.
+        multipliers: alpha_1 .. alpha_{L+1}. bias_scale: multiplies all biases.
     """
 
-    def __init__(self, limit: PiMLP, width: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        omega: Tensor,
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        phi: Callable[[Tensor], Tensor],
+        multipliers: Sequence[float],
+        bias_scale: float,
+    ) -> None:
         super().__init__()
-        width = whole("width", width, least=limit.rank, example=4 * limit.rank)
-        seed = checks.seed(seed)
-        like, rows = limit.U, sum(len(layer) for layer in limit.layers)
-        needed = like.itemsize * width * (width * (limit.depth - 1) + 2 * limit.d_in + limit.rank + rows)
-        require_memory(3 * needed, like.device, f"a pi-network of width {width}", "choose a smaller width")
-        self.width, self.phi = width, limit.kernel.phi
-        self.multipliers, self.bias_scale = limit.multipliers, limit.bias_scale
-        generator = torch.Generator().manual_seed(seed)
-        omega = torch.randn(width, limit.rank, generator=generator, dtype=torch.float64)
-        self.register_buffer("omega", omega.to(like))
-        # Omega = Q R: projecting is Q Q^T.
-        self.register_buffer("Q", torch.linalg.qr(omega).Q.to(like))
-        with torch.no_grad():
-            matrices = [self.omega @ limit.U]
-            for layer in limit.layers:
-                features = self.phi(self.omega @ layer.B.T)  # (n, rows)
-                matrices.append((features @ layer.A).T)
-            matrices[1:-1] = [self.omega @ matrix / width for matrix in matrices[1:-1]]
-            depth = limit.depth
-            biases = [self.omega @ b for b in limit.biases[:depth]] + [
-                b.clone() for b in limit.biases[depth:]
-            ]
-        self.weights = nn.ParameterList(matrices)
-        self.biases = nn.ParameterList(biases)
+        self.width, self.phi = len(omega), phi
+        self.multipliers, self.bias_scale = multipliers, bias_scale
+        self.register_buffer("omega", omega.to(weights[0]))
+        # Omega = Q R, so that the projection is Q Q^T.
+        self.register_buffer("Q", torch.linalg.qr(omega).Q.to(weights[0]))
+        self.weights, self.biases = nn.ParameterList(weights), nn.ParameterList(biases)
         self._watch = Watch()
 
     def preactivations(self, x: Tensor) -> list[Tensor]:

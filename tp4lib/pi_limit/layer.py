@@ -6,8 +6,6 @@ Source: Yang, Santacroce & Hu 2022 (*Efficient Computation of Deep, Nonlinear, I
 Learn Features*), section 3. There a row has a multiplier m_i beside (A_i, B_i); here m_i is multiplied into A_i.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -17,6 +15,7 @@ from tp4lib.base import checks
 from tp4lib.base.checks import real, whole
 from tp4lib.base.device import require_memory
 from tp4lib.base.errors import InputError
+from tp4lib.pi_limit.compression import Compression, refit
 
 # Pairs (row, input) whose kernel is held at once: 64 MB in float32 for each elementwise temporary.
 BUDGET = 1 << 24
@@ -33,16 +32,16 @@ class Rows(nn.Module):
         max_rows: with a number, `append` compresses to half of it whenever it would be exceeded.
         dtype, device: of the arithmetic.
         storage: of the rows, e.g. ``torch.bfloat16`` for half the memory; psi(B) and A then have 8 significant bits,
-            while the gains and all sums stay in ``dtype``. None: ``dtype``.
+            while scale, rho and all sums stay in ``dtype``. None: ``dtype``.
 
     Raises:
         InputError: sizes that are not whole numbers (3 or more for max_rows), types that are not floating.
 
     Attributes:
-        compressions: what each compression so far did, see `tp4lib.pi_limit.compression.compress`.
+        compressions: what each compression so far did, see `tp4lib.pi_limit.compression.Compression`.
 
-    Rows are kept in blocks of memory that grow by half, so that n appends cost O(n). ``state_dict`` holds the rows in
-    use; ``load_state_dict`` takes any number of them.
+    Memory grows by half when it is full, so that n appends cost O(n). ``state_dict`` holds the rows in use;
+    ``load_state_dict`` takes any number of them.
 
     Example:
         >>> from tp4lib.activations import dual
@@ -105,7 +104,7 @@ class Rows(nn.Module):
         return sum(b[: len(self)].nbytes for b in (self._psi, self._scale, self._rho, self._A))
 
     def split(self, start: int = 0, stop: int | None = None) -> Split:
-        """Rows start..stop as the kernel wants them."""
+        """Rows start..stop, made ready for the kernel."""
         part = slice(start, len(self) if stop is None else stop)
         return Split(self._psi[part].to(self.dtype), self._scale[part], self._rho[part])
 
@@ -157,11 +156,15 @@ class Rows(nn.Module):
             self.compress(self.max_rows // 2)
         self._put(self.kernel.split(B), A / self._factor)
 
-    def compress(self, budget: int) -> "Compression":
-        """Refit W to at most ``budget`` of its rows; see `tp4lib.pi_limit.compression.compress`."""
-        from tp4lib.pi_limit.compression import compress
+    def compress(self, budget: int, seed: int | None = None) -> Compression:
+        """Refit W to at most ``budget`` of its rows, and report; see `tp4lib.pi_limit.compression.refit`.
 
-        report = compress(self, budget, seed=self._compressed)
+        ``seed`` is that of the choice of rows; None: how many compressions there were.
+        """
+        seed = self._compressed if seed is None else seed
+        stay, A, report = refit(self.kernel, self.split(), self.A, budget, seed)
+        if report.after < report.before:
+            self._keep(stay, A.to(self.dtype))
         self._compressed += 1
         self.compressions.append(report)
         return report
@@ -175,7 +178,7 @@ class Rows(nn.Module):
             self._factor = 1.0
 
     @torch.no_grad()
-    def keep(self, index: Tensor, A: Tensor) -> None:
+    def _keep(self, index: Tensor, A: Tensor) -> None:
         """Keep the rows ``index`` alone, with new ``A`` (multipliers included)."""
         kept = self.split()
         self._count, self._factor = 0, 1.0
@@ -221,17 +224,3 @@ class Rows(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.kernel.name}, rank={self.rank}, d_out={self.d_out}, rows={len(self)}"
-
-
-class Compression(NamedTuple):
-    """What a compression did.
-
-    Attributes:
-        before, after: rows.
-        error: ``|W - W'| / |W|`` in the Frobenius norm, so that outputs at g move by at most
-            ``error * |W| * sqrt(K(g, g))``.
-    """
-
-    before: int
-    after: int
-    error: float

@@ -1,7 +1,7 @@
 r"""Pi-limits: infinitely wide networks, deep and nonlinear, that learn features.
 
-In the limit of width, training in muP moves every hidden layer in directions that become ever more complicated
-functions of the Gaussians of the start. The pi-limit projects every gradient onto the span of r fixed Gaussian vectors,
+In the limit of width, training in muP moves every hidden layer in directions that become more and more complicated
+functions of the initial Gaussians. The pi-limit projects every gradient onto the span of r fixed Gaussian vectors,
 ``Omega`` (n, r): all preactivations then stay of the form ``h = Omega g`` with g in R^r, and
 
     g^1     = U x + b^1                                   U (r, d), an ordinary matrix
@@ -17,21 +17,21 @@ Features*, ICLR 2022, section 3.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tp4lib.activations import Dual, dual
+from tp4lib.activations import ActivationLike, dual
 from tp4lib.base import checks
 from tp4lib.base.checks import real, whole
 from tp4lib.base.device import require_memory
 from tp4lib.base.divergence import Watch
 from tp4lib.base.errors import InputError
-from tp4lib.pi_limit.layer import Compression, Rows
-
-Loss = Callable[[Tensor, Tensor], Tensor]
+from tp4lib.pi_limit.compression import Compression
+from tp4lib.pi_limit.finite import PiNetwork
+from tp4lib.pi_limit.layer import Rows
+from tp4lib.pi_limit.step import Loss, check_step, default_loss
 
 
 class PiMLP(nn.Module):
@@ -41,21 +41,22 @@ class PiMLP(nn.Module):
         d_in, d_out: d and o.
         rank: r. Cost and memory a row grow linearly in it.
         depth: L, hidden layers.
-        activation: ``"relu"``, ``"erf"``, ``"identity"``, ``"quadratic"``, ``"tanh"``, ``"gelu"``, any elementwise
-            function, or a `tp4lib.activations.Dual`.
-        sigma_in: U starts with ``E |U x|^2 = sigma_in^2 |x|^2``; its columns are orthogonal where r allows it.
-        sigma_hidden: a hidden matrix starts as r rows, B orthonormal, A Gaussian of variance ``sigma_hidden^2 / r``
-            less their mean over rows. (The paper leaves the mean in. But ``K(B_i, g)`` is nearly the same for all i and
-            g at high rank, so that all inputs would look alike to the second layer, and training take long to undo it.)
-            At 4, about ``1 / (E phi')^2`` of ReLU, the map keeps lengths; linear networks want 1.
-        sigma_out: the readout starts as o rows, ``A = sigma_out e_i`` and B a direction of its own; 0: without rows.
-        bias_scale: multiplies all biases; they start at 0. 0 leaves them out.
+        activation: of the hidden layers, see `tp4lib.activations.activation_of`.
+        sigma_in: U is initialized with ``E |U x|^2 = sigma_in^2 |x|^2``, its columns orthogonal where r allows it.
+        sigma_hidden: a hidden matrix is initialized with r rows, B orthonormal, A Gaussian of variance
+            ``sigma_hidden^2 / r`` less their mean over rows. (The paper leaves the mean in. But ``K(B_i, g)`` is nearly
+            the same for all i and g at high rank, so that all inputs would look alike to the second layer, and training
+            would take long to undo it.) At 4, about ``1 / (E phi')^2`` of ReLU, the map keeps lengths; 1 suits linear
+            networks.
+        sigma_out: the readout is initialized with o rows, ``A = sigma_out e_i`` and B orthogonal to the inputs' images;
+            0: without rows.
+        bias_scale: multiplies all biases, which are initialized to 0. 0 leaves them out.
         output_bias: False leaves out the output's.
         multipliers: alpha_1 .. alpha_{L+1}, on the layers' outputs (the rate of layer l is in effect alpha_l^2 times
-            larger; divide its sigma by alpha_l to keep the start).
-        max_rows: bound on the rows a layer, kept by compression; None: they grow without bound.
+            larger; divide its sigma by alpha_l to keep the initialization).
+        max_rows: bound on the rows per layer, kept by compression; None: they grow without bound.
         storage: dtype of the rows, see `tp4lib.pi_limit.layer.Rows`.
-        seed: of the start.
+        seed: of the initialization.
         device, dtype: of all else.
 
     Attributes:
@@ -81,7 +82,7 @@ class PiMLP(nn.Module):
         d_out: int,
         rank: int,
         depth: int,
-        activation: str | Callable[[Tensor], Tensor] | Dual = "relu",
+        activation: ActivationLike = "relu",
         *,
         sigma_in: float = 1.0,
         sigma_hidden: float = 4.0,
@@ -96,56 +97,56 @@ class PiMLP(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        d_in, d_out = whole("d_in", d_in), whole("d_out", d_out, example=1)
-        rank, depth = whole("rank", rank, example=200), whole("depth", depth, example=2)
-        sigma_in, sigma_hidden = (
-            real("sigma_in", sigma_in, least=0),
-            real("sigma_hidden", sigma_hidden, least=0),
+        d_in, d_out = self.d_in, self.d_out = whole("d_in", d_in), whole("d_out", d_out, example=1)
+        rank, depth = self.rank, self.depth = (
+            whole("rank", rank, example=200),
+            whole("depth", depth, example=2),
         )
-        sigma_out, bias_scale = real("sigma_out", sigma_out, least=0), real("bias_scale", bias_scale, least=0)
-        seed, dtype = checks.seed(seed), checks.floating("dtype", dtype) or torch.get_default_dtype()
-        alphas = [1.0] * (depth + 1) if multipliers is None else multipliers
-        self.multipliers = [real(f"multipliers[{i}]", alpha) for i, alpha in enumerate(alphas)]
-        if len(self.multipliers) != depth + 1:
-            raise InputError(
-                f"{len(self.multipliers)} multipliers; expected one for each of {depth + 1} layers; "
-                f"try multipliers={[1.0] * (depth + 1)}"
-            )
+        scales = {
+            "sigma_in": sigma_in,
+            "sigma_hidden": sigma_hidden,
+            "sigma_out": sigma_out,
+            "bias_scale": bias_scale,
+        }
+        sigma_in, sigma_hidden, sigma_out, self.bias_scale = (
+            real(name, scale, least=0) for name, scale in scales.items()
+        )
+        self.multipliers = self._check_multipliers(multipliers)
+        self.kernel = dual(activation)
+        generator = torch.Generator().manual_seed(checks.seed(seed))
+        dtype = checks.floating("dtype", dtype) or torch.get_default_dtype()
         require_memory(  # in float64, while it is drawn
             32 * rank * (d_in + d_out + (depth - 1) * rank),
             torch.device("cpu"),
             f"a pi-limit of rank {rank} and depth {depth}",
             "try a smaller rank or depth",
         )
-        self.d_in, self.d_out, self.rank, self.depth, self.bias_scale = d_in, d_out, rank, depth, bias_scale
-        self.kernel = dual(activation)
-        generator = torch.Generator().manual_seed(seed)
-        # Columns: where the inputs go, and directions of the readout's own.
+        # Orthogonal columns: the images of the inputs' coordinates, and the readout's own directions.
         frame = _frame(rank, d_in + (d_out if sigma_out else 0), generator)
         self.U = nn.Parameter((sigma_in * frame[:, :d_in]).to(device, dtype))
-        self.layers = nn.ModuleList(
-            Rows(
-                self.kernel,
-                rank,
-                d_out if last else rank,
-                max_rows=max_rows,
-                dtype=dtype,
-                device=device,
-                storage=storage,
-            )
-            for last in [False] * (depth - 1) + [True]
-        )
+        held = dict(max_rows=max_rows, dtype=dtype, device=device, storage=storage)
+        hidden, readout = range(depth - 1), Rows(self.kernel, rank, d_out, **held)
+        self.layers = nn.ModuleList([*(Rows(self.kernel, rank, rank, **held) for _ in hidden), readout])
         for layer in self.layers[:-1]:
-            A = torch.randn(rank, rank, generator=generator, dtype=torch.float64) * (
-                sigma_hidden / math.sqrt(rank)
-            )
-            B = _frame(rank, rank, generator)
-            layer.append(B.to(self.U), (A - A.mean(0)).to(self.U))
+            A = torch.randn(rank, rank, generator=generator, dtype=torch.float64)
+            A = A * (sigma_hidden / math.sqrt(rank))
+            layer.append(_frame(rank, rank, generator).to(self.U), (A - A.mean(0)).to(self.U))
         if sigma_out:
-            self.layers[-1].append(frame[:, d_in:].T.to(self.U), sigma_out * torch.eye(d_out).to(self.U))
-        sizes = ([rank] * depth + [d_out] * output_bias) if bias_scale else []
+            readout.append(frame[:, d_in:].T.to(self.U), sigma_out * torch.eye(d_out).to(self.U))
+        sizes = ([rank] * depth + [d_out] * output_bias) if self.bias_scale else []
         self.biases = nn.ParameterList(torch.zeros(size, device=device, dtype=dtype) for size in sizes)
         self._watch = Watch()
+
+    def _check_multipliers(self, multipliers: Sequence[float] | None) -> list[float]:
+        count = self.depth + 1
+        alphas = [1.0] * count if multipliers is None else multipliers
+        alphas = [real(f"multipliers[{i}]", alpha) for i, alpha in enumerate(alphas)]
+        if len(alphas) != count:
+            raise InputError(
+                f"{len(alphas)} multipliers; expected one for each of {count} layers; "
+                f"try multipliers={[1.0] * count}"
+            )
+        return alphas
 
     def preactivations(self, x: Tensor) -> list[Tensor]:
         """g^1, .., g^L, each ``(b, r)``, and f ``(b, o)``, at inputs x ``(b, d)``."""
@@ -189,7 +190,7 @@ class PiMLP(nn.Module):
         """
         lr, clip, weight_decay = check_step(lr, clip, weight_decay)
         loss = loss or default_loss(y)
-        f, value, gradients, A, B = self._gradients(x, y, loss)
+        f, value, gradients, A, B = self._gradients(x, y, loss)  # A = dL/dg^{l+1}, B = g^l, of every layer
         self._watch(value, loss(torch.zeros_like(f), y), len(x), f"try a smaller lr than {lr}")
         with torch.no_grad():
             step = -lr
@@ -200,7 +201,7 @@ class PiMLP(nn.Module):
             U = self.U * decay + step * gradients[0]
             biases = [bias + step * gradient for bias, gradient in zip(self.biases, gradients[1:])]
             A = [step * rows for rows in A]
-            # All before any: a step that overflows is not made.
+            # Everything is checked before anything changes: a step that overflows is not made.
             _require_finite("U", U, lr)
             for index, rows in enumerate([*biases, *A, *B]):
                 _require_finite("a bias" if index < len(biases) else "a new row", rows, lr)
@@ -237,7 +238,7 @@ class PiMLP(nn.Module):
         return self.norm(*self._gradients(x, y, loss or default_loss(y))[2:])
 
     def compress(self, budget: int) -> list[Compression]:
-        """Refit every layer to at most ``budget`` rows; says what that cost, see `tp4lib.pi_limit.compression`."""
+        """Refit every layer to at most ``budget`` rows; reports the errors, see `tp4lib.pi_limit.compression`."""
         return [layer.compress(budget) for layer in self.layers]
 
     @property
@@ -245,15 +246,41 @@ class PiMLP(nn.Module):
         """Bytes of all weights in use."""
         return sum(layer.nbytes for layer in self.layers) + sum(p.nbytes for p in self.parameters())
 
-    def sample(self, width: int, seed: int = 0) -> "nn.Module":
-        """Draw a finite pi-network of this limit, in its present state; see `tp4lib.pi_limit.finite.PiNetwork`.
+    @torch.no_grad()
+    def sample(self, width: int, seed: int = 0) -> PiNetwork:
+        r"""Draw a width-n network of this limit, in its present state.
+
+        With Gaussian Omega (n, r) and the limit's rows (A, B) of each layer,
+
+            W^1 = Omega U,      W = Omega A^T phi(B Omega^T) / n,      V = A^T phi(B Omega^T),      biases Omega b
+
+        Args:
+            width: n, at least the rank.
+            seed: of Omega.
 
         Raises:
-            InputError: width below the rank, or a network that does not fit in memory.
-        """
-        from tp4lib.pi_limit.finite import PiNetwork
+            InputError: width below the rank, or matrices that do not fit in memory.
 
-        return PiNetwork(self, width, seed)
+        Example:
+            >>> PiMLP(d_in=3, d_out=2, rank=4, depth=2).sample(width=50)(torch.ones(5, 3)).shape
+            torch.Size([5, 2])
+        """
+        width = whole("width", width, least=self.rank, example=4 * self.rank)
+        seed, rows = checks.seed(seed), sum(len(layer) for layer in self.layers)
+        needed = self.U.itemsize * width * (width * (self.depth - 1) + 2 * self.d_in + self.rank + rows)
+        require_memory(3 * needed, self.U.device, f"a pi-network of width {width}", "choose a smaller width")
+        generator = torch.Generator().manual_seed(seed)
+        exact = torch.randn(width, self.rank, generator=generator, dtype=torch.float64)
+        omega = exact.to(self.U)
+        weights = [omega @ self.U]
+        for layer in self.layers:
+            features = self.kernel.phi(omega @ layer.B.T)  # (n, rows)
+            weights.append((features @ layer.A).T)  # (r or o, n)
+        weights[1:-1] = [omega @ weight / width for weight in weights[1:-1]]
+        biases = [omega @ b for b in self.biases[: self.depth]] + [
+            b.clone() for b in self.biases[self.depth :]
+        ]
+        return PiNetwork(exact, weights, biases, self.kernel.phi, self.multipliers, self.bias_scale)
 
     def extra_repr(self) -> str:
         return f"d_in={self.d_in}, d_out={self.d_out}, rank={self.rank}, depth={self.depth}"
@@ -263,25 +290,6 @@ def _require_finite(what: str, found: Tensor, lr: float) -> None:
     if not found.isfinite().all():
         words = f"{what} is {found.item()}" if found.dim() == 0 else f"{what} is no longer finite"
         raise InputError(f"{words}; expected a finite number; try a smaller lr than {lr}")
-
-
-def check_step(lr: float, clip: float | None, weight_decay: float) -> tuple[float, float | None, float]:
-    """The numbers of a step of SGD, checked."""
-    lr, weight_decay = (
-        real("lr", lr, least=0, example=0.1),
-        real("weight_decay", weight_decay, least=0, example=0),
-    )
-    return lr, None if clip is None else real("clip", clip, above=0), weight_decay
-
-
-def default_loss(y: Tensor) -> Loss:
-    """Cross-entropy where targets are labels; half the mean square distance where they are vectors."""
-    return half_square if y.is_floating_point() else F.cross_entropy
-
-
-def half_square(f: Tensor, y: Tensor) -> Tensor:
-    """``|f - y|^2 / 2``, the mean over the batch."""
-    return (f - y).square().sum(-1).mean() / 2
 
 
 def _frame(rank: int, columns: int, generator: torch.Generator) -> Tensor:

@@ -13,9 +13,10 @@ coordinates become as n grows: the Master Theorem, executed. Source: Yang & Hu 2
 '1.000'
 """
 
+from tp4lib.base.powers import fitted_power
 from tp4lib.program.infinite import InfiniteWidth
 from tp4lib.program.mlp import train_mlp
-from tp4lib.program.noise import Estimate, NoiseWarning, estimate, fitted_power
+from tp4lib.program.noise import Estimate, NoiseWarning, estimate
 from tp4lib.program.optimizers import SGD, Adam
 from tp4lib.program.resnet import train_resnet
 from tp4lib.program.rnn import train_rnn

@@ -10,58 +10,30 @@ This is how a Gaussian matrix acts, given what it and its transpose did before. 
 conditioning trick is Bolthausen's (2014), and how Yang proves the Master Theorem (2020, Tensor Programs III).
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-import torch
 from torch import Tensor
 
-from tp4lib.base.errors import InputError
+from tp4lib.program.samples import OrthonormalRows, SampleWorld
 from tp4lib.program.vectors import Vector
-
-if TYPE_CHECKING:
-    from tp4lib.program.infinite import InfiniteWidth
-
-
-class Rows:
-    """A growing (count, samples) list of orthogonal vectors of mean square 1."""
-
-    def __init__(self, world: InfiniteWidth) -> None:
-        self.world, self.count = world, 0
-        self._buffer = torch.empty(0, world.samples, dtype=world.dtype, device=world.device)
-
-    @property
-    def rows(self) -> Tensor:
-        return self._buffer[: self.count]
-
-    def append(self, row: Tensor) -> None:
-        if self.count == len(self._buffer):
-            room = max(8, 3 * self.count // 2)
-            self.world.require(room, f"{room} vectors more")
-            grown = self._buffer.new_empty(room, self._buffer.shape[1])
-            grown[: self.count] = self._buffer
-            self._buffer = grown
-        self._buffer[self.count] = row
-        self.count += 1
-
-    def coefficients(self, x: Tensor) -> Tensor:
-        """(..., count): E x u_i for all rows u_i."""
-        return x @ self.rows.T / self.world.samples
 
 
 class ConditionedMatrix:
     """W at width infinity as four thin matrices, u, e, u' and e': a product takes four passes over them and no graph.
 
-    A direction of a vector that is smaller than M^(-1/4) / 2 of it gets no noise of its own. It would change
-    covariances by less than 1 / (4 sqrt(M)), which the samples do not resolve. So the basis grows slowly where training
-    repeats itself, and with it the time and the memory.
+    A direction of a vector that is smaller than M^(-1/3) / 2 of it gets no noise of its own. It would change
+    covariances by less than M^(-2/3) / 4, which the samples, with errors of order M^(-1/2), do not resolve. So the
+    basis grows slowly where training repeats itself, and with it the time and the memory.
+
+    Args:
+        corrected: whether Zdot is added; without it, one sees what goes wrong.
     """
 
-    def __init__(self, world: InfiniteWidth, std: float) -> None:
-        self.world, self.std = world, std
+    def __init__(self, world: SampleWorld, std: float, corrected: bool) -> None:
+        self.world, self.std, self.corrected = world, std, corrected
         # For W and for W^T: the basis u and its noises e.
-        self._sides = ((Rows(world), Rows(world)), (Rows(world), Rows(world)))
+        self._sides = (
+            (OrthonormalRows(world), OrthonormalRows(world)),
+            (OrthonormalRows(world), OrthonormalRows(world)),
+        )
 
     def product(self, x: Vector, transposed: bool, scale: float) -> Vector:
         (basis, noises), (other, theirs) = self._sides[transposed], self._sides[not transposed]
@@ -69,42 +41,26 @@ class ConditionedMatrix:
         stack = stack.detach().to(self.world.dtype)
         self.world.require(4 * len(stack), "a product")
         self._learn(stack, basis, noises)
-        result = basis.coefficients(stack) @ noises.rows
-        if self.world.derivatives == "stein":
-            result = result + theirs.coefficients(stack) @ other.rows
+        result = basis.coefficients(stack) @ noises.rows  # Zhat / std
+        if self.corrected:
+            result = result + theirs.coefficients(stack) @ other.rows  # Zdot / std
         result = scale * self.std * result
         return Vector(self.world, result if x.is_stack else result[0])
 
-    def _learn(self, stack: Tensor, basis: Rows, noises: Rows) -> None:
+    def _learn(self, stack: Tensor, basis: OrthonormalRows, noises: OrthonormalRows) -> None:
         """Extend the basis by the directions of a (B, M) stack that it lacks, and draw their noises."""
         rest = stack
         for _ in range(2):  # twice: once loses digits where a vector is nearly a combination
             rest = rest - basis.coefficients(rest) @ basis.rows
         new: list[Tensor] = []
         for row, y in zip(rest, stack):
-            for _ in range(2):
+            for _ in range(2):  # Gram-Schmidt among the new ones, twice for the same reason
                 for u in new:
                     row = row - (row @ u / self.world.samples) * u
             size = row.square().mean().sqrt()
-            if size > 0.5 * self.world.samples**-0.25 * y.square().mean().sqrt():
+            if size > 0.5 * self.world.samples ** (-1 / 3) * y.square().mean().sqrt():
                 new.append(row / size)
         if new:
-            for u, e in zip(new, self._fresh(len(new))):
+            for u, e in zip(new, self.world.fresh(len(new))):
                 basis.append(u)
                 noises.append(e)
-
-    def _fresh(self, count: int) -> Tensor:
-        """(count, M) noises, orthonormal to each other and to all of the world's earlier ones."""
-        seen, samples = self.world._noises, self.world.samples
-        if 2 * (seen.count + count) > samples:
-            raise InputError(
-                f"{seen.count + count} noises in {samples} samples; expected at most {samples // 2}, half as many; "
-                f"try samples={4 * samples}, fewer steps or fewer inputs"
-            )
-        noise = torch.stack([self.world._draw() for _ in range(count)])
-        noise = noise - seen.coefficients(noise) @ seen.rows
-        lower = torch.linalg.cholesky(noise @ noise.T / samples)
-        noise = torch.linalg.solve_triangular(lower, noise, upper=False)
-        for row in noise:
-            seen.append(row)
-        return noise

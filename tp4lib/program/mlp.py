@@ -1,36 +1,23 @@
 """SGD on a perceptron in any stable abc-parametrization, as a tensor program."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from tp4lib.activations import activation_of
 from tp4lib.base.errors import InputError
-from tp4lib.nn import ACTIVATIONS, check_parametrization
+from tp4lib.nn import check_parametrization
 from tp4lib.parametrization import ABC
-from tp4lib.program.optimizers import SGD, Adam, optimizer_of
-from tp4lib.program.training import SLOPES, Loss, Task, Training, gram, make_task, require, squared_loss
+from tp4lib.program.optimizers import SGD, Adam
+from tp4lib.program.training import Task, Training, TrainingOptions, gram, make_task, require_room
 from tp4lib.program.world import World, outer
 
 _CLOSE = 1e-9  # sums of exponents this close are equal
 
 
 def train_mlp(
-    world: World,
-    xi: Tensor,
-    y: Tensor,
-    parametrization: ABC,
-    *,
-    activation: str = "tanh",
-    lr: float = 0.1,
-    steps: int = 8,
-    std: float | Sequence[float] = 1.0,
-    loss: Loss = squared_loss,
-    optimizer: str | SGD | Adam = "sgd",
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
-    batches: Sequence[Sequence[int]] | None = None,
-    f0: Tensor | None = None,
+    world: World, xi: Tensor, y: Tensor, parametrization: ABC, *, f0: Tensor | None = None, **options: Any
 ) -> Training:
     r"""SGD on an L-hidden-layer perceptron in any stable abc-parametrization, as a tensor program.
 
@@ -40,10 +27,10 @@ def train_mlp(
         f = <v, x^L> / n,   v -= eta chi x^L,   W^l -= eta dh^l (x^{l-1})^T / n,   W^1 -= eta dh^1 xi^T
 
     Of these terms a parametrization keeps the ones whose power of n is 0: layer l's update if
-    r_l = q + c - 1 + 2 a_l + [l = 1] is 0, v's start in f if s = a_{L+1} + b_{L+1} is 1, its update if
+    r_l = q + c - 1 + 2 a_l + [l = 1] is 0, v's initial value in f if s = a_{L+1} + b_{L+1} is 1, its update if
     u = 2 a_{L+1} + c is 1; and whichever of the two is larger, at q = min(s, u), in dx^L. muP keeps all of them.
 
-    Kernel regime (r > 0): features stay as they start, with one Gaussian v in the backward pass, and
+    Kernel regime (r > 0): features stay as initialized, with one Gaussian v in the backward pass, and
 
         f -= eta K chi,   K = [u = 1] <x^L, x^L'>/n + sum_l [s + r_l = 1] <dh^l, dh^l'>/n <x^{l-1}, x^{l-1}'>/n
 
@@ -53,18 +40,11 @@ def train_mlp(
     In `FiniteWidth(n)` muP's program is the width-n network itself, to rounding.
 
     Args:
-        world: `FiniteWidth` or `InfiniteWidth`.
+        world: `FiniteWidth` or `InfiniteWidth`. parametrization: its depth is L, e.g. `mup(2)`.
         xi: (P, d_in) inputs. y: (P, d_out) targets for `loss`.
-        parametrization: its depth is L, e.g. `mup(2)`.
-        activation: "tanh", "relu", "gelu", "erf" or "identity" (a linear network).
-        lr: eta. steps: T.
-        std: sigma_l, one number or L + 1 of them: w^l starts as N(0, (sigma_l n^{-b_l})^2).
-        loss: (batch, d_out) outputs and targets -> () tensor.
-        optimizer: "sgd", "momentum", "adam", "adamw", or `SGD(..)` or `Adam(..)` of `tp4lib.program.optimizers`.
-        momentum: of torch.optim.SGD: buffer = momentum * buffer + gradient, weight -= lr * buffer.
-        weight_decay: lambda; Adam and weight decay are for muP, where every layer's entries move at one rate.
-        batches: for each step the rows of xi to train on (all of them by default); outputs are recorded on all rows.
-        f0: (P, d_out), in place of the draw of f at the start in the kernel regime.
+        f0: (P, d_out), in place of the draw of the initial f in the kernel regime.
+        options: of `tp4lib.program.training.TrainingOptions`: activation, lr, steps, std, loss, optimizer, momentum,
+            weight_decay, batches.
 
     Raises:
         InputError: an unstable parametrization, Adam or weight decay outside muP, wrong shapes, names or numbers, too
@@ -76,25 +56,14 @@ def train_mlp(
     >>> train_mlp(InfiniteWidth(1000), xi, y, mup(2), steps=3).outputs.shape
     torch.Size([4, 2, 1])
     """
-    check_parametrization(parametrization)
-    if not parametrization.is_stable:
-        broken = next(c for c in parametrization.stability_conditions if not c.holds)
-        raise InputError(
-            f"{parametrization} has no limit: {broken.what_breaks}; expected a stable one; "
-            f"try mup({parametrization.depth})"
-        )
-    last = parametrization.depth + 1
-    std = list(std) if hasattr(std, "__iter__") else [std] * last
-    if len(std) != last:
-        raise InputError(f"std has {len(std)} numbers; one per layer, {last}, are needed; try std=1.0")
-    rules = optimizer_of(optimizer, momentum, weight_decay)
-    task = make_task(world, xi, y, activation, lr, steps, std, loss, rules, batches)
+    _check_stable(parametrization)
+    task = make_task(world, xi, y, parametrization.depth + 1, TrainingOptions(**options))
     if xi.dim() != 2:
         raise InputError(f"xi is {tuple(xi.shape)}; expected (P, d_in); try xi[:, None] for numbers")
     s, u, r_layers = _powers(parametrization)
-    if _is_whole(rules) and max(abs(s - 1), abs(u - 1), *map(abs, r_layers)) > _CLOSE:
+    if _is_whole(task.optimizer) and max(abs(s - 1), abs(u - 1), *map(abs, r_layers)) > _CLOSE:
         raise InputError(
-            f"{rules} in {parametrization}; Adam and weight decay are programs in muP alone; "
+            f"{task.optimizer} in {parametrization}; Adam and weight decay are programs in muP alone; "
             f"try mup({parametrization.depth}), or optimizer='momentum'"
         )
     if min(r_layers) > _CLOSE:
@@ -104,6 +73,13 @@ def train_mlp(
             "f0 is given, but features are learned and f starts at 0; it belongs to the kernel regime; drop it"
         )
     return _train_features(world, task, s, u, r_layers)
+
+
+def _check_stable(p: ABC) -> None:
+    check_parametrization(p)
+    if not p.is_stable:
+        broken = next(c for c in p.stability_conditions if not c.holds)
+        raise InputError(f"{p} has no limit: {broken.what_breaks}; expected a stable one; try mup({p.depth})")
 
 
 def _powers(p: ABC) -> tuple[float, float, list[float]]:
@@ -118,9 +94,9 @@ def _is_whole(rules: SGD | Adam) -> bool:
 
 
 def _train_features(world: World, task: Task, s: float, u: float, r_layers: list[float]) -> Training:
-    phi, slope, xi = ACTIVATIONS[task.activation], SLOPES[task.activation], task.xi
+    (_, phi, slope, _), xi = activation_of(task.activation), task.xi
     depth, moves = len(r_layers), [r < _CLOSE for r in r_layers]
-    require(world, 1 + task.steps, depth, len(xi))
+    require_room(world, 1 + task.steps, depth, len(xi))
     task.optimizer.require(world, depth - 1)
     U = world.gaussian(task.std[0], count=xi.shape[1])  # W^1, a stack of d_in vectors
     W = [None] + [world.matrix(task.std[l]) for l in range(1, depth)]  # noqa: E741 - W[l] leads into layer l + 1
@@ -129,40 +105,37 @@ def _train_features(world: World, task: Task, s: float, u: float, r_layers: list
     if _is_whole(task.optimizer):
         start, change = change, start  # in muP both count alike, so that v may be kept in one
     of_U, of_v, of_W = task.rule(), task.rule(), [task.rule() for _ in range(depth)]
-    outputs, hs = [], []
-    for step in range(task.steps + 1):
+    for _ in range(task.steps + 1):
         h = [xi @ U]
         for W_l in W[1:]:
             h.append(W_l @ phi(h[-1]))
         x = [phi(h_l) for h_l in h]
         v = [part for part, power in ((start, s), (change, u)) if power < 1 + _CLOSE]
-        outputs.append(world.mean(x[-1], sum(v) if v else 0 * start))
-        task.check(outputs)
-        hs.append(h)
-        if step == task.steps:
+        chi = task.record(world.mean(x[-1], sum(v) if v else 0 * start), h)
+        if chi is None:
             break
-        chi, picked = task.chi(outputs[-1], step), [task.pick(x_l, step) for x_l in x]
+        picked = [task.pick(x_l) for x_l in x]
         dx = chi @ sum(part for part, power in ((start, s), (change, u)) if power < min(s, u) + _CLOSE)
         change = of_v.step(change, chi.T @ picked[-1])
         for l in reversed(range(depth)):  # noqa: E741
             if not any(moves[: l + 1]):
                 break
-            dh = dx * slope(task.pick(h[l], step))
+            dh = dx * slope(task.pick(h[l]))
             if l > 0:
                 dx = W[l].T @ dh
                 if moves[l]:
                     W[l] = of_W[l].step(W[l], outer(dh, picked[l - 1]))
             elif moves[0]:
-                U = of_U.step(U, task.pick(xi, step).T @ dh)
-    return task.finish(outputs, hs)
+                U = of_U.step(U, task.pick(xi).T @ dh)
+    return task.finish()
 
 
 def _train_kernel(
     world: World, task: Task, s: float, u: float, r_layers: list[float], f0: Tensor | None
 ) -> Training:
-    phi, slope, depth = ACTIVATIONS[task.activation], SLOPES[task.activation], len(r_layers)
+    (_, phi, slope, _), depth = activation_of(task.activation), len(r_layers)
     many, d_out = len(task.xi), task.y.shape[1]
-    require(world, 1, depth, many)
+    require_room(world, 1, depth, many)
     W = [None] + [world.matrix(task.std[l]) for l in range(1, depth)]  # noqa: E741
     h = [task.xi @ world.gaussian(task.std[0], count=task.xi.shape[1])]
     for W_l in W[1:]:
@@ -188,13 +161,10 @@ def _train_kernel(
     else:
         f = f0.to(kernel)
 
-    outputs, of_f = [f], task.rule()
-    task.check(outputs)
-    for step in range(task.steps):
-        f = of_f.step(f, task.pick(kernel, step).T @ task.chi(f, step))
-        outputs.append(f)
-        task.check(outputs)
-    return task.finish(outputs, [h] * (task.steps + 1), kernel)
+    of_f = task.rule()
+    while (chi := task.record(f, h)) is not None:
+        f = of_f.step(f, task.pick(kernel).T @ chi)
+    return task.finish(kernel)
 
 
 def _root(covariance: Tensor) -> Tensor:

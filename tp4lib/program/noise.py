@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -38,32 +38,6 @@ class Estimate:
         needed = max(16, self.samples * ratio**2)
         digits = 10 ** max(0, math.floor(math.log10(needed)) - 1)
         return math.ceil(needed / digits) * digits
-
-
-def fitted_power(squares: Mapping[int, Tensor]) -> tuple[float, float]:
-    """The power of n that root mean squares follow, by least squares of the logarithms, and its standard error.
-
-    Args:
-        squares: for each width n, the (networks,) mean squares of single networks, two or more of them.
-
-    Raises:
-        InputError: fewer than two widths, or a width with fewer than two networks.
-
-    >>> slope, error = fitted_power({64: torch.tensor([4.0, 4.0]), 256: torch.tensor([1.0, 1.0])})
-    >>> f"{slope:.2f} +- {error:.2f}"
-    '-0.50 +- 0.00'
-    """
-    if len(squares) < 2 or any(len(s) < 2 for s in squares.values()):
-        counts = {n: len(s) for n, s in squares.items()}
-        raise InputError(
-            f"networks by width: {counts}; expected two or more widths with two or more networks each; "
-            "train more networks"
-        )
-    x = torch.tensor([math.log(n) for n in squares], dtype=torch.float64)
-    weights = (x - x.mean()) / (x - x.mean()).square().sum()
-    means = torch.stack([s.double().mean().cpu() for s in squares.values()])
-    errors = torch.stack([s.double().std().cpu() / len(s) ** 0.5 for s in squares.values()]) / (2 * means)
-    return float(weights @ means.log() / 2), float((weights * errors).square().sum().sqrt())
 
 
 def estimate(

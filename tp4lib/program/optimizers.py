@@ -124,11 +124,8 @@ class AdamRule:
     def __init__(self, settings: Adam, lr: float) -> None:
         self.settings, self.lr, self._count = settings, lr, 0
         self._m = self._s = 0.0
-        self._start, self._kept, self._total = (
-            None,
-            1.0,
-            None,
-        )  # of a matrix: W_0, its factor, the sum of updates
+        # Of a matrix: W_0, the factor of it that weight decay has left, the sum of updates.
+        self._first, self._kept, self._total = None, 1.0, None
 
     def step(self, weight: Vector | Matrix, gradient: Vector | Matrix) -> Vector | Matrix:
         """The weight after a step; `weight` is what the step before returned."""
@@ -149,8 +146,8 @@ class AdamRule:
     def _matrix(self, weight: Matrix, gradient: Matrix) -> Matrix:
         world = weight.world
         n = world.coordinates
-        if self._start is None:
-            self._start = weight
+        if self._first is None:
+            self._first = weight
             self._m, self._s = torch.zeros(2, n, n, dtype=world.dtype, device=world.device)
             self._total = torch.zeros_like(self._m)
         factor = 1 - self.lr * self.settings.weight_decay
@@ -159,12 +156,14 @@ class AdamRule:
         rows = max(1, _BLOCK // n)
         for first in range(0, n, rows):
             block = slice(first, first + rows)
+            # Adam's moments of every entry of the outer products, m, s and psi, some rows at a time.
             self._m[block], self._s[block], update = self._moments(
                 self._m[block], self._s[block], _entries(gradient, block)
             )
             total[block] = factor * self._total[block] - self.lr * update
         self._total = total
-        return self._kept * self._start + as_matrix(world, Table(total))
+        # W_t = (1 - eta lambda)^t W_0 + total / n: the Gaussian part stays a Gaussian matrix.
+        return self._kept * self._first + as_matrix(world, NonlinearOuter(total))
 
 
 def _entries(gradient: Matrix, rows: slice) -> Tensor:
@@ -176,7 +175,7 @@ def _entries(gradient: Matrix, rows: slice) -> Tensor:
     return found
 
 
-class Table:
+class NonlinearOuter:
     """A matrix of entries t_ij / n, the sum of nonlinear outer products: a part of a matrix."""
 
     def __init__(self, entries: Tensor) -> None:
@@ -184,6 +183,7 @@ class Table:
 
     def product(self, x: Vector, transposed: bool, scale: float) -> Vector:
         right = self._entries if transposed else self._entries.T
+        # A coordinatewise function of the u's in the limit (OuterNonlin), without new noise.
         values = x._tensor.detach().to(right.dtype)
         return Vector(x.world, values @ right * (scale / x.world.coordinates), jumps=True)
 

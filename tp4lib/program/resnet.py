@@ -1,42 +1,33 @@
 """SGD on a residual network of any depth, as a tensor program: width infinity first, then depth."""
 
 import math
+from typing import Any
 
 from torch import Tensor
 
+from tp4lib.activations import activation_of
 from tp4lib.base import checks
-from tp4lib.nn import ACTIVATIONS
-from tp4lib.program.optimizers import SGD, Adam, optimizer_of
-from tp4lib.program.training import SLOPES, Training, make_task, require, squared_loss
+from tp4lib.program.optimizers import Adam
+from tp4lib.program.training import Training, TrainingOptions, make_task, require_room
 from tp4lib.program.world import World, outer
 
 
-def train_resnet(
-    world: World,
-    xi: Tensor,
-    y: Tensor,
-    *,
-    depth: int,
-    activation: str = "tanh",
-    lr: float = 0.1,
-    steps: int = 4,
-    optimizer: str | SGD | Adam = "sgd",
-) -> Training:
+def train_resnet(world: World, xi: Tensor, y: Tensor, *, depth: int, **options: Any) -> Training:
     r"""Train a residual network of `depth` branches in Depth-muP: branches and their gradients carry 1 / sqrt(L).
 
         x^0 = U xi,   h^l = W^l x^{l-1},   x^l = x^{l-1} + phi(h^l) / sqrt(L),   f = <v, x^L> / n
         dx^L = chi v,   dh^l = dx^l phi'(h^l) / sqrt(L),   dx^{l-1} = dx^l + W^l^T dh^l
         v -= eta chi x^L,   W^l -= eta dh^l (x^{l-1})^T / n,   U -= eta dx^0 xi^T
 
-    (or another optimizer's step). With it every branch still learns features as the depth grows, and the limits of
-    width have a limit of depth. Source: Yang, Yu, Zhu & Hayou 2023, Tensor Programs VI (arXiv 2310.02244), section 3.
-    Adam's rate of the branches carries another 1 / sqrt(L) there.
+    (or another optimizer's step). Every branch still learns features as the depth grows, and the limits of width have
+    a limit of depth. Adam's rate of the branches carries another 1 / sqrt(L). Source: Yang, Yu, Zhu & Hayou 2023,
+    Tensor Programs VI (arXiv 2310.02244), section 3.
 
     Args:
         world: `FiniteWidth` or `InfiniteWidth`.
-        xi: (P, d_in) inputs. y: (P, d_out) targets of `squared_loss`.
-        depth: L. activation: of `tp4lib.nn`; an odd one, such as "tanh", keeps the branches' means at 0.
-        lr: eta. steps: T. optimizer: as in `train_mlp`.
+        xi: (P, d_in) inputs. y: (P, d_out) targets. depth: L.
+        options: as in `train_mlp`, with std of U, W^1 .. W^L and v, and 4 steps by default. An odd activation, such as
+            "tanh", keeps the branches' means at 0.
 
     Returns:
         `Training`, with h^1 .. h^L.
@@ -51,33 +42,27 @@ def train_resnet(
     torch.Size([3, 2, 1])
     """
     depth = checks.whole("depth", depth, example=4)
-    task = make_task(
-        world, xi, y, activation, lr, steps, [1.0] * (depth + 2), squared_loss, optimizer_of(optimizer), None
-    )
-    phi, slope, branch, xi = ACTIVATIONS[activation], SLOPES[activation], 1 / math.sqrt(depth), task.xi
-    rate = lr * branch if isinstance(task.optimizer, Adam) else lr  # of the branches
-    require(world, 1 + steps, depth, len(xi))
+    task = make_task(world, xi, y, depth + 2, TrainingOptions(**{"steps": 4} | options))
+    (_, phi, slope, _), branch, xi = activation_of(task.activation), 1 / math.sqrt(depth), task.xi
+    rate = task.lr * branch if isinstance(task.optimizer, Adam) else task.lr  # of the branches
+    require_room(world, 1 + task.steps, depth, len(xi))
     task.optimizer.require(world, depth)
-    U, v = world.gaussian(count=xi.shape[1]), world.gaussian(count=y.shape[1])
-    W = [world.matrix() for _ in range(depth)]
-    of_U, of_v, of_W = task.rule(), task.rule(), [task.optimizer.rule(rate) for _ in W]
-    outputs, hs = [], []
-    for step in range(steps + 1):
+    U, v = world.gaussian(task.std[0], count=xi.shape[1]), world.gaussian(task.std[-1], count=y.shape[1])
+    W = [world.matrix(std) for std in task.std[1:-1]]
+    of_U, of_v, of_W = task.rule(), task.rule(), [task.rule(rate) for _ in W]
+    for _ in range(task.steps + 1):
         x, h = [xi @ U], []
         for W_l in W:
             h.append(W_l @ x[-1])
             x.append(x[-1] + branch * phi(h[-1]))
-        outputs.append(world.mean(x[-1], v))
-        task.check(outputs)
-        hs.append(h)
-        if step == steps:
+        chi = task.record(world.mean(x[-1], v), h)
+        if chi is None:
             break
-        chi = task.chi(outputs[-1], step)
         dx = chi @ v
-        v = of_v.step(v, chi.T @ x[-1])
+        v = of_v.step(v, chi.T @ task.pick(x[-1]))
         for l in reversed(range(depth)):  # noqa: E741
-            dh = branch * dx * slope(h[l])
+            dh = branch * dx * slope(task.pick(h[l]))
             dx = dx + W[l].T @ dh
-            W[l] = of_W[l].step(W[l], outer(dh, x[l]))
-        U = of_U.step(U, xi.T @ dx)
-    return task.finish(outputs, hs)
+            W[l] = of_W[l].step(W[l], outer(dh, task.pick(x[l])))
+        U = of_U.step(U, task.pick(xi).T @ dx)
+    return task.finish()

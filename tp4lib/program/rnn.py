@@ -1,31 +1,16 @@
 """SGD on a simple recurrent network in muP, as a tensor program: one matrix, reused at every time and trained."""
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
+from tp4lib.activations import activation_of
 from tp4lib.base.errors import InputError
-from tp4lib.nn import ACTIVATIONS
-from tp4lib.program.optimizers import SGD, Adam, optimizer_of
-from tp4lib.program.training import SLOPES, Loss, Training, make_task, require, squared_loss
+from tp4lib.program.training import Training, TrainingOptions, make_task, require_room
 from tp4lib.program.world import Matrix, World, outer
 
 
-def train_rnn(
-    world: World,
-    xi: Tensor,
-    y: Tensor,
-    *,
-    activation: str = "tanh",
-    lr: float = 0.1,
-    steps: int = 4,
-    std: Sequence[float] = (1.0, 1.0, 1.0),
-    loss: Loss = squared_loss,
-    momentum: float = 0.0,
-    optimizer: str | SGD | Adam = "sgd",
-    weight_decay: float = 0.0,
-    batches: Sequence[Sequence[int]] | None = None,
-) -> Training:
+def train_rnn(world: World, xi: Tensor, y: Tensor, **options: Any) -> Training:
     r"""SGD on a simple recurrent network in muP: one matrix W, reused at every time and trained through time.
 
         h_k = W x_{k-1} + U xi_k,   x_k = phi(h_k),   x_0 = 0,   f = <v, x_K> / n
@@ -35,7 +20,8 @@ def train_rnn(
     Source: Yang & Hu 2021, section 7 (the recipe covers any architecture; the paper does not run this one).
 
     Args:
-        xi: (P, K, d_in) sequences. y: (P, d_out). std: of U, W and v. The rest as in `train_mlp`.
+        xi: (P, K, d_in) sequences. y: (P, d_out).
+        options: as in `train_mlp`, with std of U, W and v, and 4 steps by default.
 
     Returns:
         `Training`, with the times 1 .. K in the place of layers.
@@ -51,40 +37,30 @@ def train_rnn(
     """
     if xi.dim() != 3:
         raise InputError(f"xi is {tuple(xi.shape)}; expected (P, K, d_in); try xi[..., None]")
-    std = list(std) if hasattr(std, "__iter__") else [std] * 3
-    if len(std) != 3:
-        raise InputError(f"std has {len(std)} numbers; expected those of U, W and v; try std=(1, 1, 1)")
-    rules = optimizer_of(optimizer, momentum, weight_decay)
-    task = make_task(world, xi, y, activation, lr, steps, std, loss, rules, batches)
-    phi, slope, xi = ACTIVATIONS[activation], SLOPES[activation], task.xi
-    times, steps, lr = xi.shape[1], task.steps, task.lr
-    require(world, 1 + steps, times, len(xi))
+    task = make_task(world, xi, y, 3, TrainingOptions(**{"steps": 4} | options))
+    (_, phi, slope, _), xi = activation_of(task.activation), task.xi
+    times = xi.shape[1]
+    require_room(world, 1 + task.steps, times, len(xi))
     task.optimizer.require(world, matrices=1)
-    U, W, v = (
-        world.gaussian(task.std[0], count=xi.shape[2]),
-        world.matrix(task.std[1]),
-        world.gaussian(task.std[2], count=y.shape[1]),
-    )
+    U, W = world.gaussian(task.std[0], count=xi.shape[2]), world.matrix(task.std[1])
+    v = world.gaussian(task.std[2], count=y.shape[1])
     of_U, of_W, of_v = task.rule(), task.rule(), task.rule()
-    outputs, hs = [], []
-    for step in range(steps + 1):
+    for _ in range(task.steps + 1):
         h = [xi[:, 0] @ U]
         for k in range(1, times):
             h.append(W @ phi(h[-1]) + xi[:, k] @ U)
         x = [phi(h_k) for h_k in h]
-        outputs.append(world.mean(x[-1], v))
-        task.check(outputs)
-        hs.append(h)
-        if step == steps:
+        chi = task.record(world.mean(x[-1], v), h)
+        if chi is None:
             break
-        chi, inputs = task.chi(outputs[-1], step), task.pick(xi, step)
+        inputs = task.pick(xi)
         dx, g_U, g_W = chi @ v, 0 * U, Matrix(world)
-        for k in reversed(range(times)):
-            dh = dx * slope(task.pick(h[k], step))
+        for k in reversed(range(times)):  # back through time, summing the gradients of every use
+            dh = dx * slope(task.pick(h[k]))
             g_U = g_U + inputs[:, k].T @ dh
             if k > 0:
-                g_W = g_W + outer(dh, task.pick(x[k - 1], step))
+                g_W = g_W + outer(dh, task.pick(x[k - 1]))
                 dx = W.T @ dh
-        v = of_v.step(v, chi.T @ task.pick(x[-1], step))
+        v = of_v.step(v, chi.T @ task.pick(x[-1]))
         U, W = of_U.step(U, g_U), of_W.step(W, g_W)
-    return task.finish(outputs, hs)
+    return task.finish()

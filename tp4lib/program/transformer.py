@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tp4lib.activations import activation_of
 from tp4lib.base import checks, divergence, progress
 from tp4lib.base.errors import InputError
-from tp4lib.nn import ACTIVATIONS
 from tp4lib.program.infinite import InfiniteWidth
 from tp4lib.program.optimizers import SGD, Adam, optimizer_of
-from tp4lib.program.training import SLOPES, gram
+from tp4lib.program.training import gram
 from tp4lib.program.vectors import Vector
 from tp4lib.program.world import Matrix, World, outer
 
@@ -31,7 +31,7 @@ class Transformer:
         vocab: number of tokens. depth: blocks of attention and MLP. heads: H, each of dimension n.
         branch: multiplier of every residual branch.
         tied: whether the readout is the token embedding.
-        activation: of the MLP, "tanh", "relu", "gelu", "erf" or "identity".
+        activation: of the MLP, see `tp4lib.activations.activation_of`.
         std: of the embeddings' entries, of sqrt(n) times the matrices', and of the readout's (n times).
 
     Raises:
@@ -51,10 +51,7 @@ class Transformer:
         checks.whole("depth", self.depth, example=1)
         checks.whole("heads", self.heads, example=1)
         checks.real("branch", self.branch)
-        if self.activation not in SLOPES:
-            raise InputError(
-                f"activation = {self.activation!r}; known are {', '.join(SLOPES)}; try activation='tanh'"
-            )
+        activation_of(self.activation)  # refuses what it does not know
         if len(self.std) != 3:
             raise InputError(f"std = {self.std}; expected those of E, W and U; try std=(1, 1, 1)")
         for value in self.std:
@@ -70,7 +67,7 @@ class TransformerTraining:
         losses: (T + 1,), cross-entropy over all targets that count, batches or not.
         attention: (T + 1, depth, heads, S, K, K), attention matrices; row k attends to columns 0 .. k.
         feature_kernels: (T + 1, S K, S K), <x, x'> / n of the last residual stream.
-        before, after: the residual stream at the start and at the end, at depth 0 .. depth: stacks of S K vectors.
+        before, after: the residual stream before and after training, at depth 0 .. depth: stacks of S K vectors.
     """
 
     outputs: Tensor
@@ -219,7 +216,7 @@ class _Block:
 
     def __init__(self, world: World, shape: Transformer, std: float, rules: SGD | Adam, lr: float) -> None:
         self.world, self.branch = world, shape.branch
-        self.phi, self.slope = ACTIVATIONS[shape.activation], SLOPES[shape.activation]
+        _, self.phi, self.slope, _ = activation_of(shape.activation)
         self.heads = [tuple(f"{letter}{head}" for letter in "qkvo") for head in range(shape.heads)]
         names = [name for head in self.heads for name in head] + ["up", "down"]
         self.W: dict[str, Matrix] = {name: world.matrix(std) for name in names}
@@ -247,10 +244,12 @@ class _Block:
 
         W, found = self.W, {}
         above = self.branch * dx
+        # Second half, x'' = x' + beta W_2 phi(W_1 x').
         found["down"] = outer(above, pick(self.z))
         dh = (W["down"].T @ above) * self.slope(pick(self.h))
         found["up"] = outer(dh, pick(self.middle))
         dx = dx + W["up"].T @ dh
+        # First half, x' = x + beta sum_heads W_o a v.
         above = self.branch * dx
         for (name_q, name_k, name_v, name_o), (q, k, v, c, a) in zip(self.heads, self.tapes):
             q, k, v, c = (pick(part) for part in (q, k, v, c))
@@ -258,8 +257,9 @@ class _Block:
             found[name_o] = outer(above, c)
             dc = W[name_o].T @ above
             da = self.world.mean(dc, v)
-            ds = a * (da - (a * da).sum(-1, keepdim=True))  # through the softmax
-            dq, dk, dv = ds @ k, ds.T @ q, a.T @ dc
+            # Softmax: ds_kj = a_kj (da_kj - sum_i a_ki da_ki), numbers; a row k attends to columns j.
+            ds = a * (da - (a * da).sum(-1, keepdim=True))
+            dq, dk, dv = ds @ k, ds.T @ q, a.T @ dc  # n times the gradients: d(<q, k> / n)/dq = k / n
             for name, d in ((name_q, dq), (name_k, dk), (name_v, dv)):
                 found[name] = outer(d, x)
                 dx = dx + W[name].T @ d

@@ -2,20 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from numbers import Real
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
 
 from tp4lib.base.errors import InputError
 
-if TYPE_CHECKING:
-    from tp4lib.program.world import World
-
 # Functions whose derivative is not only what autograd says: at a jump it also holds a delta, which autograd drops.
 JUMPS = {
     "sign", "sgn", "signbit", "heaviside", "floor", "ceil", "round", "trunc", "fix", "frac", "fmod", "remainder",
-    "floor_divide", "hardshrink", "threshold", "bucketize", "quantile", "argmax", "argmin",
+    "floor_divide", "hardshrink", "threshold", "bucketize", "quantile", "argmax", "argmin", "autograd_slope",
 }  # fmt: skip
 _AVERAGES = {"sum", "mean", "dot", "vdot", "inner", "norm", "vector_norm", "prod", "var", "std", "nansum", "item",
              "__float__", "max", "min", "amax", "amin", "median", "tolist", "numpy"}  # fmt: skip
@@ -25,6 +22,15 @@ _PRODUCTS = {"matmul", "rmatmul", "mm", "mv", "bmm", "linear", "einsum", "tensor
 _RANDOM = {"dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "rand_like", "randn_like",
            "randint_like", "bernoulli", "normal", "poisson", "multinomial", "rrelu", "gumbel_softmax"}  # fmt: skip
 _CONSTANTS = {"detach", "data", "detach_", "grad", "backward", "requires_grad_"}
+
+
+class Space(Protocol):
+    """What a vector asks of the world that it lives in: how many coordinates, of which type, where, and the probed."""
+
+    coordinates: int
+    dtype: torch.dtype
+    device: torch.device
+    probe: Tensor
 
 
 class Vector:
@@ -57,7 +63,7 @@ class Vector:
     torch.Size([5])
     """
 
-    def __init__(self, world: "World", tensor: Tensor, jumps: bool = False) -> None:
+    def __init__(self, world: Space, tensor: Tensor, jumps: bool = False) -> None:
         self.world, self._tensor, self.jumps = world, tensor, jumps
 
     @property
@@ -152,7 +158,7 @@ def apply(func: Callable, args: tuple, kwargs: dict) -> Any:
     return _close(name, world, result, part, jumps)
 
 
-def one_world(vectors: list[Vector]) -> "World":
+def one_world(vectors: list[Vector]) -> Space:
     """The world that all of the vectors live in; InputError if there are two."""
     world = vectors[0].world
     for vector in vectors:
@@ -202,7 +208,7 @@ def _leaves(item: Any) -> Iterator[Any]:
         yield item
 
 
-def _open(item: Any, world: "World", probe: Tensor | None = None) -> Any:
+def _open(item: Any, world: Space, probe: Tensor | None = None) -> Any:
     """The tensors inside, at all coordinates or at a few; numbers become constants of the world's type and place."""
     if isinstance(item, Vector):
         return item._tensor if probe is None else item._tensor.detach()[..., probe]
@@ -216,7 +222,7 @@ def _open(item: Any, world: "World", probe: Tensor | None = None) -> Any:
     return item
 
 
-def _close(name: str, world: "World", result: Any, part: Any, jumps: bool) -> Any:
+def _close(name: str, world: Space, result: Any, part: Any, jumps: bool) -> Any:
     """Wrap what came out, after checking at the probed coordinates that it is coordinatewise."""
     if isinstance(result, (list, tuple)):
         return tuple(_close(name, world, *pair, jumps) for pair in zip(result, part))

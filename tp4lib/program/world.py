@@ -29,7 +29,7 @@ class World:
     Attributes:
         coordinates: n, or the number of samples that stand for one coordinate's law.
         dtype, device: of all numbers.
-        probe: the few coordinates at which functions are tried (see `tp4lib.vectors`).
+        probe: the few coordinates at which functions are tried (see `tp4lib.program.vectors`).
     """
 
     def __init__(self, coordinates: int, seed: int, dtype: torch.dtype, device: torch.device | str) -> None:

@@ -25,6 +25,8 @@ from tp4lib.base.errors import InputError
 
 ROLES = ("input", "vector", "hidden", "output", "finite")
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _NormBase)
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)  # 2-d parameters are (in, out)
+GROWS = {(True, False): "input", (True, True): "hidden", (False, True): "output"}  # (out grows, in grows)
 MATRICES = (nn.Linear, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)  # 2-d parameters are (out, in)
 
 Role = tuple[str, tuple[float, float]]  # and the growth along (out, in)
@@ -93,13 +95,14 @@ class Reader:
     def _role(self, name: str) -> Role | None:
         """Of one use of a parameter; None, and noted as unknown, if it cannot be told."""
         said, (where, _, leaf) = first_match(self.roles, name), name.rpartition(".")
-        small, wider, p = (parameters[name] for parameters in self.parameters)
+        three = small, wider, p = [parameters[name] for parameters in self.parameters]
         grown = [new / old for old, new in zip(small.shape, p.shape, strict=True)]
         double = [new / old for old, new in zip(small.shape, wider.shape, strict=True)]
         axes = [axis for axis, factor in enumerate(double) if factor != 1]
+        square = len(axes) == 2 and double[axes[0]] == double[axes[1]]
         if said == "finite" or not axes:
             return "finite", (1.0, 1.0)
-        if said == "hidden" and len(axes) == 2 and double[axes[0]] == double[axes[1]]:
+        if said == "hidden" and square:
             return "hidden", (grown[axes[0]], grown[axes[1]])
         if isinstance(said, str) and said != "hidden":
             return said, (1.0, math.prod(grown)) if said == "output" else (math.prod(grown), 1.0)
@@ -108,19 +111,17 @@ class Reader:
                 f"roles: {name} has axes 0 .. {p.dim() - 1}, not {said}; try 'hidden', or (0, 1)"
             )
         at = [modules[where] for modules in self.modules]
-        old, new, asked = (
-            _fans(module, leaf, q, said) for module, q in zip(at, (small, wider, p), strict=True)
-        )
+        old, new, asked = (_fans(module, leaf, q, said) for module, q in zip(at, three, strict=True))
         if said != "hidden" and old:
             out, into = (a != b for a, b in zip(old, new, strict=True))
             vector = said is None and (p.dim() == 1 or isinstance(at[0], NORMS))
-            lookup = said is None and isinstance(at[0], (nn.Embedding, nn.EmbeddingBag))
+            lookup = said is None and isinstance(at[0], EMBEDDINGS)
             if (out or into) and not (lookup and into):  # rows that grow in number are not summed over
-                role = "vector" if vector else ("hidden" if into else "input") if out else "output"
-                return role, (asked[0] / old[0], asked[1] / old[1])
-        guess = tuple(axes[:2]) if len(axes) > 1 else "input"
-        if len(axes) == 2 and double[axes[0]] == double[axes[1]] and said != "hidden":
-            guess = "hidden"
+                return "vector" if out and vector else GROWS[out, into], (
+                    asked[0] / old[0],
+                    asked[1] / old[1],
+                )
+        guess = "hidden" if square else tuple(axes[:2]) if len(axes) > 1 else "input"
         self.unknown[pattern_of(name)] = tuple(p.shape), guess
         return None
 
@@ -138,9 +139,8 @@ class Reader:
                 return uses[name]
             norm = self._norm_before(by_role["output"])
             needs = ", and the output's 1/m elsewhere, such as in the gain before it"
-            advice = (
-                f", fold={ ({norm + '.*': 1}) }" if norm else " and divide by width / base before the readout"
-            )
+            by_hand = " and divide by width / base before the readout"
+            advice = f", fold={ ({norm + '.*': 1}) }" if norm else by_hand
         raise InputError(
             f"{name} is tied: {what}; expected one role{needs}; try roles={ ({name: uses[name][0]}) }{advice}"
         )
@@ -166,11 +166,10 @@ class Reader:
         grows = isinstance(old, nn.MultiheadAttention) and old.head_dim != new.head_dim
         if not (grows and self.maximal) or first_match(self.fold, name) is not None:
             return {}
-        at = pattern_of(name)[: len(pattern_of(name)) - len(name.rpartition(".")[2])]
-        fused = old.in_proj_weight is not None
-        return (
-            {f"{at}in_proj_*": 0.25, f"{at}out_proj.weight": -0.25} if fused else {f"{at}q_proj_weight": 0.5}
-        )
+        at = pattern_of(name).removesuffix(name.rpartition(".")[2])
+        if old.in_proj_weight is None:
+            return {f"{at}q_proj_weight": 0.5}
+        return {f"{at}in_proj_*": 0.25, f"{at}out_proj.weight": -0.25}
 
 
 def first_match(patterns: Mapping[str, Any], name: str) -> Any:
@@ -196,7 +195,7 @@ def _fans(module: nn.Module, leaf: str, p: Tensor, said: object) -> tuple[int, i
         return tuple(1 if axis is None else p.shape[axis] for axis in said)
     if isinstance(module, _ConvNd) and leaf == "weight":
         return module.out_channels, module.in_channels // module.groups
-    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and p.dim() == 2:
+    if isinstance(module, EMBEDDINGS) and p.dim() == 2:
         return p.shape[1], p.shape[0]
     if isinstance(module, MATRICES) and p.dim() == 2:
         return p.shape[0], p.shape[1]

@@ -36,7 +36,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,12 +46,12 @@ from torch import Tensor, nn
 from tp4lib.base.checks import real, whole
 from tp4lib.base.errors import InputError
 from tp4lib.base.files import write_json
-from tp4lib.base.tables import Table
+from tp4lib.base.tables import TextTable
 from tp4lib.parametrization import ABC, mup
 from tp4lib.scale.roles import Reader, first_match, pattern_of
 
-COUPLED = ("rmsprop", "adagrad")  # torch.optim adds their weight decay to the gradient
-OPTIMIZERS = ("sgd", "adam", "adamw", *COUPLED)
+DECAY_IN_GRADIENT = ("rmsprop", "adagrad")  # torch.optim adds their weight decay to the gradient
+OPTIMIZER_NAMES = ("sgd", "adam", "adamw", *DECAY_IN_GRADIENT)
 WRAPPERS = re.compile(r"\b(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
@@ -109,7 +108,8 @@ class Scaled:
         """Parameter groups for a torch optimizer, one per rate; rate x decay is one number in all that decay.
 
         Decay is decoupled, as in AdamW and SGD: a step shrinks every matrix by lr x weight_decay, whatever its rate.
-        The groups tell `torch.optim.Adam` so. RMSprop and Adagrad know only decay in the gradient, which is given the
+        The groups tell `torch.optim.Adam` so, unlike those of `tp4lib.nn.param_groups`, where "adam" means decay in the
+        gradient and "adamw" decoupled decay. RMSprop and Adagrad know only decay in the gradient, which is given the
         factor of dLoss/dw over w, so that both scale alike; the initial value of a hidden matrix is larger than what is
         learned, and disturbs the normalization until decay has removed it.
         Schedules must multiply (`LambdaLR`, `CosineAnnealingLR` down to 0): those that set one rate for all groups
@@ -132,26 +132,17 @@ class Scaled:
         for name, parameter in self.parameters():
             row = self.rows[name]
             rate = getattr(row, kind)
-            decay = weight_decay / (row.sgd if optimizer in COUPLED else rate)
+            decay = weight_decay / (row.sgd if optimizer in DECAY_IN_GRADIENT else rate)
             group = {"params": [], "lr": lr * rate, "weight_decay": decay if row.decays else 0.0}
             if kind == "adam":
-                group |= {"eps": eps * row.eps, "decoupled_weight_decay": optimizer not in COUPLED}
+                group |= {"eps": eps * row.eps, "decoupled_weight_decay": optimizer not in DECAY_IN_GRADIENT}
             found.setdefault(tuple(list(group.values())[1:]), group)["params"].append(parameter)
         return list(found.values())
 
-    def table(self) -> Table:
+    def table(self) -> TextTable:
         """A line per parameter (blocks that are alike share lines): role, growth, factors, and the rule's source."""
-        head = [
-            "parameter",
-            "shape",
-            "role",
-            "growth",
-            "init ×",
-            "SGD rate ×",
-            "Adam rate ×",
-            "decay ×",
-            "eps ×",
-        ]
+        factors = [f"{what} ×" for what in ("init", "SGD rate", "Adam rate", "decay", "eps")]
+        head = ["parameter", "shape", "role", "growth", *factors, "rule"]
         lines: dict[tuple[str, ...], None] = {}
         for name, row in self.rows.items():
             growth = " / ".join(f"{g:g}" for g in dict.fromkeys(row.growth) if g != 1) or "1"
@@ -159,7 +150,7 @@ class Scaled:
             factors = (f"{row.init:.4g}", f"{row.sgd:.4g}", f"{row.adam:.4g}", decay, f"{row.eps:.4g}")
             shape = " × ".join(map(str, row.shape))
             lines[(pattern_of(name), shape, row.role, growth, *factors, row.source)] = None
-        return Table([*head, "rule"], [list(line) for line in lines])
+        return TextTable(head, [list(line) for line in lines])
 
     def save(self, path: str | Path) -> None:
         """Write the table as JSON, by parameter name: all that a resumed or sharded run needs for its groups."""
@@ -173,10 +164,9 @@ class Scaled:
             InputError: no such table in the file, or one of another model.
         """
         try:
-            rows = json.loads(Path(path).read_text("utf-8"))["rows"]
             rows = {
-                name: Row(**{**row, "shape": tuple(row["shape"]), "growth": tuple(row["growth"])})
-                for name, row in rows.items()
+                name: Row(**row | {"shape": tuple(row["shape"]), "growth": tuple(row["growth"])})
+                for name, row in json.loads(Path(path).read_text("utf-8"))["rows"].items()
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
@@ -201,7 +191,7 @@ def scale(
 
     Args:
         make: width -> module. Also called for `base` and, on the meta device if it allows that, for `2 * base`.
-        parametrization: `mup(2)`, `standard(2)`, `ntk(2)`, or any ABC whose hidden layers share one pair (a, b).
+        parametrization: `mup(2)`, `standard(2)`, `ntp(2)`, or any ABC whose hidden layers share one pair (a, b).
         roles: {pattern: role} where shapes do not tell it: "input", "vector", "hidden", "output", "finite", or (out
             axis, in axis). Patterns are a shell's, such as "blocks.*.weight".
         fold: {pattern: e}: a further multiplier m^-e, put into initialization and rates. {"*.q.*": 0.5} makes
@@ -221,7 +211,9 @@ def scale(
         raise InputError(f"base = {base} is above width = {width}; expected base <= width; try base={width}")
     _check_parametrization(parametrization)
     model = _made(make, width)
-    with _random_state_kept(model):
+    # The state of all random numbers is afterwards that after make(width).
+    gpus = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(gpus):
         small = model if width == base else _made(make, base)
         again, wider = _shapes_only(make, base), _shapes_only(make, 2 * base)
     _check_shapes([base, base, 2 * base, width], [small, again, wider, model])
@@ -239,9 +231,9 @@ def scale(
 
 def optimizer_kind(optimizer: str) -> str:
     """ "sgd" or "adam": which column of rates an optimizer takes."""
-    if optimizer not in OPTIMIZERS:
+    if optimizer not in OPTIMIZER_NAMES:
         raise InputError(
-            f"optimizer = {optimizer!r}; known are {', '.join(OPTIMIZERS)}; try optimizer='adam'"
+            f"optimizer = {optimizer!r}; known are {', '.join(OPTIMIZER_NAMES)}; try optimizer='adam'"
         )
     return "sgd" if optimizer == "sgd" else "adam"
 
@@ -259,9 +251,7 @@ def _row(name: str, w: Tensor, role: str, growth: tuple[float, float], p: ABC, f
     m = out if l == 0 else into
     a, c_adam = p.a[l] + fold, p.adam_exponents[l] + p.a[l] + fold
     c_sgd, ratio = p.c + 2 * a, 1.0
-    if (
-        role == "hidden" and out != into
-    ):  # rectangular growth: Tensor Programs V, Table 3, has fan-out / fan-in
+    if role == "hidden" and out != into:  # Tensor Programs V, Table 3, has fan-out / fan-in
         if not maximal and (c_adam or c_sgd):
             raise InputError(
                 f"{name} grows {out:g} times along out and {into:g} times along in, for which {label} has no rate; "
@@ -276,9 +266,8 @@ def _row(name: str, w: Tensor, role: str, growth: tuple[float, float], p: ABC, f
     source = f"TP V, Table 3: {role}" if maximal else f"TP IV, section 3: {label}, {role}"
     source += f"; fold m^{-fold:g}" if fold else ""
     init, start = m ** -(a + p.b[l]), terms / 2 - a - p.b[l]
-    return Row(
-        shape, role, growth, init, m**-c_sgd * ratio, m**-c_adam, eps, start, terms - c_adam, decays, source
-    )
+    sgd, adam, step = m**-c_sgd * ratio, m**-c_adam, terms - c_adam
+    return Row(shape, role, growth, init, sgd, adam, eps, start, step, decays, source)
 
 
 def _own_growth(new: Tensor, old: Tensor, growth: float) -> float:
@@ -326,12 +315,6 @@ def _shapes_only(make: Callable[[int], nn.Module], width: int) -> nn.Module:
             return _made(make, width)
     except InputError:
         return _made(make, width)
-
-
-@contextmanager
-def _random_state_kept(model: nn.Module) -> Iterator[None]:
-    with torch.random.fork_rng({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}):
-        yield
 
 
 def _check_shapes(widths: list[int], models: list[nn.Module]) -> None:

@@ -6,19 +6,15 @@
 """
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tp4lib.base.divergence import is_diverged
-from tp4lib.base.errors import InputError
 from tp4lib.scale.scaled import Scaled
-
-Loss = Callable[[Tensor, Tensor], Tensor]
+from tp4lib.sweep.options import LOSSES, BatchLoss, SweepOptions
 
 
 def warmup_and_decay(step: int, steps: int) -> float:
@@ -31,60 +27,41 @@ def warmup_and_decay(step: int, steps: int) -> float:
     return min((step + 1) / (0.1 * steps), (steps - step) / (0.9 * steps), 1.0)
 
 
-def loss_named(loss: str | Loss) -> Loss:
-    """(f, y) -> scalar: "cross_entropy" over all positions (..., classes), "square", or the function itself.
-
-    >>> float(loss_named("square")(torch.ones(4, 2), torch.zeros(4, 2)))
-    1.0
-    """
-    known = {
-        "cross_entropy": lambda f, y: F.cross_entropy(f.flatten(0, -2), y.flatten()),
-        "square": lambda f, y: (f - y).square().sum(-1).mean() / 2,
-    }
-    if not callable(loss) and loss not in known:
-        raise InputError(
-            f"loss = {loss!r}; expected {', '.join(known)} or a function; try loss='cross_entropy'"
-        )
-    return loss if callable(loss) else known[loss]
-
-
 @dataclass(frozen=True)
 class Trainer:
-    """What all runs of a sweep have in common; `run` trains one network. For the arguments see `tp4lib.sweep.sweep`."""
+    """What all runs of a sweep have in common; `run` trains one network."""
 
     x: Tensor
     y: Tensor
-    steps: int
-    optimizer: str
-    loss: Loss
-    blowup: float
-    test: tuple[Tensor, Tensor] | None = None
-    evaluated_at: list[int] = field(default_factory=list)
-    weight_decay: float = 0.0
-    schedule: Callable[[int, int], float] | None = None
+    options: SweepOptions
 
-    def run(self, net: Scaled, lr: float, batches: Iterable[Tensor]) -> tuple[np.ndarray, int, np.ndarray]:
+    @property
+    def loss(self) -> BatchLoss:
+        return self.options.loss if callable(self.options.loss) else LOSSES[self.options.loss]
+
+    def run(self, net: Scaled, lr: float) -> tuple[np.ndarray, int, np.ndarray]:
         """(losses after 0 .. steps updates, step of divergence or -1, test loss and accuracy (2, E)) of one network."""
-        losses, tests = np.full(self.steps + 1, math.inf), np.full((2, len(self.evaluated_at)), math.inf)
-        groups = net.groups(lr, self.optimizer, self.weight_decay)
-        moves = (torch.optim.SGD if self.optimizer == "sgd" else torch.optim.AdamW)(groups)
+        options, loss, tested = self.options, self.loss, self.options.evaluated_at
+        losses, tests = np.full(options.steps + 1, math.inf), np.full((2, len(tested)), math.inf)
+        optimizer = torch.optim.SGD if options.optimizer == "sgd" else torch.optim.AdamW
+        moves = optimizer(net.groups(lr, options.optimizer, options.weight_decay))
         # A schedule multiplies these, so that their ratios, which are muP, stay.
         rates = [group["lr"] for group in moves.param_groups]
-        for t, batch in enumerate(batches):
-            with torch.set_grad_enabled(t < self.steps):
-                value = self.loss(net.model(self.x[batch]), self.y[batch])
+        for t, batch in enumerate(options.batches(len(self.x))):
+            with torch.set_grad_enabled(t < options.steps):
+                value = loss(net.model(self.x[batch]), self.y[batch])
             losses[t] = float(value.detach())
-            if is_diverged(losses[t], losses[0], self.blowup):
+            if is_diverged(losses[t], losses[0], options.blowup):
                 losses[t] = math.inf
                 return losses, t, tests
-            if t < self.steps:
+            if t < options.steps:
                 for group, rate in zip(moves.param_groups, rates, strict=True):
-                    group["lr"] = rate * (1.0 if self.schedule is None else self.schedule(t, self.steps))
+                    group["lr"] = rate * (options.schedule(t, options.steps) if options.schedule else 1.0)
                 moves.zero_grad(set_to_none=True)
                 value.backward()
                 moves.step()
-                if t + 1 in self.evaluated_at:
-                    tests[:, self.evaluated_at.index(t + 1)] = self.evaluate(net.model, len(batch))
+                if t + 1 in tested:
+                    tests[:, tested.index(t + 1)] = self.evaluate(net.model, len(batch))
         return losses, -1, tests
 
     @torch.no_grad()
@@ -92,10 +69,10 @@ class Trainer:
         """Loss and accuracy on the test set, in evaluation mode, `rows` samples at a time."""
         training, sums = model.training, np.zeros(2)
         model.eval()
-        for x, y in zip(*(part.split(rows) for part in self.test), strict=True):
+        for x, y in zip(*(part.split(rows) for part in self.options.test), strict=True):
             f = model(x)
             labels = y if f.dim() > y.dim() else y.argmax(-1)
             right = (f.argmax(-1) == labels).double().mean()
             sums += np.array([float(self.loss(f, y)), float(right)]) * len(x)
         model.train(training)
-        return sums / len(self.test[0])
+        return sums / len(self.options.test[0])

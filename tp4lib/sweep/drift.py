@@ -5,6 +5,16 @@ import numpy as np
 from tp4lib.base.errors import InputError
 
 
+def vertex(x: np.ndarray, y: np.ndarray, best: int) -> float | None:
+    """Where the parabola through y[best] and its two neighbours has its minimum; None if there is no such parabola."""
+    around = slice(best - 1, best + 2)
+    if not (0 < best < len(x) - 1 and np.isfinite(y[around]).all()):
+        return None
+    # Relative to the best one, so that the fit is well conditioned.
+    square, linear, _ = np.polyfit(x[around] - x[best], y[around], 2)
+    return x[best] - linear / (2 * square) if square > 0 else None
+
+
 def optimum(octaves: np.ndarray, losses: np.ndarray) -> np.ndarray:
     """(S,) base-2 logarithm of the best rate for each seed, by a parabola through the lowest point and its neighbours.
 
@@ -20,15 +30,12 @@ def optimum(octaves: np.ndarray, losses: np.ndarray) -> np.ndarray:
     found = []
     for column in np.asarray(losses, dtype=float).T:
         best = int(np.argmin(column))
-        around = slice(best - 1, best + 2)
-        if not (0 < best < len(column) - 1 and np.isfinite(column[around]).all()):
+        if (minimum := vertex(octaves, column, best)) is None:
             raise InputError(
                 f"the lowest loss is at 2^{octaves[best]:g}, the end of what was tried or of what converges; expected "
                 "a minimum with an inside; add rates there, or train for more steps"
             )
-        # Relative to the best rate, so that the fit is well conditioned.
-        square, linear, _ = np.polyfit(octaves[around] - octaves[best], column[around], 2)
-        found.append(octaves[best] - linear / (2 * square))
+        found.append(minimum)
     return np.array(found)
 
 

@@ -23,12 +23,12 @@ _ADAM = dict(
 
 
 class Stack(nn.Module):
-    """M copies of a network of `ABCLinear` layers, each with its own start and learning rate.
+    """M copies of a network of `ABCLinear` layers, each with its own initialization and learning rate.
 
     Member m does what `torch.optim.SGD` or `Adam` with `param_groups(model, lr[m], optimizer)` would do to its copy.
 
     Args:
-        models: the different starts, networks alike but for their weights. Between its layers a network has to treat
+        models: networks alike but for their initial weights. Between its layers a network has to treat
             leading dimensions as a batch.
         pick: (M,) which of `models` each member starts from.
         lr: (M,) learning rates eta.

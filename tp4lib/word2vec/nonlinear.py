@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tp4lib.activations import Dual
+from tp4lib.activations import ActivationLike
 from tp4lib.base.checks import whole
 from tp4lib.base.divergence import require_stable
 from tp4lib.base.errors import InputError
@@ -35,7 +35,7 @@ class PiCBOW:
     Args:
         vocab: for its size, and its counts, which give q in proportion to count^0.75.
         rank: r.
-        activation: of the hidden layer, see `tp4lib.pi_limit.network.PiMLP`.
+        activation: of the hidden layer, see `tp4lib.activations.activation_of`.
         negatives: k.
         max_rows: of the readout.
         seed: of the start: embeddings are orthonormal where r >= |V|, as in the linear limit, and nearly so elsewhere.
@@ -51,7 +51,7 @@ class PiCBOW:
         self,
         vocab: Vocabulary,
         rank: int,
-        activation: str | Callable[[Tensor], Tensor] | Dual = "relu",
+        activation: ActivationLike = "relu",
         *,
         negatives: int = 25,
         max_rows: int | None = 4000,

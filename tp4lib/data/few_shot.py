@@ -1,4 +1,4 @@
-"""Few-shot tasks, dealt from a table of images."""
+"""Few-shot tasks, sampled from a table of images."""
 
 import functools
 import hashlib
@@ -12,7 +12,7 @@ import torch
 from tp4lib.base import checks
 from tp4lib.base.errors import InputError
 
-_DECK = 512  # tasks that are drawn at once
+_AT_ONCE = 512  # tasks that are drawn at once: the cost is in the number of calls
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Batch:
     """A meta-batch of T tasks, supports and queries side by side so that one matrix product serves both.
 
     ``x`` ``(T, S + Q, 784)`` in [0, 1], the S supports first; ``y`` ``(T, S + Q)`` labels in 0..ways-1; ``index``
-    ``(T, S + Q)`` the rows of `Tasks.table` that were dealt (one number per distinct image).
+    ``(T, S + Q)`` the rows of `Tasks.table` that were drawn (one number per distinct image).
     Unpacks as ``support_x, support_y, query_x, query_y = batch``.
     """
 
@@ -36,10 +36,10 @@ class Batch:
 
 
 class Tasks:
-    """Deals few-shot tasks: ``ways`` distinct characters, of each ``shots`` supports and ``queries`` other drawings.
+    """Samples few-shot tasks: ``ways`` distinct characters, of each ``shots`` supports and ``queries`` other drawings.
 
-    Everything is drawn by one generator of its own, on the CPU, so that the same seed deals the same tasks on every
-    device, however they are batched; a meta-batch is one indexing operation.
+    Everything is drawn by one generator of its own, on the CPU, so that the same seed gives the same tasks on every
+    device, however they are batched; a meta-batch is one indexing operation there.
 
     Args:
         images: uint8 ``(classes, drawers, 28, 28)``.
@@ -54,8 +54,8 @@ class Tasks:
         InputError: fewer classes than ways, or fewer drawings than shots + queries.
 
     Example:
-        >>> from tp4lib.maml import synthetic
-        >>> tasks = Tasks(synthetic.draw(classes=8, drawers=4), ways=5, shots=1, queries=1, seed=0)
+        >>> from tp4lib.data import drawn_characters
+        >>> tasks = Tasks(drawn_characters.draw(classes=8, drawers=4), ways=5, shots=1, queries=1, seed=0)
         >>> support_x, support_y, query_x, query_y = tasks.batch(32)
         >>> support_x.shape, query_y.shape
         (torch.Size([32, 5, 784]), torch.Size([32, 5]))
@@ -73,10 +73,7 @@ class Tasks:
     ) -> None:
         self.classes, self.drawers = images.shape[:2]
         ways, shots = checks.whole("ways", ways, example=5), checks.whole("shots", shots, example=1)
-        queries, seed = (
-            checks.whole("queries", queries, example=1),
-            checks.whole("seed", seed, least=0, example=0),
-        )
+        queries, seed = checks.whole("queries", queries, example=1), checks.seed(seed)
         if images.dtype != np.uint8:
             raise InputError(
                 f"images of {images.dtype}; expected uint8, ink 255 on paper 0; try (255 * images).astype('uint8')"
@@ -95,7 +92,7 @@ class Tasks:
         self.seed, self.generator = seed, torch.Generator().manual_seed(seed)
         self.table = torch.from_numpy(np.ascontiguousarray(images)).flatten(2).flatten(0, 1).to(device)
         self._labels = torch.arange(ways, device=device).repeat(shots + queries)
-        self._shuffle()
+        self._draw()
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -107,15 +104,15 @@ class Tasks:
         }  # fmt: skip
 
     def batch(self, meta_batch: int) -> Batch:
-        """Deal ``meta_batch`` tasks."""
-        hands = [self._deck[:0]]
+        """The next ``meta_batch`` tasks."""
+        parts = [self._drawn[:0]]
         while meta_batch > 0:
-            if self._next == _DECK:
-                self._shuffle()
-            hands.append(self._deck[self._next : self._next + meta_batch])
-            self._next += len(hands[-1])
-            meta_batch -= len(hands[-1])
-        index = torch.cat(hands).to(self.table.device)
+            if self._next == _AT_ONCE:
+                self._draw()
+            parts.append(self._drawn[self._next : self._next + meta_batch])
+            self._next += len(parts[-1])
+            meta_batch -= len(parts[-1])
+        index = torch.cat(parts)
         x = self.table.index_select(0, index.flatten()).to(self.dtype).div_(255)
         return Batch(
             x.view(*index.shape, self.table.shape[1]),
@@ -125,17 +122,16 @@ class Tasks:
             self.ways,
         )
 
-    def _shuffle(self) -> None:
-        """Draw the next tasks, many at once because the cost is in the number of calls."""
+    def _draw(self) -> None:
+        """Draw the next tasks, and move them to the device: the one moment in which a GPU waits for the host."""
         self._before = self.generator.get_state()
-        characters = self._distinct(_DECK)  # (tasks, ways)
-        draw = torch.rand((_DECK, self.ways, self.drawers), generator=self.generator)
-        drawings = draw.topk(
-            self.shots + self.queries, dim=2
-        ).indices  # distinct: (tasks, ways, shots + queries)
+        characters = self._distinct(_AT_ONCE)  # (tasks, ways)
+        uniform = torch.rand((_AT_ONCE, self.ways, self.drawers), generator=self.generator)
+        # The places of the largest are distinct drawings, uniformly: (tasks, ways, shots + queries).
+        drawings = uniform.topk(self.shots + self.queries, dim=2).indices
         # Shot by shot: all ways' first support, ..., then all ways' first query, ...
-        self._deck = (characters[:, :, None] * self.drawers + drawings).transpose(1, 2).reshape(_DECK, -1)
-        self._next = 0
+        index = (characters[:, :, None] * self.drawers + drawings).transpose(1, 2).reshape(_AT_ONCE, -1)
+        self._drawn, self._next = index.to(self.table.device), 0
 
     def _distinct(self, tasks: int) -> torch.Tensor:
         """Ordered draws of ``ways`` distinct characters, uniformly: ``(tasks, ways)``.
@@ -153,12 +149,12 @@ class Tasks:
         return chosen.gather(1, order)
 
     def state(self) -> torch.Tensor:
-        """Where the dealing stands, for a checkpoint: the generator's state and a place, as bytes."""
+        """Where sampling stands, for a checkpoint: the generator's state and a place, as bytes."""
         return torch.cat([self._before, torch.tensor([self._next]).view(torch.uint8)])
 
     def restore(self, state: torch.Tensor) -> None:
-        """Deal on from a saved `state`: the same tasks as if there had been no break."""
+        """Go on from a saved `state`: the same tasks as if there had been no break."""
         state = torch.as_tensor(state, dtype=torch.uint8)
         self.generator.set_state(state[:-8])
-        self._shuffle()
+        self._draw()
         self._next = int(state[-8:].clone().view(torch.int64))
