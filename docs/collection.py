@@ -14,6 +14,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from tp4lib.collection.report import MIME
+
 ROOT = Path(__file__).resolve().parent.parent
 SUFFIX = {"image/png": "png", "image/svg+xml": "svg", "image/jpeg": "jpg"}
 
@@ -175,7 +177,16 @@ def _named(function: ast.expr) -> str:
 
 
 def _tables(cells: list[dict[str, Any]]) -> dict[str, Metric]:
-    """The numbers of every displayed table with the columns quantity, measured, published."""
+    """The numbers of every displayed table, read as data; only outputs stored before reports carried it are parsed."""
+    metrics = {}
+    for output in (output for cell in cells for output in cell.get("outputs", [])):
+        for key, m in output.get("data", {}).get(MIME, {}).get("metrics", {}).items():
+            metrics[key] = Metric(m["value"], m.get("published"), m.get("unit", ""))
+    return metrics or _stored_before(cells)
+
+
+def _stored_before(cells: list[dict[str, Any]]) -> dict[str, Metric]:
+    """Reader of the HTML of tables stored before reports carried data; goes when the notebooks are executed anew."""
     metrics = {}
     for page in (page for cell in cells for page in _pages(cell)):
         if page.rows and page.rows[0][:3] == ["quantity", "measured", "published"]:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 
 import matplotlib.pyplot as plt
@@ -10,7 +11,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from tp4lib.collection import plotting, report
+from tp4lib.base.errors import InputError
+from tp4lib.collection import gallery, plotting, report
 
 
 @pytest.fixture
@@ -48,3 +50,32 @@ def test_the_page_shows_it_at_its_size_with_alt_text_and_caption(picture):
     assert "A &lt; B" in page
     assert (folder / "two.svg").read_text().startswith("<?xml")
     assert (folder / "two.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_numbers_travel_as_data_at_full_precision_beside_the_table(tmp_path, monkeypatch):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    monkeypatch.setenv("TP4_OUT", str(tmp_path))
+    made = report.Report("00_test", "ci")
+    made.metric("slope", 1 / 3, theory=0.5)
+    made.metric("accuracy", 2 / 3, published=0.7, unit="%")
+    shown, _ = InteractiveShell.instance().display_formatter.format(made.table())
+    want = {
+        "slope": {"value": 1 / 3, "theory": 0.5},
+        "accuracy": {"value": 2 / 3, "published": 0.7, "unit": "%"},
+    }
+    assert shown[report.MIME] == {"metrics": want}
+    assert json.loads(made.save().read_text())["metrics"] == want
+    for page in (shown["text/html"], gallery._metrics(want)):
+        assert "<th>published</th><th>theory</th>" in page
+        assert "0.3333" in page
+        assert "<td>0.5</td>" in page.replace("<td class='number'>", "<td>")
+    assert "slope: 0.3333  (published ) (theory 0.5)" in shown["text/plain"]
+    with pytest.raises(InputError, match="theory of metric 'slope' is nan"):
+        made.metric("slope", 1.0, theory=float("nan"))
+
+
+def test_a_figure_carries_its_caption_and_alt_text_as_data(picture):
+    made, _ = picture
+    told = {"figure": {"caption": "A < B", "alt": 'A "map" and a line'}}
+    assert made._repr_mimebundle_(include=None, exclude=None) == {report.MIME: told}

@@ -11,7 +11,7 @@ import pytest
 from tests import browsing
 from tp4lib.base import paths
 from tp4lib.base.errors import InputError
-from tp4lib.collection import cli, reproduce
+from tp4lib.collection import cli, plan, reproduce
 from tp4lib.collection.commands import reproduce as reproduce_command
 from tp4lib.collection.notebook_source import read_notebook, source_digest
 
@@ -53,7 +53,7 @@ def outcome(tmp_path_factory):
         notebook(folder / "04_after.ipynb", "assert preset == 'ci' and seed == 7", REPORTS),
     ]
     lines = []
-    outcomes = reproduce.run(books, "ci", folder / "out", seed=7, say=lines.append)
+    outcomes = reproduce.run(books, reproduce.Plan("ci", folder / "out", seed=7), say=lines.append)
     return folder, {o.notebook: o for o in outcomes}, "\n".join(lines)
 
 
@@ -87,7 +87,9 @@ def test_failures_are_named_and_the_others_still_run(outcome):
 
 def test_a_notebook_without_end_is_ended_with_its_kernel(tmp_path):
     book = notebook(tmp_path / "03_endless.ipynb", f"import time\n{tmp_path.name!r}\ntime.sleep(600)")
-    (outcome,) = reproduce.run([book], "ci", tmp_path / "out", timeout=6, say=lambda line: None)
+    (outcome,) = reproduce.run(
+        [book], reproduce.Plan("ci", tmp_path / "out", timeout=6), say=lambda line: None
+    )
     assert "ran longer than 0:06" in outcome.error
     running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
     assert str(tmp_path) not in running
@@ -125,9 +127,9 @@ folder.mkdir(exist_ok=True)
 report.metric("runs", len(list(folder.iterdir())))
 """
     book = notebook(tmp_path / "01_counts.ipynb", count, "1 / 0")
-    reproduce.run([book], "ci", tmp_path / "out", say=lambda line: None)
+    reproduce.run([book], reproduce.Plan("ci", tmp_path / "out"), say=lambda line: None)
     notebook(book, count, "report.save()")
-    reproduce.run([book], "ci", tmp_path / "out", say=lambda line: None)
+    reproduce.run([book], reproduce.Plan("ci", tmp_path / "out"), say=lambda line: None)
     report = json.loads((tmp_path / "out" / "01_counts" / "metrics.json").read_text())
     assert report["metrics"]["runs"]["value"] == 2
     assert not (tmp_path / "out" / "01_counts" / "checkpoints").exists()
@@ -169,7 +171,9 @@ def odd(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("TP4_COMMAND", "tp4 reproduce --out 'o {x} \udcff'")
-        outcomes = reproduce.run(list(books.values()), "ci", out, seed=7, workers=2, say=lambda line: None)
+        outcomes = reproduce.run(
+            list(books.values()), reproduce.Plan("ci", out, seed=7, workers=2), say=lambda line: None
+        )
     return folder / out, {outcome.notebook: outcome.error for outcome in outcomes}
 
 
@@ -259,7 +263,7 @@ def test_in_place_stores_clean_outputs_with_their_source(tmp_path):
         tmp_path / "01_good.ipynb", GOOD, "import sys\nprint('noise', file=sys.stderr)\nreport.save()\n1 + 1"
     )
     before = source_digest(json.loads(book.read_text()))
-    reproduce.run([book], "laptop", tmp_path / "out", in_place=True, say=lambda line: None)
+    reproduce.run([book], reproduce.Plan("laptop", tmp_path / "out", in_place=True), say=lambda line: None)
     stored = json.loads(book.read_text())
     assert stored["metadata"]["tp4"] == {"preset": "laptop", "source": before}
     assert source_digest(stored) == before
@@ -345,9 +349,9 @@ def test_a_data_folder_of_the_environment_is_checked_too(tmp_path, monkeypatch, 
     assert "choose another TP4_DATA" in told(capsys, ["reproduce", "--preset", "laptop", *out])
     (tmp_path / "empty").mkdir()
     assert "no data set in" in told(capsys, ["reproduce", "--preset", "laptop", *out])
-    reproduce._require_data("ci", None)
+    plan.require_data("ci", None)
     (tmp_path / "empty" / "text8").write_text("words")
-    reproduce._require_data("laptop", None)
+    plan.require_data("laptop", None)
 
 
 def test_threads_of_the_environment_may_be_a_list(monkeypatch):

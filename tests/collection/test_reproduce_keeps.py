@@ -74,7 +74,7 @@ def no_kernels(monkeypatch):
 
 
 def run(*books, out, preset="ci", **more):
-    return reproduce.run(books, preset, out, say=lambda line: None, **more)
+    return reproduce.run(books, reproduce.Plan(preset, out, **more), say=lambda line: None)
 
 
 def snapshot(folder):
@@ -212,7 +212,7 @@ def test_resume_keeps_what_is_whole_and_the_same_and_nothing_else(tmp_path):
 
     def resumed(**more):
         lines.clear()
-        reproduce.run([a], "ci", out, resume=True, say=lines.append, **more)
+        reproduce.run([a], reproduce.Plan("ci", out, resume=True, **more), say=lines.append)
         return lines[-1].endswith("kept from the run before")
 
     run(a, out=out)

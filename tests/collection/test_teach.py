@@ -83,7 +83,9 @@ def test_a_solution_leaves_the_function_to_fill_in():
 
 
 def test_the_student_version_of_the_tour_runs(students, tmp_path):
-    (outcome,) = reproduce.run([students / BOOKS[0].name], "ci", tmp_path, say=lambda line: None)
+    (outcome,) = reproduce.run(
+        [students / BOOKS[0].name], reproduce.Plan("ci", tmp_path), say=lambda line: None
+    )
     assert outcome.error is None
     executed = json.loads((tmp_path / BOOKS[0].name).read_text("utf-8"))
     said = json.dumps([cell.get("outputs") for cell in executed["cells"]])

@@ -289,7 +289,7 @@ from pathlib import Path
 from tp4lib.collection import reproduce
 from tp4lib.collection.cli import guarded
 with guarded():
-    reproduce.run([Path(sys.argv[1])], "ci", Path(sys.argv[2]))
+    reproduce.run([Path(sys.argv[1])], reproduce.Plan("ci", Path(sys.argv[2])))
 """
 
 REPORTS = """
@@ -348,7 +348,7 @@ def test_reproduce_killed_takes_its_kernels_along(tmp_path, number):
         assert merged["unfinished"]["01_ticks"]["results_of"] is None
         (out / "ticks").unlink()
     (out / "stop").touch()
-    (outcome,) = reproduce.run([book], "ci", out, say=lambda line: None)
+    (outcome,) = reproduce.run([book], reproduce.Plan("ci", out), say=lambda line: None)
     assert outcome.error is None
     assert json.loads((out / "metrics.json").read_text())["runs"]["01_ticks"]["ok"] is True
     assert not [p.name for p in out.rglob(".*") if p.name.startswith(".01") or p.name == ".tp4.lock"]
@@ -416,13 +416,13 @@ def test_reproduce_on_a_full_disk_says_so(disk, tmp_path):
     books = [notebook(tmp_path / f"{name}.ipynb", *cells, REPORTS)
              for name, cells in (("01_fills", [fill]), ("02_after", []))]  # fmt: skip
     with pytest.raises(InputError, match="No space left on device") as error:
-        reproduce.run(books, "ci", disk / "out", say=lambda line: None)
+        reproduce.run(books, reproduce.Plan("ci", disk / "out"), say=lambda line: None)
     assert len(str(error.value).splitlines()) == 1
     for file in ("01_fills/run.json", "metrics.json"):  # whole or absent, and nothing passes for a success
         if (disk / "out" / file).exists():
             assert json.loads((disk / "out" / file).read_text()).get("ok", False) is False
     enlarge(disk)
-    outcomes = reproduce.run(books, "ci", disk / "out", say=lambda line: None)
+    outcomes = reproduce.run(books, reproduce.Plan("ci", disk / "out"), say=lambda line: None)
     assert [outcome.error for outcome in outcomes] == [None, None]
 
 
@@ -453,7 +453,7 @@ def starved(tmp_path_factory):
         notebook(folder / "04_little.ipynb", REPORTS),
     ]
     lines = []
-    outcomes = reproduce.run(books, "ci", folder / "out", workers=3, say=lines.append)
+    outcomes = reproduce.run(books, reproduce.Plan("ci", folder / "out", workers=3), say=lines.append)
     return folder / "out", outcomes, lines
 
 
@@ -525,7 +525,11 @@ def test_the_numbers_do_not_depend_on_the_workers(tmp_path):
     names = ("01_first", "02_second")
     books = [notebook(tmp_path / f"{name}.ipynb", COMPUTES.format(name=name)) for name in names]
     for workers in (1, 2):
-        reproduce.run(books, "ci", tmp_path / str(workers), seed=5, workers=workers, say=lambda line: None)
+        reproduce.run(
+            books,
+            reproduce.Plan("ci", tmp_path / str(workers), seed=5, workers=workers),
+            say=lambda line: None,
+        )
     one, two = (json.loads((tmp_path / w / "metrics.json").read_text()) for w in ("1", "2"))
     assert numbers(one["notebooks"]) == numbers(two["notebooks"])
     assert len(numbers(one["notebooks"])) > 4
@@ -536,7 +540,9 @@ def test_the_numbers_do_not_depend_on_the_workers(tmp_path):
     # What is whole stays with resume; another seed, another source or a missing end is run again.
     (tmp_path / "2" / "02_second" / "run.json").unlink()
     lines = []
-    reproduce.run(books, "ci", tmp_path / "2", seed=5, workers=2, resume=True, say=lines.append)
+    reproduce.run(
+        books, reproduce.Plan("ci", tmp_path / "2", seed=5, workers=2, resume=True), say=lines.append
+    )
     assert lines[0] == "[1/2] 01_first  kept from the run before"
     assert lines[1].startswith("[2/2] 02_second  ok")
     assert numbers(json.loads((tmp_path / "2" / "metrics.json").read_text())["notebooks"]) == numbers(
@@ -548,7 +554,9 @@ def test_the_numbers_do_not_depend_on_the_workers(tmp_path):
 def test_the_collection_with_1_2_and_4_workers_and_twice(tmp_path):
     found = []
     for name, workers in (("1", 1), ("again", 1), ("2", 2), ("4", 4)):
-        outcomes = reproduce.run(reproduce.notebooks(), "ci", tmp_path / name, workers=workers)
+        outcomes = reproduce.run(
+            reproduce.notebooks(), reproduce.Plan("ci", tmp_path / name, workers=workers)
+        )
         assert not [outcome for outcome in outcomes if outcome.error]
         found.append(numbers(json.loads((tmp_path / name / "metrics.json").read_text())["notebooks"]))
     for other in found[1:]:

@@ -184,16 +184,17 @@ def _figure(name: str, figure: Mapping[str, str]) -> str:
 def _metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     if not metrics:
         return ""
-    # Numbers with a published counterpart first: that is what the reader came for.
-    ordered = sorted(metrics.items(), key=lambda item: "published" not in item[1])
+    # Numbers with a counterpart, published or in theory, first: that is what the reader came for.
+    ordered = sorted(metrics.items(), key=lambda item: not {"published", "theory"} & item[1].keys())
     rows = "".join(
         f"<tr><td>{html.escape(key)}</td><td class='number'>{_number(m['value'], m)}</td>"
-        f"<td class='number'>{_number(m.get('published'), m)}</td><td>{_text(m.get('note', ''))}</td></tr>"
+        f"<td class='number'>{_number(m.get('published'), m)}</td>"
+        f"<td class='number'>{_number(m.get('theory'), m)}</td><td>{_text(m.get('note', ''))}</td></tr>"
         for key, m in ordered
     )
     return (
-        "<div class='scroll'><table><thead><tr><th>quantity</th><th>measured</th><th>published</th><th>note</th></tr>"
-        f"</thead><tbody>{rows}</tbody></table></div>"
+        "<div class='scroll'><table><thead><tr><th>quantity</th><th>measured</th><th>published</th><th>theory</th>"
+        f"<th>note</th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 

@@ -22,6 +22,10 @@ MISMATCH = (
     'expected what `tp4 reproduce` was asked for; tag the cell that sets preset and seed with "parameters", and call '
     "Report(name, preset, seed)"
 )
+MIME = "application/vnd.tp4+json"
+"""Figures and tables travel under this type beside their HTML, at full precision, for programs that read notebooks.
+
+Not ``application/json``: JupyterLab prefers that to HTML, and would show a tree of keys in place of the figure."""
 # Pictures inside a notebook: pixels an inch, and how many of them a page shows to the inch (sharp on dense screens).
 INLINE_DPI, CSS_DPI = 120, 80
 
@@ -90,20 +94,30 @@ class Report:
         return Picture(small.getvalue(), caption, alt, width=image.width * CSS_DPI // INLINE_DPI)
 
     def metric(
-        self, key: str, value: float, published: float | None = None, unit: str = "", note: str = ""
+        self,
+        key: str,
+        value: float,
+        published: float | None = None,
+        unit: str = "",
+        note: str = "",
+        *,
+        theory: float | None = None,
     ) -> float:
-        """Record a number under ``key`` (words joined by "/"), with the published one where there is one.
+        """Record a number under ``key`` (words joined by "/"), beside what was published and what theory predicts.
 
         Raises:
-            InputError: the value is not finite: a run that diverged must be reported as such, in words.
+            InputError: a value is not finite: a run that diverged must be reported as such, in words.
         """
         value = float(value)
         if not math.isfinite(value):
             raise InputError(
                 f"metric {key!r} is {value}; expected a finite number; report divergence by its step instead"
             )
+        if theory is not None and not math.isfinite(theory):
+            raise InputError(f"theory of metric {key!r} is {theory}; expected a finite number, or None")
         entry: dict[str, Any] = {"value": value}
         entry |= {"published": float(published)} if published is not None else {}
+        entry |= {"theory": float(theory)} if theory is not None else {}
         entry |= {"unit": unit} if unit else {}
         entry |= {"note": note} if note else {}
         self._metrics[key] = entry
@@ -115,7 +129,7 @@ class Report:
         return found.describe()
 
     def table(self) -> "Table":
-        """The metrics so far, measured beside published, as an HTML table for display."""
+        """The metrics so far, measured beside published and theory, as a table for display."""
         return Table(self._metrics)
 
     def save(self) -> Path:
@@ -139,6 +153,9 @@ class Picture:
     def __init__(self, png: bytes, caption: str, alt: str, width: int) -> None:
         self.png, self.caption, self.alt, self.width = png, caption, alt, width
 
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        return {MIME: {"figure": {"caption": self.caption, "alt": self.alt}}}
+
     def _repr_html_(self) -> str:
         data = base64.b64encode(self.png).decode()
         return (
@@ -152,25 +169,31 @@ class Picture:
 
 
 class Table:
-    """Metrics measured beside published, as Jupyter shows them."""
+    """Metrics measured beside published and theory, as Jupyter shows them."""
 
     def __init__(self, metrics: dict[str, dict[str, Any]]) -> None:
         self.metrics = dict(metrics)
 
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        return {MIME: {"metrics": self.metrics}}
+
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><td>{html.escape(key)}</td><td>{_number(m['value'])}&nbsp;{html.escape(m.get('unit', ''))}</td>"
-            f"<td>{_number(m.get('published'))}</td><td>{html.escape(m.get('note', ''))}</td></tr>"
+            f"<td>{_number(m.get('published'))}</td><td>{_number(m.get('theory'))}</td>"
+            f"<td>{html.escape(m.get('note', ''))}</td></tr>"
             for key, m in self.metrics.items()
         )
         return (
-            "<table><thead><tr><th>quantity</th><th>measured</th><th>published</th><th>note</th></tr></thead>"
+            "<table><thead><tr><th>quantity</th><th>measured</th><th>published</th><th>theory</th><th>note</th></tr>"
+            "</thead>"
             f"<tbody>{rows}</tbody></table>"
         )
 
     def __repr__(self) -> str:
         return "\n".join(
             f"{key}: {_number(m['value'])} {m.get('unit', '')} (published {_number(m.get('published'))})"
+            + (f" (theory {_number(m['theory'])})" if "theory" in m else "")
             for key, m in self.metrics.items()
         )
 

@@ -17,28 +17,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tp4lib.base import checks, paths
-from tp4lib.base import device as devices
+from tp4lib.base import paths
 from tp4lib.base.errors import InputError
 from tp4lib.base.files import alone_in, digest, write_json
 from tp4lib.collection import gallery
 from tp4lib.collection.execution import Executor, Outcome, clock
 from tp4lib.collection.manifest import Manifest, read_json
 from tp4lib.collection.notebook_source import read_notebook, source_digest, store_outputs
-from tp4lib.collection.report import PRESETS
+from tp4lib.collection.plan import TIMEOUTS, Plan
 from tp4lib.collection.staging import Stage, stages
 from tp4lib.data import catalogue as datasets
 from tp4lib.data import provenance
 from tp4lib.data.catalogue import EMBEDDED
-
-# Wall-clock limits per notebook, generous: a run on a loaded machine must not be cut off.
-TIMEOUTS = {"ci": 15 * 60, "laptop": 3 * 3600, "paper": 48 * 3600}
-LONGEST = 1e8
-"""Seconds: three years, the largest timeout."""
-LARGEST_SEED = 2**32 - 1
-"""What NumPy's and scikit-learn's generators take."""
-# Every library that starts threads of its own, so that notebooks that run at once do not take each other's cores.
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 def notebooks(names: Sequence[str] = ()) -> list[Path]:
@@ -62,60 +52,39 @@ def notebooks(names: Sequence[str] = ()) -> list[Path]:
     return chosen
 
 
-def run(
-    selected: Sequence[Path],
-    preset: str,
-    out: Path,
-    *,
-    data_dir: Path | None = None,
-    device: str = "auto",
-    seed: int = 0,
-    workers: int = 1,
-    threads: int = 1,
-    timeout: float | None = None,
-    in_place: bool = False,
-    resume: bool = False,
-    say: Callable[[str], None] = print,
-) -> list[Outcome]:
-    """Execute notebooks at ``preset``, ``workers`` at once; a failure is recorded and the others still run.
+def run(selected: Sequence[Path], plan: Plan, say: Callable[[str], None] = print) -> list[Outcome]:
+    """Execute notebooks, ``plan.workers`` at once; a failure is recorded and the others still run.
 
-    Leaves in ``out``: the executed notebooks, ``<notebook>/`` with figures (SVG, PNG), ``metrics.json`` and
+    Leaves in ``plan.out``: the executed notebooks, ``<notebook>/`` with figures (SVG, PNG), ``metrics.json`` and
     ``run.json``; all of them merged in ``metrics.json``, and ``index.html``. They are replaced once the new ones are
     whole: a notebook that fails, or is killed, leaves the old ones, and the page says that they are older. Until then
     the new ones are in the hidden folder ``.<notebook>.new`` (`staging`), where checkpoints in sub-folders wait for the
-    next run. At preset ``ci`` the embedded data are used unless ``data_dir`` is given, so that the run depends on
-    nothing outside the environment.
+    next run.
 
     Args:
         selected: notebooks; results have the name of the file.
-        data_dir: where real data are; the notebooks see it as ``$TP4_DATA``.
-        workers: notebooks at once; the numbers do not depend on it.
-        threads: CPU threads of each notebook; the numbers depend on it a little, by the order of sums.
-        timeout: seconds a notebook may take; default `TIMEOUTS`.
-        in_place: also write the outputs, with the digest of the source, into the notebook they came from.
-        resume: keep the notebooks that an earlier run with the same arguments, sources, data and versions has finished.
         say: receives the progress line of each notebook.
 
     Raises:
         InputError: an argument that cannot work; a folder that does not exist, cannot be written, holds somebody else's
             files under the names of the results, or in which another run works.
     """
-    where = _checked(preset, data_dir, device, seed, workers, threads, timeout)
+    device = plan.check()
     _require_own_names(selected)
-    _require_apart(selected, out)
-    environment = _environment(preset, data_dir, where, threads)
+    _require_apart(selected, plan.out)
+    environment = plan.environment(device)
     this = _Run(
-        out=out,
-        asked={"seed": seed, "preset": preset, "device": where, "threads": threads},
-        parameters={"preset": preset, "seed": seed, "device": device},
+        out=plan.out,
+        asked={"seed": plan.seed, "preset": plan.preset, "device": device, "threads": plan.threads},
+        parameters={"preset": plan.preset, "seed": plan.seed, "device": plan.device},
         given={"data": environment.get("TP4_DATA"), **_library()},
-        executor=Executor(environment, timeout or TIMEOUTS[preset]),
-        workers=workers,
-        in_place=in_place,
+        executor=Executor(environment, plan.timeout or TIMEOUTS[plan.preset]),
+        workers=plan.workers,
+        in_place=plan.in_place,
         say=say,
     )
-    with alone_in(out):
-        return this.execute(selected, resume)
+    with alone_in(plan.out):
+        return this.execute(selected, plan.resume)
 
 
 def gather(out: Path, workers: int, **asked: Any) -> dict[str, Any]:
@@ -314,59 +283,6 @@ def _require_apart(selected: Sequence[Path], out: Path) -> None:
             raise InputError(
                 f"{out} holds the notebooks themselves; expected another folder; choose one with --out DIR"
             )
-
-
-def _checked(
-    preset: str,
-    data_dir: Path | None,
-    device: str,
-    seed: int,
-    workers: int,
-    threads: int,
-    timeout: float | None,
-) -> str:
-    """The device that ``device`` means here; refuses what cannot run before anything is written."""
-    if preset not in PRESETS:
-        raise InputError(f"unknown preset {preset!r}; expected one of {', '.join(PRESETS)}; try --preset ci")
-    checks.whole("--seed", seed, least=0, most=LARGEST_SEED, example=0)
-    checks.whole("--workers", workers, example=2)
-    checks.whole("--threads", threads, example=1)
-    if timeout is not None:
-        checks.real("--timeout", timeout, above=0, most=LONGEST, example=TIMEOUTS[preset])
-    _require_data(preset, data_dir)
-    return str(devices.resolve(device))
-
-
-def _require_data(preset: str, data_dir: Path | None) -> None:
-    """A folder named for its data holds some, or a run would go on with drawn characters without a word."""
-    told, place = "--data-dir", data_dir
-    if place is None and preset != "ci":  # what the notebooks will look at
-        told, place = "TP4_DATA", os.environ.get("TP4_DATA")
-    if not place or str(place) == EMBEDDED:
-        return
-    if not os.path.isdir(place):
-        what = f"{told} {place} is not a folder" if os.path.exists(place) else f"no data folder {place}"
-        raise InputError(f"{what}; expected a folder with data sets; choose another {told}, or leave it out")
-    if datasets.holds_any(place):
-        return
-    known = ", ".join(datasets.DATASETS)
-    raise InputError(
-        f"no data set in {place}; expected files of {known}, as `tp4 data` names them; "
-        f"choose another {told}, or leave it out"
-    )
-
-
-def _environment(preset: str, data_dir: Path | None, device: str, threads: int) -> dict[str, str]:
-    data = os.path.realpath(data_dir) if data_dir is not None else EMBEDDED if preset == "ci" else None
-    return {
-        "TP4_COMMAND": f"tp4 reproduce --preset {preset}",  # unless the command line has told more
-        **os.environ,
-        "TP4_DEVICE": device,
-        "MPLBACKEND": "agg",
-        "PYTHONWARNINGS": "ignore",
-        **dict.fromkeys(_THREADS, str(threads)),
-        **({"TP4_DATA": data} if data is not None else {}),
-    }
 
 
 def _library() -> dict[str, str]:

@@ -50,11 +50,11 @@ def reproduce(
 
     selected = runner.notebooks(notebook or ())
     out = out or paths.runs_dir(preset)
-    outcomes = runner.run(
-        selected, preset, out, data_dir=data_dir, device=device, seed=seed, workers=workers,
+    plan = runner.Plan(
+        preset, out, data_dir=data_dir, device=device, seed=seed, workers=workers,
         threads=threads or _threads(), timeout=timeout, in_place=in_place, resume=resume,
-        say=lambda line: print(line, flush=True),
     )  # fmt: skip
+    outcomes = runner.run(selected, plan, say=lambda line: print(line, flush=True))
     failed = [outcome.notebook for outcome in outcomes if outcome.error]
     print(f"figures and numbers: {out / 'index.html'}")
     if failed:
