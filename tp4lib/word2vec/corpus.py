@@ -144,7 +144,7 @@ class Corpus:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the ids, in hexadecimal."""
-        return idstore.digest(self.ids)
+        return idstore.ids_digest(self.ids)
 
     @classmethod
     def from_words(cls, words: Sequence[str], min_count: int = 1, max_vocab: int | None = None) -> "Corpus":

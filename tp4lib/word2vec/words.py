@@ -47,7 +47,7 @@ def open_text(path: str | Path) -> Iterator[archives.Stream]:
     path = Path(path)
     require_file(path, "a text file (plain, .xz, .gz, .bz2, .zip)", "--corpus")
     try:
-        with archives.text(path) as file:
+        with archives.unpacked(path) as file:
             yield file
     except archives.Damaged as error:
         raise InputError(
