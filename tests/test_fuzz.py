@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from tests.base.test_hostile_files import PACKERS, PICKLES
 from tests.data.test_images import batch
 from tests.data.test_omniglot import png
-from tp4lib.base import archives, checkpoint, device
+from tp4lib.base import archives, checkpoint, device, text
 from tp4lib.base.errors import InputError
 from tp4lib.collection import cli, execution
 from tp4lib.data import catalogue as datasets
@@ -268,7 +268,7 @@ def test_archives(folder, case):
     path.write_bytes(data)
 
     def read():
-        with words_module.open_text(path) as file:
+        with text.open_text(path) as file:
             found = b""
             while more := file.read(1 << 16):
                 found += more

@@ -56,7 +56,6 @@ _MOVED = {
     "word2vec.analogy": "word2vec.analogies",
     "word2vec.pca": "word2vec.figure1",
     "word2vec.pi": "word2vec.nonlinear",
-    "word2vec.places": "data.places",
     "word2vec.sampling": "word2vec.blocks",
     "word2vec.study": "word2vec.table3",
     "word2vec.train": "word2vec.training",

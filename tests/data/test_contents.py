@@ -317,9 +317,8 @@ def test_offline_is_a_switch(monkeypatch, value, is_offline):
 
 
 def test_a_dump_is_cleaned_anew_when_it_is_another(tmp_path, monkeypatch):
-    from tp4lib.word2vec import corpus
 
-    monkeypatch.setattr(corpus, "clean_wikipedia", lambda dump, target: shutil.copy(dump, target))
+    monkeypatch.setattr(datasets, "clean_wikipedia", lambda dump, target: shutil.copy(dump, target))
     folder = tmp_path / "data"
     folder.mkdir()
     for content in (b"one", b"another"):

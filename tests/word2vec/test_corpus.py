@@ -16,12 +16,14 @@ from gensim.test.utils import datapath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tp4lib.base import text as texts
 from tp4lib.base.errors import InputError
+from tp4lib.data.wikipedia import clean_wikipedia
 from tp4lib.word2vec import corpus as corpus_module
 from tp4lib.word2vec import idstore
 from tp4lib.word2vec import words as words_module
 from tp4lib.word2vec.blocks import AliasTable, Sampler
-from tp4lib.word2vec.corpus import Corpus, Vocabulary, clean_wikipedia, keep_probability
+from tp4lib.word2vec.corpus import Corpus, Vocabulary, keep_probability
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +65,7 @@ def test_load_equals_counting_by_hand(tmp_path, monkeypatch, suffix, pack):
             file.write(text.encode())
     size = len(text.encode())
     assert size > 200_000  # more than an unpacker gives at once
-    with words_module.open_text(path) as file:
+    with texts.open_text(path) as file:
         assert [len(file.read(n)) for n in (2, size - 3, 0, 9, 1)] == [2, size - 3, 0, 1, 0]
     words, counts, ids = plain(text, 5)
     corpus = Corpus.load(path)

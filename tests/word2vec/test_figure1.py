@@ -8,9 +8,9 @@ import torch
 from sklearn import decomposition, metrics, model_selection, neighbors
 
 from tp4lib.base.errors import InputError
-from tp4lib.data.places import us_places
 from tp4lib.word2vec.corpus import Vocabulary
 from tp4lib.word2vec.figure1 import pca, separation
+from tp4lib.word2vec.places import us_places
 
 
 def _two_groups(n, distance, dimensions, seed=0):

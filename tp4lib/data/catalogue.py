@@ -20,6 +20,7 @@ from tp4lib.base.errors import InputError
 from tp4lib.data import contents, drawings
 from tp4lib.data.contents import Contents, matches
 from tp4lib.data.download import download
+from tp4lib.data.wikipedia import clean_wikipedia
 
 EMBEDDED = "embedded"
 """As ``data_dir`` or ``$TP4_DATA``: take the embedded default, whatever else is there."""
@@ -419,9 +420,6 @@ def _embedded(dataset: Dataset) -> Found:
 
 
 def _cleaned(dump: Path, target: Path) -> Path:
-    # A dump is cleaned by the module that knows the format.
-    from tp4lib.word2vec.corpus import clean_wikipedia
-
     if not target.is_file():
         clean_wikipedia(dump, target)
     return target

@@ -7,6 +7,7 @@ from pathlib import Path
 from tp4lib.base.errors import InputError
 from tp4lib.base.files import atomic_path
 from tp4lib.base.progress import bar
+from tp4lib.base.text import open_text
 
 _PIECE = 1 << 20
 _LONGEST = 1 << 25  # bytes without a ">": no article is as long
@@ -55,8 +56,6 @@ def clean_wikipedia(dump_path: str | Path, out_path: str | Path) -> int:
     Raises:
         InputError: the dump is missing or damaged, or holds no ``<text>``; the result cannot be written.
     """
-    from tp4lib.word2vec.corpus import open_text  # corpus re-exports this module
-
     written = 0
     dump_path, out_path = Path(dump_path), Path(out_path)
     with open_text(dump_path) as file, atomic_path(out_path) as part, open(part, "wb") as out:

@@ -24,9 +24,10 @@ import torch
 
 from tp4lib.base.checks import whole
 from tp4lib.base.errors import InputError
+from tp4lib.base.text import require_file
 from tp4lib.word2vec.corpus import Vocabulary
 from tp4lib.word2vec.shards import ALONE, Shards
-from tp4lib.word2vec.words import require_file, words_in
+from tp4lib.word2vec.words import words_in
 
 _LARGEST = 1 << 26  # bytes of a file of questions; the usual one has 600,000
 _COPY_BYTES = 1 << 28  # of the unit rows of a block of the vocabulary

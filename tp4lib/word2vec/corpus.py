@@ -23,11 +23,11 @@ import numpy as np
 from tp4lib.base.checks import real, whole
 from tp4lib.base.errors import InputError
 from tp4lib.base.progress import bar
-from tp4lib.data.wikipedia import clean_wikipedia
+from tp4lib.base.text import open_text
 from tp4lib.word2vec import idstore
-from tp4lib.word2vec.words import WordCounter, open_text, text_pieces
+from tp4lib.word2vec.words import WordCounter, text_pieces
 
-__all__ = ["Corpus", "Vocabulary", "clean_wikipedia", "keep_probability", "open_text"]
+__all__ = ["Corpus", "Vocabulary", "keep_probability", "open_text"]
 
 _WORD = re.compile(r"[^\x00-\x20]+")
 

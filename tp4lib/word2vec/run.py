@@ -12,11 +12,12 @@ import torch
 from tp4lib.base import files, results
 from tp4lib.base.checks import whole
 from tp4lib.base.errors import InputError
+from tp4lib.base.text import open_text
 from tp4lib.data import catalogue as datasets
 from tp4lib.data import provenance
 from tp4lib.word2vec import analogies as analogy
 from tp4lib.word2vec.checkpoints import CHECKPOINT
-from tp4lib.word2vec.corpus import Corpus, open_text
+from tp4lib.word2vec.corpus import Corpus
 from tp4lib.word2vec.model import columns_of, parse_width
 from tp4lib.word2vec.settings import RunSettings
 from tp4lib.word2vec.shards import ALONE, Shards, reduced
