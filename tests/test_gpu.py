@@ -29,6 +29,8 @@ from tp4lib.program import (
 )
 from tp4lib.scale import scale
 from tp4lib.sweep import sweep
+from tp4lib.word2vec import Corpus
+from tp4lib.word2vec.training import train
 
 REAL = os.environ.get("TP4_TEST_GPU") == "1"
 X = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
@@ -107,7 +109,21 @@ def scaled_training(device):
     return model(X.to(device)).detach()
 
 
+def word2vec(width, **changes):
+    """Embeddings after an epoch of the default settings; torch's step, as a pretended GPU has no Triton."""
+    words = np.random.default_rng(0).zipf(1.3, 4000) % 60
+
+    def case(device):
+        corpus = Corpus.from_words([f"w{i}" for i in words])
+        return train(corpus, width, epochs=1, device=device, engine="torch", **changes).model.embeddings
+
+    return case
+
+
 CASES = {
+    "Word2Vec, width 16": word2vec(16),
+    "Word2Vec, infinity": word2vec(math.inf),
+    "Word2Vec, gensim's gradient": word2vec(16, window_gradient="sum"),
     "perceptron, infinity": program(train_mlp, X, Y, mup(2), lr=0.1),
     "perceptron, width n": program(train_mlp, X, Y, mup(2), lr=0.1, world=FiniteWidth, size=64),
     "perceptron, Adam": program(train_mlp, X, Y, mup(2), lr=0.1, optimizer="adam"),

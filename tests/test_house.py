@@ -75,6 +75,7 @@ MAY_BE_LARGE = {
     "tp4lib.coordcheck.modules.check_module": "the settings of an experiment; `blame` takes the same",
     "tp4lib.coordcheck.blaming.blame": "as `check_module`",
     "tp4lib.coordcheck.perceptrons.check": "the settings of an experiment",
+    "tp4lib.word2vec.training.train": "where a run starts, is kept and is looked at; its settings by name",
     "tp4lib.collection.commands.reproduce.reproduce": "one parameter an option of the command",
 }
 # A word that is a function's natural name in two places that are never used together.

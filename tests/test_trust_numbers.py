@@ -120,7 +120,7 @@ def test_word2vec_at_the_edge_of_float32(corpus, tmp_path, engine, matrix):
 
 
 @pytest.mark.skipif(fast.numba is None, reason="numba is not installed")
-@pytest.mark.parametrize("look", [require_finite, fast.require_finite])
+@pytest.mark.parametrize("look", [require_finite, fast.require_finite_rows])
 @pytest.mark.parametrize("matrix", ["embeddings", "readout"])
 def test_both_looks_see_what_is_not_finite_in_the_rows_of_a_block(corpus, look, matrix):
     block = w2v.Sampler(corpus.vocab, corpus.ids[:50], batch_size=8, shared=4, subsample=0).block(0, 0)

@@ -10,6 +10,7 @@ import pytest
 
 from tp4lib.base.errors import InputError
 from tp4lib.data import catalogue as datasets
+from tp4lib.data import listing
 
 BODY = b"the quick brown fox " * 5000
 GOOD = "sha256:" + hashlib.sha256(BODY).hexdigest()
@@ -69,7 +70,7 @@ def test_order_of_places(places):
 
 
 def test_find_downloads_into_the_cache_once(server, places, monkeypatch):
-    remote = datasets.Remote(f"{server}/good", "text8.zip", GOOD)
+    remote = listing.Remote(f"{server}/good", "text8.zip", GOOD)
     monkeypatch.setitem(datasets.DATASETS, "text8", replace(datasets.DATASETS["text8"], remotes=(remote,)))
     monkeypatch.setenv("TP4_OFFLINE", "0")
     first, second = datasets.find("text8"), datasets.find("text8")
@@ -84,7 +85,7 @@ def test_find_downloads_into_the_cache_once(server, places, monkeypatch):
 
 
 def test_failed_download_falls_back_and_says_so(server, places, monkeypatch, capsys):
-    remote = datasets.Remote(f"{server}/404", "images_background.zip", GOOD)
+    remote = listing.Remote(f"{server}/404", "images_background.zip", GOOD)
     monkeypatch.setitem(
         datasets.DATASETS, "omniglot", replace(datasets.DATASETS["omniglot"], remotes=(remote,))
     )

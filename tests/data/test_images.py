@@ -222,7 +222,7 @@ def test_damaged_files_are_refused_in_one_line(tmp_path, damage):
     [
         (dict(name="mnist"), "expected cifar10 or digits"),
         (dict(name="digits", train_size=0), "train_size = 0; expected a whole number from 1 to 1500"),
-        (dict(name="digits", train_size=1), "pictures are the same"),
+        (dict(name="digits", train_size=1), "images are the same"),
         (dict(name="digits", test_size=298), "test_size = 298; expected a whole number from 1 to 297"),
         (dict(name="digits", side=3), "side = 3; expected a divisor of 8"),
         (dict(name="digits", side=0), "side = 0"),

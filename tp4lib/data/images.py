@@ -96,12 +96,17 @@ def load(
     original = train.shape[1]
     if side is not None and (side < original or found.path is not None):
         train, test = _shrink(train, side), _shrink(test, side)
-    label = found.title
-    if f"{len(train):,} + {len(test):,}" not in label:
-        label = f"{label.split(',')[0]}, {len(train):,} + {len(test):,} images"
     shape = train.shape[1:]
-    if shape[0] != original:
-        label += f", at {side} x {side}"
+    label = _label(found.title, len(train), len(test)) + (
+        "" if shape[0] == original else f", at {side} x {side}"
+    )
+    train_x, test_x = (x.to(device, dtype) for x in _standardized(train, test, dtype))
+    labels = [torch.from_numpy(y).to(device) for y in (train_y, test_y)]
+    return Images(train_x, labels[0], test_x, labels[1], label, shape, found)
+
+
+def _standardized(train: np.ndarray, test: np.ndarray, dtype: torch.dtype) -> list[Tensor]:
+    """Flattened images, centred by the mean and divided by the one scale of the training images."""
     # The official training set is 1.2 GB in float64: not more precision than was asked for.
     precision = np.float64 if dtype == torch.float64 else np.float32
     mean = train.mean(axis=0, dtype=np.float64)
@@ -109,18 +114,15 @@ def load(
     scale = np.sqrt(np.square(train).mean(dtype=np.float64))
     if not scale > 0:  # as NaN is not
         raise InputError(
-            "all training pictures are the same, or some hold NaN; expected different ones; try train_size=100"
+            "all training images are the same, or some hold NaN; expected different ones; try train_size=100"
         )
-    tensors = [torch.from_numpy(np.divide(x, scale, out=x, casting="same_kind")) for x in (train, test)]
-    return Images(
-        tensors[0].to(device, dtype),
-        torch.from_numpy(train_y).to(device),
-        tensors[1].to(device, dtype),
-        torch.from_numpy(test_y).to(device),
-        label,
-        shape,
-        found,
-    )
+    return [torch.from_numpy(np.divide(x, scale, out=x, casting="same_kind")) for x in (train, test)]
+
+
+def _label(title: str, train: int, test: int) -> str:
+    """The title with the numbers of images, where it does not have them already."""
+    counts = f"{train:,} + {test:,}"
+    return title if counts in title else f"{title.split(',')[0]}, {counts} images"
 
 
 def one_hot(y: Tensor, classes: int = CLASSES, dtype: torch.dtype = torch.float32) -> Tensor:

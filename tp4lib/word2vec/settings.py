@@ -48,17 +48,18 @@ def _option(default: Any, kind: type, text: str, *, choices: tuple[str, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Word2VecSettings:
-    """Settings of a training run; None leaves a value to `training.train`, which knows the device.
+    """Settings of a training run; None leaves a value to `training.train`.
 
     Attributes:
         window: each position takes a window that is uniform in 1..window.
         negatives: "per-position", the paper's: ``num_negatives`` fresh ones for each position; or "shared": each batch
             draws ``shared_negatives``, weighted so that the expected gradient is the same; then most work is
             matrix products.
-        batch_size: default: per-position 1 (the sequential algorithm; 16 where numba is missing and on a GPU);
-            shared 32, on a GPU 256.
-        shared_negatives: K; default three for every four positions of a batch, on a GPU two, and with gensim's gradient
-            three for every position. With k for each position a draw weighs ``batch_size k / K`` in a step: from about
+        batch_size: default: shared 32, on every device; per-position 1 (the sequential algorithm; 16 where numba is
+            missing; refused on a GPU). A GPU is used better by 256 with 128 shared negatives, on a vocabulary of
+            thousands and more: with few words so large a batch meets each of them many times, and diverges.
+        shared_negatives: K; default three for every four positions of a batch, and with gensim's gradient three for
+            every position. With k for each position a draw weighs ``batch_size k / K`` in a step: from about
             100 on training may diverge.
         seed: the windows and negatives of a seed are the same at all widths.
         input_rate: see `StepSettings`.

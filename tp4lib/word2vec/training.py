@@ -127,14 +127,19 @@ def train(
 
 
 def _sampler(asked: Word2VecSettings, corpus: Corpus, device: torch.device) -> Sampler:
-    """The sampler of a run, with the batch size and the number of shared negatives that suit the device."""
-    shared, on_cpu, batch_size = asked.negatives == "shared", device.type == "cpu", asked.batch_size
+    """The sampler of a run: its batches are the same on every device, as they decide what is trained."""
+    shared, batch_size = asked.negatives == "shared", asked.batch_size
+    if not shared and device.type != "cpu" and batch_size is None:
+        raise InputError(
+            "per-position negatives are one SGD step a position, which a GPU does a hundred times slower than a CPU; "
+            "expected negatives shared by a batch; try --negatives shared, or --device cpu"
+        )
     if batch_size is None:
-        alone = 1 if on_cpu and fast.numba is not None and asked.engine != "torch" else 16
-        batch_size = (32 if on_cpu else 256) if shared else alone
+        alone = 1 if fast.numba is not None and asked.engine != "torch" else 16
+        batch_size = 32 if shared else alone
     # Draws for each position of a batch. gensim's gradient makes larger steps, and fewer draws make them noisy: two
     # are as accurate as gensim at widths 64 and 256, see benchmarks/results/word2vec_gensim.json.
-    share = 3.0 if asked.window_gradient == "sum" else 0.75 if on_cpu else 0.5
+    share = 3.0 if asked.window_gradient == "sum" else 0.75
     return Sampler(
         corpus.vocab,
         corpus.ids,
@@ -298,7 +303,7 @@ class _Run:
         try:
             result = self.steps(self.model, block, self.step)
             if self.steps is fast.numba_steps:
-                fast.require_finite(self.model, block)
+                fast.require_finite_rows(self.model, block)
             elif (
                 self.model.embeddings.device.type == "cpu"
             ):  # checking on a GPU would synchronize with it after every block

@@ -61,7 +61,7 @@ def numba_steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[floa
     return float(loss), len(block)
 
 
-def require_finite(model: CBOW, block: Block) -> None:
+def require_finite_rows(model: CBOW, block: Block) -> None:
     """`on_torch.require_finite`, at a twentieth of the time of a step."""
     for name, rows in changed_rows(model, block).items():
         matrix = getattr(model, name).numpy()
@@ -97,7 +97,7 @@ jit = numba.njit(**_OPTIONS) if numba else lambda function: function
 
 
 @jit
-def number(words, place, found):
+def numbered(words, place, found):
     """Number the distinct ``words`` from 0 in order of appearance: ``place[word]``; list them in ``found``."""
     count = 0
     for i in range(len(words)):
@@ -158,8 +158,8 @@ def _batch(i, batch_size, tokens, first, last, negatives, rows):
     """Which positions batch i has, and how many rows it touches: context words ``u``, negatives ``m``."""
     u, m, place_in, place_neg, _ = rows
     low, high = i * batch_size, min((i + 1) * batch_size, len(tokens))
-    U = number(tokens[first[low:high].min() : last[low:high].max()], place_in, u)
-    return i, low, high, U, number(negatives[i], place_neg, m)
+    U = numbered(tokens[first[low:high].min() : last[low:high].max()], place_in, u)
+    return i, low, high, U, numbered(negatives[i], place_neg, m)
 
 
 @jit

@@ -65,7 +65,7 @@ def triton_steps(
     if len(block) == 0:
         return torch.zeros((), dtype=torch.float64, device=E.device), 0
     dtype = torch.float64 if E.dtype == torch.float64 else torch.float32
-    plan = Plan(block, model.vocab_size, settings, dtype, E.device)
+    plan = LaunchPlan(block, model.vocab_size, settings, dtype, E.device)
     n, batch, K = model.columns, block.batch_size, block.negatives.shape[1]
     tiles, chunks, wide = -(-n // COLUMNS), -(-batch // POSITIONS), _power(K)
     held = min(wide, NEGATIVES)
@@ -107,7 +107,7 @@ def triton_steps(
     return loss.sum(dtype=torch.float64), len(block)
 
 
-class Plan:
+class LaunchPlan:
     """Which rows each batch of a block touches: found on the device, for the whole block at once, without waiting.
 
     Attributes:
