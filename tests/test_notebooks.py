@@ -129,7 +129,7 @@ def collection(tmp_path_factory):
     """Every notebook at preset ci, as `make figures` runs it."""
     out = tmp_path_factory.mktemp("ci")
     lines = []
-    outcomes = reproduce.run(BOOKS, "ci", out, say=lines.append)
+    outcomes = reproduce.run(BOOKS, reproduce.Plan("ci", out), say=lines.append)
     failed = {outcome.notebook: outcome.error for outcome in outcomes if outcome.error}
     assert not failed, "\n".join(failed.values())
     return out, json.loads((out / "metrics.json").read_text())["notebooks"]
