@@ -41,8 +41,8 @@ def imported(module):
     except Exception as error:
         return f"{module}: {type(error).__name__}: {error}"
 modules = [m.name for m in pkgutil.walk_packages(tp4lib.__path__, "tp4lib.") if not m.name.endswith("__main__")]
-need_more = ("tp4lib.collection.plotting", "tp4lib.collection.commands", "tp4lib.coordcheck.drawing",
-             "tp4lib.word2vec.steps.triton_code")
+need_more = ("tp4lib.collection.plotting", "tp4lib.collection.commands", "tp4lib.collection.options",
+             "tp4lib.coordcheck.drawing", "tp4lib.word2vec.steps.triton_code")
 modules = [m for m in modules if not m.startswith(need_more)]
 """
 
