@@ -35,6 +35,9 @@ mathjax3_config = {
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}
 nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
+suppress_warnings = [
+    "mystnb.unknown_mime_type"
+]  # reports give their numbers as data beside the HTML that is shown
 nb_render_markdown_format = "myst"
 nb_merge_streams = True
 
