@@ -1,6 +1,7 @@
 """The library's structure: who may import whom, how large things may be, and that each name means one thing."""
 
 import ast
+import json
 import subprocess
 import sys
 from collections import defaultdict
@@ -47,7 +48,7 @@ EXCEPTIONS = {
 LATE = (
     "tp4lib.collection.cli", "tp4lib.collection.commands.", "tp4lib.collection.needs",
     "tp4lib.collection.kernel_process", "tp4lib.coordcheck.", "tp4lib.word2vec.steps.on_triton",
-    "tp4lib.scale.cheat_sheet",
+    "tp4lib.scale.cheat_sheet", "tp4lib.__main__",
 )  # fmt: skip
 CORE = {"torch", "numpy", "tqdm", "tp4lib"}
 # Packages that a core module uses where they are installed, and does without where they are not.
@@ -230,6 +231,23 @@ def test_importing_the_library_imports_nothing_else():
     code = "import sys; import tp4lib; print([m for m in ('torch', 'numpy', 'tqdm') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert out == "[]\n"
+
+
+def test_the_library_runs_as_a_program(tmp_path):
+    """``python -m tp4lib word2vec`` is ``python -m tp4lib.word2vec``; anything else is refused in one line."""
+
+    def run(*arguments):
+        line = [sys.executable, "-m", "tp4lib", *map(str, arguments)]
+        return subprocess.run(line, capture_output=True, text=True)
+
+    text, out = tmp_path / "text", tmp_path / "out"
+    text.write_text("a b c a b c " * 50)
+    done = run("word2vec", "--corpus", text, "--out", out, "--width", 4, "--epochs", 1, "--subsample", 0)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((out / "metrics.json").read_text())["vocab_size"] == 3
+    done = run("maml")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "expected python -m tp4lib word2vec" in done.stderr
 
 
 @pytest.mark.parametrize("old", sorted(tp4lib._MOVED))
