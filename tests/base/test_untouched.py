@@ -14,7 +14,7 @@ CONFTEST = """
 import os, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from tests import untouched
+import untouched
 ROOT = Path(__file__).parent
 
 def pytest_configure(config):
