@@ -16,7 +16,7 @@ STAMPS := $(subst $(space),\ ,$(VENV))
 READY := $(STAMPS)/.ready
 DOCS := $(STAMPS)/.docs
 
-.PHONY: figures test test-lowest test-arithmetic test-pythons fuzz gallery install browser learn2learn lint format \
+.PHONY: figures test test-gpu test-lowest test-arithmetic test-pythons fuzz gallery install browser learn2learn lint format \
         laptop clean
 # `make -j figures test`: tests that watch this folder must not run beside what writes in it.
 .NOTPARALLEL:
@@ -39,6 +39,10 @@ test-lowest:
 # The numerical tests as on other processors and with 1, 2 and 4 threads; tools/arithmetic.py has the table.
 test-arithmetic: $(READY)
 	"$(BIN)/python" tools/arithmetic.py
+
+# What takes a device, on the GPU of this machine; without one the same tests run on a pretended GPU, in `make test`.
+test-gpu: $(READY)
+	TP4_TEST_GPU=1 "$(BIN)/python" -m pytest tests/test_gpu.py
 
 # `make test` with each of PYTHONS, in an environment of its own: make test-pythons PYTHONS="python3.12 python3.13"
 test-pythons:

@@ -9,7 +9,7 @@ so that all questions together need no more than the cosines between the words t
 vocabulary. These come as one matrix product for each block of the vocabulary, (W, n) by (n, block), for any number of
 questions and for any number of columns, the |V| columns of width infinity included.
 
-Source: the task is that of Table 3 (section 8.1 of the paper); its questions and rule are those of Mikolov et al. 2013.
+Source: the task is that of Table 3 (section 9.1 of the paper); its questions and rule are those of Mikolov et al. 2013.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """The kernel limits of Word2Vec, which learn no embeddings: GP and NTK.
 
 In the GP limit only the readout is trained. In the NTK limit every embedding moves, but by a part n^{-1/2} of its
-size, so that the embedding of the limit is the random start (paper, section 8.1: both score 0 on word analogies).
+size, so that the embedding of the limit is the random start (paper, section 9.1: both score 0 on word analogies).
 """
 
 import math

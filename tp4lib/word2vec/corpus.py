@@ -208,7 +208,7 @@ def keep_probability(counts: np.ndarray, total: float, t: float) -> np.ndarray:
     """Probability with which an occurrence of a word survives subsampling.
 
     ``p = min(1, (sqrt(f / t) + 1) t / f)`` with ``f = counts / total``: frequent words are thinned out.
-    Source: section 8.1 and appendix of the paper; the formula is the one of the word2vec program.
+    Source: section 9.1 and appendix of the paper; the formula is the one of the word2vec program.
 
     Args:
         counts: (|V|,) occurrences, positive.

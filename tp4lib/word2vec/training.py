@@ -70,7 +70,7 @@ def train(
     shards: Shards = ALONE,
     **changes: Any,
 ) -> Trained:
-    """Train CBOW with negative sampling on a corpus, by SGD with a linearly falling rate (paper, section 8.1).
+    """Train CBOW with negative sampling on a corpus, by SGD with a linearly falling rate (paper, section 9.1).
 
     Args:
         corpus: the text.
