@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_the_known_digest_gives_the_known_title(tmp_path, monkeypatch):
     form = datasets.DATASETS["omniglot"].forms[-1]
     known = (f"sha256:{said(folder)[2]}",)
     real = datasets.DATASETS["omniglot"]
-    changed = datasets.replace(real, forms=(datasets.replace(form, known=known),))
+    changed = replace(real, forms=(replace(form, known=known),))
     monkeypatch.setitem(datasets.DATASETS, "omniglot", changed)
     found = datasets.find("omniglot", folder)
     assert (found.title, found.official) == ("Omniglot, 1,623 handwritten characters", True)
