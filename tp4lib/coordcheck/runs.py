@@ -85,9 +85,8 @@ class Runs:
                 net = SimpleNamespace(model=self.make(width), rows={})
             else:
                 net = scale(self.make, width, self.base, self.parametrization, self.roles, self.fold)
-            for found in _tensors(self.batches):  # networks go where the data are
-                net.model.to(found.device)
-                break
+            if (data := next(_tensors(self.batches), None)) is not None:
+                net.model.to(data.device)  # networks go where the data are
             moves = self._moves(net)
 
             def update(t: int) -> None:

@@ -48,9 +48,9 @@ class MAMLSettings:
     activation: Annotated[ActivationName, Option("relu is for the kernel limits and pi.")] = (
         ActivationName.linear
     )
-    rank: Annotated[int, Option("Of the pi-limit (--limit pi).")] = 400
-    depth: Annotated[int, Option("Hidden layers of the pi-limit.")] = 1
-    meta_steps: Annotated[int, Option("Outer steps, of 32 tasks each.")] = 10_000
+    rank: Annotated[int, Option("Of the pi-limit (--limit pi).", least=1)] = 400
+    depth: Annotated[int, Option("Hidden layers of the pi-limit.", least=1)] = 1
+    meta_steps: Annotated[int, Option("Outer steps, of 32 tasks each.", least=1)] = 10_000
     seed: Annotated[int, Option("Of the network and the training tasks.", **_SEED)] = 0
     lr: Annotated[float | None, Option("Outer learning rate, in place of the paper's.", **_RATE)] = None
     sigma_in: Annotated[float | None, Option("Initialization scale of the first layer.", **_SCALE)] = None
@@ -58,7 +58,7 @@ class MAMLSettings:
     bias_scale: Annotated[float | None, Option("alpha on the hidden bias; kernels: sigma_b.", **_SCALE)] = (
         None
     )
-    patience: Annotated[int | None, Option("Stop after so many epochs without a better one.")] = None
+    patience: Annotated[int | None, Option("Stop after so many epochs without a better one.", least=1)] = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "width", str(self.width))

@@ -8,8 +8,10 @@ Every rank holds some of the columns (see `tp4lib.word2vec.shards`). Needs torch
 import argparse
 import os
 import sys
+from argparse import BooleanOptionalAction
 from contextlib import ExitStack
-from typing import NoReturn
+from dataclasses import MISSING
+from typing import Any, NoReturn
 
 import torch
 
@@ -17,9 +19,10 @@ from tp4lib.base import device as devices
 from tp4lib.base import environment
 from tp4lib.base.errors import InputError, fail
 from tp4lib.base.files import alone_in
+from tp4lib.base.options import options_of
 from tp4lib.collection import cli
 from tp4lib.word2vec.run import run
-from tp4lib.word2vec.settings import REQUIRED, RunSettings, options
+from tp4lib.word2vec.settings import RunSettings
 from tp4lib.word2vec.shards import ALONE, Shards
 
 
@@ -63,20 +66,13 @@ def _parser() -> argparse.ArgumentParser:
         description="Train Word2Vec at one width or at infinity, on one device or by torchrun on several.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    for name, each in options():
-        kind, text = each.metadata["kind"], each.metadata["help"]
+    for flag, kind, _, default, option in options_of(RunSettings).values():
+        required = default is MISSING
+        told: dict[str, Any] = {"default": None if required else default, "help": option.help}
         if kind is bool:  # --resume; --save-vectors and --no-save-vectors
-            action = argparse.BooleanOptionalAction if each.default else "store_true"
-            parser.add_argument(name, action=action, default=each.default, help=text)
+            parser.add_argument(flag, action=BooleanOptionalAction if default else "store_true", **told)
         else:
-            parser.add_argument(
-                name,
-                type=kind,
-                default=each.default,
-                required=each.name in REQUIRED,
-                choices=each.metadata["choices"] or None,
-                help=text,
-            )
+            parser.add_argument(flag, type=kind, required=required, choices=option.choices or None, **told)
     return parser
 
 

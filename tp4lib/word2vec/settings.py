@@ -4,12 +4,13 @@
 Importing this module does not import torch, so that a command line's help is there at once.
 """
 
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from tp4lib.base.checks import real, whole
 from tp4lib.base.errors import InputError
+from tp4lib.base.options import Option
 
 GRADIENTS = ("mean", "sum")
 NEGATIVES = ("shared", "per-position")
@@ -41,14 +42,11 @@ class StepSettings:
         real("input_rate", self.input_rate, least=0)
 
 
-def _option(default: Any, kind: type, text: str, *, choices: tuple[str, ...] = ()) -> Any:
-    """A field that is also an option of the command lines; the others are Python's alone."""
-    return field(default=default, metadata={"kind": kind, "help": text, "choices": choices})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Word2VecSettings:
     """Settings of a training run; None leaves a value to `training.train`.
+
+    Fields without an `Option` are Python's alone, the others are options of the command lines, too.
 
     Attributes:
         window: each position takes a window that is uniform in 1..window.
@@ -70,24 +68,24 @@ class Word2VecSettings:
         InputError: a value that no run can have.
     """
 
-    epochs: int = _option(5, int, "Passes over the text.")
-    lr: float = _option(
-        0.05, float, "Learning rate, the same at all widths; falls linearly to 1e-4 of itself."
-    )
-    wd: float = _option(1e-3, float, "Weight decay, at each touch of a row.")
-    window: int = _option(8, int, "Largest window, in words.")
-    negatives: str = _option(
-        "shared", str, "Shared by a batch, or fresh ones per position (the paper's).", choices=NEGATIVES
-    )
-    num_negatives: int = _option(25, int, "Negatives a position sees.")
-    batch_size: int | None = _option(None, int, "Positions an SGD step sums over.")
-    shared_negatives: int | None = _option(None, int, "Negatives a batch shares.")
-    subsample: float = _option(1e-4, float, "Subsampling threshold, a frequency; 0 for none.")
-    window_gradient: str = _option("mean", str, "mean (true gradient) or sum (gensim's).", choices=GRADIENTS)
-    seed: int = _option(0, int, "Of the initialization, the windows and the negatives.")
-    dtype: str = _option("float32", str, "Of the parameters; bfloat16 is half the memory.", choices=DTYPES)
-    device: str = _option("auto", str, "auto, cpu, cuda or cuda:N; by torchrun each rank takes its own.")
-    threads: int = _option(1, int, "CPU threads; 1 gives the same bits each time.")
+    epochs: Annotated[int, Option("Passes over the text.")] = 5
+    lr: Annotated[
+        float, Option("Learning rate, the same at all widths; falls linearly to 1e-4 of itself.")
+    ] = 0.05
+    wd: Annotated[float, Option("Weight decay, at each touch of a row.")] = 1e-3
+    window: Annotated[int, Option("Largest window, in words.")] = 8
+    negatives: Annotated[
+        str, Option("Shared by a batch, or fresh ones per position (the paper's).", NEGATIVES)
+    ] = "shared"
+    num_negatives: Annotated[int, Option("Negatives a position sees.")] = 25
+    batch_size: Annotated[int | None, Option("Positions an SGD step sums over.")] = None
+    shared_negatives: Annotated[int | None, Option("Negatives a batch shares.")] = None
+    subsample: Annotated[float, Option("Subsampling threshold, a frequency; 0 for none.")] = 1e-4
+    window_gradient: Annotated[str, Option("mean (true gradient) or sum (gensim's).", GRADIENTS)] = "mean"
+    seed: Annotated[int, Option("Of the initialization, the windows and the negatives.")] = 0
+    dtype: Annotated[str, Option("Of the parameters; bfloat16 is half the memory.", DTYPES)] = "float32"
+    device: Annotated[str, Option("auto, cpu, cuda or cuda:N; by torchrun each rank takes its own.")] = "auto"
+    threads: Annotated[int, Option("CPU threads; 1 gives the same bits each time.")] = 1
     input_rate: float = 1.0
     engine: str = "auto"
 
@@ -118,30 +116,22 @@ class Word2VecSettings:
 class RunSettings(Word2VecSettings):
     """Settings of a run from a text to files: those of training, and what is read and written (`run.run`)."""
 
-    corpus: Path = _option(  # noqa: RUF009
-        None, Path, "Text, plain or packed (.xz, .gz, .bz2, .zip); or text8 or fil9, which are found."
+    corpus: Annotated[
+        Path, Option("Text, plain or packed (.xz, .gz, .bz2, .zip); or text8 or fil9, which are found.")
+    ]
+    out: Annotated[Path, Option("Folder for vectors.bin, metrics.json and the checkpoint.")]
+    width: Annotated[str, Option("Hidden width, or inf for the exact limit.")] = "64"
+    min_count: Annotated[int, Option("Leave out words that occur fewer times.")] = 5
+    max_vocab: Annotated[int | None, Option("Keep only so many words.")] = None
+    max_bytes: Annotated[int | None, Option("Read only so many bytes of the text.")] = None
+    questions: Annotated[Path | None, Option("Analogy questions; gensim's questions-words if left out.")] = (
+        None
     )
-    out: Path = _option(None, Path, "Folder for vectors.bin, metrics.json and the checkpoint.")  # noqa: RUF009
-    width: str = _option("64", str, "Hidden width, or inf for the exact limit.")
-    min_count: int = _option(5, int, "Leave out words that occur fewer times.")
-    max_vocab: int | None = _option(None, int, "Keep only so many words.")
-    max_bytes: int | None = _option(None, int, "Read only so many bytes of the text.")
-    questions: Path | None = _option(None, Path, "Analogy questions; gensim's questions-words if left out.")  # noqa: RUF009
-    resume: bool = _option(False, bool, "Go on with the run in --out.")
-    save_vectors: bool = _option(True, bool, "Write vectors.bin.")
-    save_dim: int | None = _option(None, int, "Save the vectors in so many principal coordinates.")
+    resume: Annotated[bool, Option("Go on with the run in --out.")] = False
+    save_vectors: Annotated[bool, Option("Write vectors.bin.")] = True
+    save_dim: Annotated[int | None, Option("Save the vectors in so many principal coordinates.")] = None
 
     @property
     def training(self) -> dict[str, Any]:
         """The settings of training, by name."""
         return {each.name: getattr(self, each.name) for each in fields(Word2VecSettings)}
-
-
-REQUIRED = ("corpus", "out")
-
-
-def options() -> list[tuple[str, Field]]:
-    """The options of both command lines, required ones first: ("--min-count", its field)."""
-    told = [each for each in fields(RunSettings) if each.metadata]
-    told.sort(key=lambda each: each.name not in REQUIRED)
-    return [(f"--{each.name.replace('_', '-')}", each) for each in told]
