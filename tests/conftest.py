@@ -43,3 +43,12 @@ def browser(tmp_path_factory):
     driver = browsing.start(tmp_path_factory.mktemp("profile"))
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def short_blocks(monkeypatch):
+    """Blocks of 1,000 tokens in the training of Word2Vec, so that there are four in an epoch of a short text."""
+    from tp4lib.word2vec import training
+
+    real = training.Sampler
+    monkeypatch.setattr(training, "Sampler", lambda *a, **k: real(*a, **k, block_tokens=1000))

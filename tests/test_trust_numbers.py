@@ -45,13 +45,6 @@ def corpus() -> Corpus:
     return Corpus.from_words([f"w{i}" for i in np.minimum(rng.zipf(1.3, 4000) - 1, 39)])
 
 
-@pytest.fixture
-def short_blocks(monkeypatch):
-    """Blocks of 1,000 tokens, so that there are four in an epoch."""
-    real = w2v.Sampler
-    monkeypatch.setattr(w2v, "Sampler", lambda *a, **k: real(*a, **k, block_tokens=1000))
-
-
 def options(**more):
     return dict(epochs=2, subsample=0, window=3, num_negatives=5, device="cpu", checkpoint_seconds=0) | more
 
