@@ -257,7 +257,7 @@ class _Run:
             while state["epoch"] < epochs or not state["evaluated"]:
                 if not state["evaluated"]:
                     self._evaluate(evaluate)
-                    if self.shards.any(self.pace.small or self.pace.due()):
+                    if self.shards.any(self.pace.affordable()):
                         self.save()
                     continue
                 self._train_round(progress)
