@@ -197,6 +197,7 @@ class _Run:
     def __init__(self, model, sampler, step, settings, engine, keeper, pause, shards) -> None:
         self.model, self.sampler, self.step, self.settings = model, sampler, step, settings
         self.steps, self.blocks, self.at_once = engine
+        self.compiled = getattr(self.steps, "func", None) is fast.numba_steps
         self.keeper, self.pause, self.shards = keeper, pause, shards
         self.untrained = (1 + sampler.num_negatives) * math.log(2)  # loss of a position whose scores are 0
         self.state: dict[str, Any] = {
@@ -248,7 +249,7 @@ class _Run:
         done = state["epoch"] * tokens + state["block"] * self.sampler.block_tokens
         desc = f"width {self.settings['width']}"
         with (
-            fast.single_blas() if self.steps is fast.numba_steps else nullcontext(),
+            fast.single_blas() if self.at_once > 1 else nullcontext(),
             stop_request() as stop,
             bar(total=epochs * tokens, desc=desc, unit="tok", initial=done) as progress,
         ):
@@ -302,11 +303,8 @@ class _Run:
         block = self.sampler.block(self.state["epoch"], number)
         try:
             result = self.steps(self.model, block, self.step)
-            if self.steps is fast.numba_steps:
-                fast.require_finite_rows(self.model, block)
-            elif (
-                self.model.embeddings.device.type == "cpu"
-            ):  # checking on a GPU would synchronize with it after every block
+            # numba looks itself; checking on a GPU would synchronize with it after every block
+            if not self.compiled and self.model.embeddings.device.type == "cpu":
                 require_finite(self.model, block, self.shards)
         except Diverged as problem:
             raise self._not_finite(number, problem) from None

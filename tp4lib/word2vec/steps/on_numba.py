@@ -10,7 +10,7 @@ Numba is optional; `available` says whether it is here.
 import contextlib
 import functools
 import math
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from tp4lib.word2vec.blocks import Block
 from tp4lib.word2vec.model import CBOW
 from tp4lib.word2vec.settings import StepSettings
 from tp4lib.word2vec.steps import meeting
-from tp4lib.word2vec.steps.on_torch import changed_rows
+from tp4lib.word2vec.steps.on_torch import require_finite
 
 TILE = 512  # most columns worked on at a time
 LEAST = 512  # numbers of hidden vectors that are worth a thread more
@@ -45,7 +45,7 @@ def numba_steps(model: CBOW, block: Block, settings: StepSettings, cores: int = 
         sum of the losses of the positions, and their number.
 
     Raises:
-        Diverged: the loss of a step is not finite.
+        Diverged: the loss of a step, or a row that the block has changed, is not finite.
     """
     E, R = model.embeddings.numpy(), model.readout.numpy()
     n, K, B = model.columns, block.negatives.shape[1], min(block.batch_size, max(len(block), 1))
@@ -62,7 +62,7 @@ def numba_steps(model: CBOW, block: Block, settings: StepSettings, cores: int = 
     )
     place = meeting.place()
 
-    def work(worker: int) -> tuple[float, int]:
+    def work(worker: int) -> tuple[float, int, float]:
         try:
             with single_blas():
                 return _all_batches(
@@ -74,13 +74,25 @@ def numba_steps(model: CBOW, block: Block, settings: StepSettings, cores: int = 
             meeting.leave_open(place)
             raise
 
-    others = [_pool(workers - 1).submit(work, worker) for worker in range(1, workers)]
-    loss, steps = work(0)
-    for other in others:
-        other.result()
+    with single_blas():
+        others = [_pool(workers - 1).submit(work, worker) for worker in range(1, workers)]
+        try:
+            loss, steps, seen = work(0)
+        finally:
+            wait(others)
     if not math.isfinite(loss):
         raise Diverged(f"the loss of step {steps} of {block.batches} is {loss:g}")
+    if not all(math.isfinite(part) for part in (seen, *(other.result()[2] for other in others))):
+        require_finite(model, block)  # a sum may be too large, and its numbers finite
     return float(loss), len(block)
+
+
+def load(model: CBOW) -> None:
+    """Compile the loops for a model, or read what was compiled before: training on no position changes nothing."""
+    none = np.empty(0, np.int32)
+    numba_steps(
+        model, Block(none, none, none, none.reshape(0, 1), True, 1.0, 1, np.empty(0)), StepSettings()
+    )
 
 
 def tiling(columns: int) -> tuple[int, int]:
@@ -93,16 +105,6 @@ def tiling(columns: int) -> tuple[int, int]:
 @functools.cache
 def _pool(size: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(size, 1), thread_name_prefix="tp4-step")
-
-
-def require_finite_rows(model: CBOW, block: Block) -> None:
-    """`on_torch.require_finite`, at a twentieth of the time of a step."""
-    for name, rows in changed_rows(model, block).items():
-        matrix = getattr(model, name).numpy()
-        while (suspect := _not_finite(matrix, rows)) >= 0:
-            if not np.isfinite(matrix[rows[suspect]]).all():
-                raise Diverged(f"the {name} are no longer finite")
-            rows = rows[suspect + 1 :]  # its sum alone is too large
 
 
 @functools.cache
@@ -141,18 +143,6 @@ def numbered(words, place, found):
             found[count] = words[i]
             count += 1
     return count
-
-
-@jit
-def _not_finite(matrix, rows):
-    """The place in ``rows`` of the first row whose sum is not finite, or -1."""
-    for i in range(len(rows)):
-        row, total = matrix[rows[i]], matrix.dtype.type(0)
-        for c in range(len(row)):
-            total += row[c]
-        if not abs(total) < np.inf:
-            return i
-    return -1
 
 
 @jit
@@ -201,9 +191,11 @@ def _forward(t, E, R, tokens, first, last, at, m, H, N, S, s, tile, sums):
         own, target = E[tokens[p], left:right], R[tokens[p], left:right]
         before, after = P[first[p] - begin], P[last[p] - begin]
         scale, score = E.dtype.type(1.0 / (last[p] - first[p] - 1)), E.dtype.type(0)
-        # The target's own score needs only an inner product; it takes no part in the matrix product.
         for c in range(n):
             h[c] = (after[c] - before[c] - own[c]) * scale
+        # The target's own score needs only an inner product; it takes no part in the matrix product. Sums have loops of
+        # their own: in one that also writes, their order may depend on where in memory the arrays are.
+        for c in range(n):
             score += h[c] * target[c]
         s[t, b] = score
     # Gather the negatives' rows side by side, then take all B x K scores in one product.
@@ -304,10 +296,14 @@ def _decays(tokens, first, last, shrink, at, rows, touches, keep):
 
 @jit
 def _backward(t, E, R, tokens, first, last, whole, input_rate, at, m, H, N, G, g, keep_m, keep_t, keep, tile, sums):
-    """In a tile of columns: the changes of all rows from their old values, then the update."""
+    """In a tile of columns: the changes of all rows from their old values, then the update.
+
+    Returns:
+        the sum of all that was written: it is finite only if they all are.
+    """
     _, low, high, begin, end, _, K = at
     B, real, left, right = high - low, E.dtype.type, t * tile, min((t + 1) * tile, E.shape[1])
-    n = right - left
+    n, written = right - left, real(0)
     h_tile, N_tile = H[t, : B * n].reshape(B, n), N[t, : K * n].reshape(K, n)
     # Cut one buffer into the changes dN (K, n) of the negatives, dH (B, n), and differences D of the changes of words.
     dN, space = sums[: K * n].reshape(K, n), sums[K * n :]
@@ -345,24 +341,30 @@ def _backward(t, E, R, tokens, first, last, whole, input_rate, at, m, H, N, G, g
             d = dH[begin + j - low]
             for c in range(n):
                 row[c] = kept * row[c] + (change[c] - d[c])
+                written += row[c]
         else:
             for c in range(n):
                 row[c] = kept * row[c] + change[c]
+                written += row[c]
     for k in range(K):
         row, kept = R[m[k], left:right], keep_m[k]
         for c in range(n):
             row[c] = kept * row[c] + dN[k, c]
+            written += row[c]
     for b in range(B):
         row, kept, factor = R[tokens[low + b], left:right], keep_t[b], g[b]
         for c in range(n):
             row[c] = kept * row[c] + factor * h_tile[b, c]
+            written += row[c]
+    return written
 
 
 @jit
 def _all_batches(
     part, E, R, tokens, first, last, negatives, weight, batch_size, rates, wd, whole, input_rate, shared, tile
 ):  # fmt: skip
-    """Train on a block; return the sum of the losses and the steps made: the last one's loss may be not finite.
+    """Train on a block; return the sum of the losses and the steps made, of which the last one's loss may be not
+    finite, and a number that is finite only if all that was written is.
 
     All workers run this, each on its own tiles of columns. They meet once all parts of the scores are there, and again
     once the gradient by the scores is: with G and the decays known, columns do not depend on each other.
@@ -378,7 +380,7 @@ def _all_batches(
     W, touches, keep = np.empty(K, np.int64), np.empty(most, np.int32), np.empty(most + 1, E.dtype)
     sums = np.empty((K + B + most + 1) * tile, E.dtype)
     from_tile, to_tile = _part(worker, workers, len(H))
-    total = 0.0
+    total = seen = 0.0
     for i in range(len(rates)):
         at = _batch(i, batch_size, tokens, first, last, negatives, rows)
         for t in range(from_tile, to_tile):
@@ -391,7 +393,7 @@ def _all_batches(
         _decays(tokens, first, last, math.log1p(-rates[i] * input_rate * wd), at, rows, touches, keep)
         meet(place, workers, 2 * i + 2)
         for t in range(from_tile, to_tile):
-            _backward(
+            seen += _backward(
                 t, E, R, tokens, first, last, whole, input_rate, at, rows[1], H, N, G, g, keep_m, keep_t, keep, tile,
                 sums
             )  # fmt: skip
@@ -399,5 +401,5 @@ def _all_batches(
         for b in range(at[2] - at[1]):
             total += losses[b]
         if not total < np.inf:  # NaN, too; `isfinite` subtracts, which the compiler may reorder to 0
-            return total, i + 1
-    return total, len(rates)
+            return total, i + 1, seen
+    return total, len(rates), seen
