@@ -34,6 +34,12 @@ def look(
         list(pool.map(part, ends[:-1], ends[1:]))
 
 
+def load() -> None:
+    """Compile the loop for float32, or read what was compiled before."""
+    none, row = np.empty((0, 3), np.int64), np.empty(0, np.float32)
+    _look(row[None], none, none, 0, row, none[:, 0], row)
+
+
 # Sums are not reordered: b + c - a, in this order, is what torch computes.
 @(numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"}) if numba else lambda f: f)
 def _look(cosines, abc, barred, start, score, answer, s):

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from tp4lib import __version__
-from tp4lib.base import checkpoint
+from tp4lib.base import checkpoint, jit
 from tp4lib.base.checks import real, whole
 from tp4lib.base.device import resolve
 from tp4lib.base.divergence import Diverged, diverged, is_diverged
 from tp4lib.base.errors import InputError
 from tp4lib.base.files import out_dir
 from tp4lib.base.progress import bar
+from tp4lib.word2vec import search
 from tp4lib.word2vec.analogies import asked_by
 from tp4lib.word2vec.blocks import LARGEST, Sampler
 from tp4lib.word2vec.checkpoints import Keeper
@@ -246,6 +247,10 @@ class _Run:
     def go(self, evaluate: Callable[[torch.Tensor], Any] | None) -> None:
         epochs, blocks, tokens = self.settings["epochs"], self.sampler.blocks, self.settings["tokens"]
         state = self.state
+        if self.compiled:  # outside of what is timed
+            with jit.told():
+                fast.load(self.model)
+                search.load()
         done = state["epoch"] * tokens + state["block"] * self.sampler.block_tokens
         desc = f"width {self.settings['width']}"
         with (
