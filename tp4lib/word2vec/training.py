@@ -22,7 +22,7 @@ from tp4lib.base.files import out_dir
 from tp4lib.base.progress import bar
 from tp4lib.word2vec import search
 from tp4lib.word2vec.analogies import asked_by
-from tp4lib.word2vec.blocks import LARGEST, Sampler
+from tp4lib.word2vec.blocks import LARGEST, Ahead, Sampler
 from tp4lib.word2vec.checkpoints import Keeper
 from tp4lib.word2vec.corpus import Corpus
 from tp4lib.word2vec.interrupt import stop_request
@@ -198,6 +198,7 @@ class _Run:
     def __init__(self, model, sampler, step, settings, engine, keeper, pause, shards) -> None:
         self.model, self.sampler, self.step, self.settings = model, sampler, step, settings
         self.steps, self.blocks, self.at_once = engine
+        self.draw = Ahead(sampler).block if self.at_once == 1 else sampler.block
         self.compiled = getattr(self.steps, "func", None) is fast.numba_steps
         self.keeper, self.pause, self.shards = keeper, pause, shards
         self.untrained = (1 + sampler.num_negatives) * math.log(2)  # loss of a position whose scores are 0
@@ -305,7 +306,7 @@ class _Run:
 
     def _train_block(self, number: int) -> tuple[float | torch.Tensor, int]:
         """Train on one block; the sum of the losses of its positions, and their number."""
-        block = self.sampler.block(self.state["epoch"], number)
+        block = self.draw(self.state["epoch"], number)
         try:
             result = self.steps(self.model, block, self.step)
             # numba looks itself; checking on a GPU would synchronize with it after every block
