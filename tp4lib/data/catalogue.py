@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -262,13 +263,10 @@ def _cleaned(dump: Path, target: Path) -> Path:
 
 
 def _gensim_test_data(name: str) -> Path:
-    try:
-        from gensim.test.utils import datapath
-    except ImportError as error:
-        reason = packages.explained(error)
-        if reason is None:
-            raise
+    found = find_spec("gensim")  # to import it would take a second; where it lies is all that is needed
+    if found is None:
+        reason = packages.explained(ModuleNotFoundError("No module named 'gensim'", name="gensim"))
         raise InputError(
             f"the embedded {name} comes with gensim: {reason}, or put the data in a folder named by TP4_DATA"
-        ) from None
-    return Path(datapath(name))
+        )
+    return Path(found.origin).parent / "test" / "test_data" / name

@@ -67,7 +67,8 @@ def run(settings: RunSettings, device: torch.device, shards: Shards = ALONE) -> 
         done = _train(settings, text, asked, device, folder, shards)
         metrics = {
             **_metrics(done, text),
-            **{name: getattr(settings, name) for name in ("min_count", "max_vocab", "max_bytes", "threads")},
+            **{name: getattr(settings, name) for name in ("min_count", "max_vocab", "max_bytes")},
+            "threads": settings.threads or torch.get_num_threads(),
             "device": str(device),
             "ranks": shards.size,
             "corpus": path.name,
