@@ -1,6 +1,8 @@
 """What ``tp4 --help``, every command's help and ``tp4 doctor`` look like in a terminal of 80 columns."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import typer
@@ -147,3 +149,11 @@ def test_the_table_that_ships_covers_the_collection():
         )
         found = needs.needs(preset)
         assert 2**28 < found.memory < 2**36
+
+
+@pytest.mark.skipif(doctor._gpu() is not None, reason="a GPU is asked through torch")
+def test_without_a_gpu_the_doctor_imports_nothing_that_takes_seconds():
+    code = "import sys\nfrom tp4lib.collection.commands.doctor import doctor\ndoctor()\n" \
+           "print(*{'torch', 'gensim', 'scipy', 'matplotlib'} & set(sys.modules), file=sys.stderr)"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "\n"

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -262,8 +263,10 @@ def _cleaned(dump: Path, target: Path) -> Path:
 
 
 def _gensim_test_data(name: str) -> Path:
-    try:
-        from gensim.test.utils import datapath
+    try:  # to import gensim takes more than a second
+        place = find_spec("gensim")
+        if place is None:
+            raise ModuleNotFoundError("No module named 'gensim'", name="gensim")
     except ImportError as error:
         reason = packages.explained(error)
         if reason is None:
@@ -271,4 +274,4 @@ def _gensim_test_data(name: str) -> Path:
         raise InputError(
             f"the embedded {name} comes with gensim: {reason}, or put the data in a folder named by TP4_DATA"
         ) from None
-    return Path(datapath(name))
+    return Path(place.origin).parent / "test" / "test_data" / name

@@ -8,14 +8,15 @@ import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from tp4lib import __version__
 from tp4lib.base import paths
 from tp4lib.data.catalogue import Found
 from tp4lib.data.contents import readable_digest
+
+if TYPE_CHECKING:
+    import torch
 
 _PACKAGES = ("torch", "numpy", "gensim", "learn2learn", "numba", "matplotlib", "papermill")
 
@@ -25,7 +26,7 @@ def record(
     seed: int,
     data: Iterable[Found | Path] = (),
     preset: str | None = None,
-    device: torch.device | str | None = None,
+    device: "torch.device | str | None" = None,
     threads: int | None = None,
 ) -> dict[str, Any]:
     """The part of a ``metrics.json`` that tells how to get the rest again: ``seed, preset, data, environment``.
@@ -72,8 +73,10 @@ def source(data: Found | Path) -> dict[str, Any]:
     }
 
 
-def environment(device: torch.device | str | None = None, threads: int | None = None) -> dict[str, Any]:
+def environment(device: "torch.device | str | None" = None, threads: int | None = None) -> dict[str, Any]:
     """What a number depends on besides its input: versions, device, threads, command, and the commit in a checkout."""
+    import torch  # here, as `tp4 doctor` asks for the commit alone
+
     versions = {"tp4lib": __version__}
     for name in _PACKAGES:
         try:
