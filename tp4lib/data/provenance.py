@@ -50,9 +50,9 @@ def record(
 
 
 def source(data: Found | Path) -> dict[str, Any]:
-    """A data set: what it is, where it came from (never a path of this machine), counts, and its SHA-256.
+    """A data set: what it is, where it came from (never a path of this machine), counts, its SHA-256 and licence.
 
-    ``official`` is null where no official digest is known.
+    ``official`` is null where no official digest is known, ``licence`` where it is a file of the user's.
     """
     if isinstance(data, Path):
         name = data.name.encode(
@@ -60,7 +60,7 @@ def source(data: Found | Path) -> dict[str, Any]:
         ).decode()  # a name need not be UTF-8, JSON has to be
         return {
             "name": name, "title": name, "source": "file", "synthetic": False, "sha256": readable_digest(data),
-            "counts": {"bytes": data.stat().st_size}, "official": None,
+            "counts": {"bytes": data.stat().st_size}, "official": None, "licence": None,
         }  # fmt: skip
     return {
         "name": data.name,
@@ -70,6 +70,7 @@ def source(data: Found | Path) -> dict[str, Any]:
         "sha256": data.sha256(),
         "counts": dict(data.counts),
         "official": data.official,
+        "licence": data.licence,
     }
 
 
