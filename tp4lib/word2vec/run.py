@@ -1,7 +1,9 @@
 """One run from a text to vectors and metrics: what ``tp4 word2vec`` and ``python -m tp4lib.word2vec`` do."""
 
 import os
+import shlex
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -55,11 +57,12 @@ def run(settings: RunSettings, device: torch.device, shards: Shards = ALONE) -> 
         work = shards.first(lambda: stack.enter_context(working))
         folder = out / results.UNFINISHED
         data = [provenance.source(each) for each in (source, asked_in) if each is not None]
-        text = Corpus.load(path, settings.min_count, settings.max_vocab, settings.max_bytes)
+        text = Corpus.load(path, **settings.reading)
         if settings.save_dim is not None:
             most = min(columns_of(len(text.vocab), n), len(text.vocab))
             whole("save_dim", settings.save_dim, most=most, example=min(300, most))
-        score = asked and partial(analogy.evaluate, vocab=text.vocab, questions=asked, shards=shards)
+        scores: list[analogy.Accuracy] = []
+        score = asked and partial(_score, scores, vocab=text.vocab, questions=asked, shards=shards)
         try:
             done = train(
                 text, n, **(settings.training | {"device": device}), out=folder, resume=settings.resume,
@@ -72,21 +75,22 @@ def run(settings: RunSettings, device: torch.device, shards: Shards = ALONE) -> 
             ) from None
         metrics = {
             **_metrics(done, text),
-            **{name: getattr(settings, name) for name in ("min_count", "max_vocab", "max_bytes", "threads")},
+            **settings.reading,
+            "threads": settings.threads,
             "device": str(device),
             "ranks": shards.size,
             "corpus": path.name,
             **provenance.record(seed=done.settings["seed"], device=device, threads=settings.threads),
             "data": data,
         }
+        if score and not scores:  # the run had come to its last score before it was resumed
+            score(done.model.embeddings)
+        metrics["sections"] = {each.name: vars(each) for each in scores[-1].sections} if scores else {}
         metrics |= _save(done, text, settings, asked, folder, shards)
         shards.wait()  # every rank has left its last checkpoint
         if work is not None:
             work.finish(metrics)
-            print(
-                f"{path.name}, width {settings.width}, {len(text.vocab)} words: {_told(metrics)}, "
-                f"{metrics['tokens_per_second']:,.0f} tokens/s; {out / results.METRICS}"
-            )
+            print(*_said(metrics, text, out), sep="\n")
     return metrics
 
 
@@ -156,6 +160,30 @@ def _metrics(done: Trained, text: Corpus) -> dict[str, Any]:
         "history": done.history,
         "settings": done.settings,
     }
+
+
+def _score(scores: list[analogy.Accuracy], embeddings: torch.Tensor, **asked: Any) -> analogy.Accuracy:
+    """`analogy.evaluate`, remembered."""
+    scores.append(analogy.evaluate(embeddings, **asked))
+    return scores[-1]
+
+
+def _said(metrics: dict[str, Any], text: Corpus, out: Path) -> Iterator[str]:
+    """How it went and what there is to see: analogies by category, the vectors and how to load them, neighbours."""
+    yield (
+        f"{metrics['corpus']}, width {metrics['width']}, {len(text.vocab)} words: {_told(metrics)}, "
+        f"{metrics['tokens_per_second']:,.0f} tokens/s; {out / results.METRICS}"
+    )
+    told = [f"{name} {each['correct']}/{each['answered']}" for name, each in metrics["sections"].items()
+            if each["answered"]]  # fmt: skip
+    if told:
+        yield f"analogies by category: {', '.join(told)}"
+    if (vectors := out / VECTORS).exists():
+        yield f"vectors: {vectors}; to load them, in Python:"
+        yield "    from gensim.models import KeyedVectors"
+        yield f"    vectors = KeyedVectors.load_word2vec_format({str(vectors)!r}, binary=True)"
+        word = text.vocab.words[min(100, len(text.vocab) - 1)]
+        yield f"nearest words: {shlex.join(['tp4', 'neighbours', str(out), word])}"
 
 
 def _told(metrics: dict[str, Any]) -> str:
