@@ -51,9 +51,8 @@ def run(settings: RunSettings, device: torch.device, shards: Shards = ALONE) -> 
         pass
     with ExitStack() as stack:
         files.out_dir(out)  # a bad folder before long work
-        working = results.working(
-            out, "word2vec", checkpoints=CHECKPOINTS, others=(VECTORS,), resume=settings.resume
-        )
+        names = dict(checkpoints=CHECKPOINTS, others=(VECTORS,))
+        working = results.working(out, "word2vec", **names, resume=settings.resume)
         work = shards.first(lambda: stack.enter_context(working))
         folder = out / results.UNFINISHED
         data = [provenance.source(each) for each in (source, asked_in) if each is not None]
@@ -76,16 +75,13 @@ def run(settings: RunSettings, device: torch.device, shards: Shards = ALONE) -> 
         metrics = {
             **_metrics(done, text),
             **settings.reading,
-            "threads": settings.threads,
-            "device": str(device),
-            "ranks": shards.size,
-            "corpus": path.name,
+            "threads": settings.threads, "device": str(device), "ranks": shards.size, "corpus": path.name,
             **provenance.record(seed=done.settings["seed"], device=device, threads=settings.threads),
             "data": data,
-        }
-        if score and not scores:  # the run had come to its last score before it was resumed
+        }  # fmt: skip
+        if score and not scores:  # it had come to its last score before it was resumed
             score(done.model.embeddings)
-        metrics["sections"] = {each.name: vars(each) for each in scores[-1].sections} if scores else {}
+        metrics["sections"] = {each.name: vars(each) for score in scores[-1:] for each in score.sections}
         metrics |= _save(done, text, settings, asked, folder, shards)
         shards.wait()  # every rank has left its last checkpoint
         if work is not None:
