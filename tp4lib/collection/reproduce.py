@@ -66,10 +66,10 @@ def result_name(source: Path) -> str:
 def run(selected: Sequence[Path], plan: Plan, say: Callable[[str], None] = print) -> list[Outcome]:
     """Execute notebooks, ``plan.workers`` at once; a failure is recorded and the others still run.
 
-    Leaves in ``plan.out``: the executed notebooks, ``<notebook>/`` with figures (SVG, PNG), ``metrics.json`` and
-    ``run.json``; all of them merged in ``metrics.json``, and ``index.html``. They are replaced once the new ones are
-    whole: a notebook that fails, or is killed, leaves the old ones, and the page says that they are older. Until then
-    the new ones are in the hidden folder ``.<notebook>.new`` (`staging`), where checkpoints in sub-folders wait for the
+    Leaves in ``plan.out``: the executed notebooks, ``<notebook>/`` with figures (SVG, PNG, PDF, CSV), ``metrics.json``
+    and ``run.json``; all of them merged in ``metrics.json``, and ``index.html``. They are replaced once the new ones
+    are whole: a notebook that fails, or is killed, leaves the old ones, and the page says that they are older. Until
+    then the new ones are in the hidden folder ``.<notebook>.new`` (`staging`), where checkpoints in sub-folders wait for the
     next run.
 
     Args:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from tp4lib import __version__
 from tp4lib.base import environment, memory, packages, paths
 from tp4lib.base.errors import InputError
-from tp4lib.collection.needs import needs
+from tp4lib.collection.needs import PRESETS, duration, needs
 
 _TOOLS = {
     "compiler": ("cc", "gcc", "clang"),
@@ -143,8 +143,6 @@ def _data() -> Iterator[str]:
 
 
 def _presets() -> Iterator[str]:
-    from tp4lib.collection.report import PRESETS
-
     there, disk = memory.available(), _disk_free()
     for preset in PRESETS:
         need = needs(preset)
@@ -154,7 +152,7 @@ def _presets() -> Iterator[str]:
         asked = {"memory": (need.memory, there), "disk": (need.disk, disk)}
         lacks = [what for what, (needed, free) in asked.items() if needed > free]
         yield (
-            f"{preset}: {_minutes(need.seconds)}, {_bytes(need.memory)} of memory, {_bytes(need.disk)} of disk "
+            f"{preset}: {duration(need.seconds)}, {_bytes(need.memory)} of memory, {_bytes(need.disk)} of disk "
             f"(measured: {need.measured}); {'too little ' + ' and '.join(lacks) if lacks else 'fits'} here"
         )
 
@@ -178,7 +176,3 @@ def _disk_free() -> int:
 
 def _bytes(count: float) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.0f} MiB"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
