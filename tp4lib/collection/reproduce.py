@@ -68,9 +68,8 @@ def run(selected: Sequence[Path], plan: Plan, say: Callable[[str], None] = print
 
     Leaves in ``plan.out``: the executed notebooks, ``<notebook>/`` with figures (SVG, PNG, PDF, CSV), ``metrics.json``
     and ``run.json``; all of them merged in ``metrics.json``, and ``index.html``. They are replaced once the new ones
-    are whole: a notebook that fails, or is killed, leaves the old ones, and the page says that they are older. Until
-    then the new ones are in the hidden folder ``.<notebook>.new`` (`staging`), where checkpoints in sub-folders wait for the
-    next run.
+    are whole: a notebook that fails, or is killed, leaves the old ones, and the page says that they are older
+    (`staging`).
 
     Args:
         selected: notebooks; their results have the `result_name`.
