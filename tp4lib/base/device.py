@@ -33,6 +33,11 @@ def resolve(device: str | torch.device = "auto") -> torch.device:
     return found
 
 
+def resolve_optional(device: str | torch.device | None) -> torch.device | None:
+    """As `resolve`, for what may also be left to torch: None, its default device, and "meta" stay as they are."""
+    return device if device is None or str(device) == "meta" else resolve(device)
+
+
 def available_memory(device: torch.device) -> int:
     """Bytes that can be allocated on ``device`` now: free GPU memory, or available RAM within any cgroup limit."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory.available()

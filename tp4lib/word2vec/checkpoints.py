@@ -6,7 +6,9 @@ written, and the disk never holds more than it has to. A finished run keeps one.
 
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,46 @@ import torch
 
 from tp4lib.base import checkpoint
 from tp4lib.base.errors import InputError
+from tp4lib.base.files import require_disk
 from tp4lib.word2vec.shards import ALONE, Shards
 
 CHECKPOINT = "checkpoint.npz"
 BEFORE = "checkpoint-before.npz"
+SMALL = 100 << 20
+"""Bytes up to which a checkpoint is written after every epoch, however short that is."""
+DISK = 5e8
+"""Bytes a second that a disk is expected to write."""
+
+
+class Pace:
+    """When a checkpoint is due: so rarely that writing them takes a twentieth of the time.
+
+    Args:
+        pause: seconds between two at least; 0 for one whenever it is asked.
+        size: bytes of one.
+
+    Attributes:
+        small: one takes no time worth sparing.
+    """
+
+    def __init__(self, pause: float, size: int) -> None:
+        self.small = size <= SMALL
+        # What a disk is expected to need, until one has been written.
+        self._pause = max(pause, 20 * size / DISK) if pause > 0 else 0.0
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether enough time has passed since the last one, or since the start."""
+        return time.monotonic() - self._last > self._pause
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """While one is written: its time is what the next has to wait for."""
+        started = time.monotonic()
+        yield
+        self._last = time.monotonic()
+        if self._pause > 0:
+            self._pause = max(self._pause, 20 * (self._last - started))
 
 
 class Keeper:
@@ -26,6 +64,17 @@ class Keeper:
     def __init__(self, folder: Path, shards: Shards = ALONE) -> None:
         self.folder, self.shards = folder, shards
         self._good: Path | None = None  # this rank's file of the last generation that is known to be whole
+
+    def require_room(self, size: int) -> None:
+        """Refuse to train where the disk does not hold two checkpoints of ``size`` bytes, those there now included.
+
+        Raises:
+            InputError: it does not.
+        """
+        there = sum(path.stat().st_size for path in self.folder.glob("checkpoint*.npz"))
+        require_disk(
+            2 * size - there, self.folder, "keeping two checkpoints, to resume from", "try --no-checkpoints"
+        )
 
     def save(self, generation: str, arrays: dict[str, Any], meta: dict[str, Any]) -> None:
         """Write this rank's arrays; it counts once every rank has."""

@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tp4lib.data import provenance
 from tp4lib.word2vec import analogies as analogy
 from tp4lib.word2vec.checkpoints import CHECKPOINT
 from tp4lib.word2vec.corpus import Corpus
-from tp4lib.word2vec.model import columns_of, parse_width
+from tp4lib.word2vec.model import CBOW, columns_of, parse_width
 from tp4lib.word2vec.settings import RunSettings
 from tp4lib.word2vec.shards import ALONE, Shards, reduced
 from tp4lib.word2vec.training import Trained, train
@@ -60,29 +61,23 @@ def run(settings: RunSettings, device: torch.device, shards: Shards = ALONE) -> 
         if settings.save_dim is not None:
             most = min(columns_of(len(text.vocab), n), len(text.vocab))
             whole("save_dim", settings.save_dim, most=most, example=min(300, most))
-        scores: list[analogy.Accuracy] = []
-        score = asked and partial(_score, scores, vocab=text.vocab, questions=asked, shards=shards)
-        try:
-            done = train(
-                text, n, **(settings.training | {"device": device}), out=folder, resume=settings.resume,
-                shards=shards, evaluate=score,
-            )  # fmt: skip
-        except KeyboardInterrupt:
-            kept = CHECKPOINT if shards.size == 1 else "the checkpoint of every rank"
-            raise InputError(
-                f"interrupted; {folder / kept} is kept; go on with the same command and --resume"
-            ) from None
+        _rehearse(settings, asked, device, folder, shards)
+        if settings.save_vectors:
+            columns = settings.save_dim or columns_of(len(text.vocab), n)
+            files.require_disk(4 * len(text.vocab) * columns, folder, VECTORS, "try --save-dim 300")
+        done, score = _train(settings, text, asked, device, folder, shards)
         metrics = {
             **_metrics(done, text),
             **settings.reading,
-            "threads": settings.threads, "device": str(device), "ranks": shards.size, "corpus": path.name,
+            "threads": settings.threads,
+            "device": str(device),
+            "ranks": shards.size,
+            "corpus": path.name,
             **provenance.record(seed=done.settings["seed"], device=device, threads=settings.threads),
             "data": data,
-        }  # fmt: skip
-        if score and not scores:  # it had come to its last score before it was resumed
-            score(done.model.embeddings)
-        metrics["sections"] = {each.name: vars(each) for score in scores[-1:] for each in score.sections}
-        metrics |= _save(done, text, settings, asked, folder, shards)
+            "sections": {each.name: vars(each) for each in score.sections} if score else {},
+        }
+        metrics |= _save(done, text, settings, asked, folder / VECTORS, shards)
         shards.wait()  # every rank has left its last checkpoint
         if work is not None:
             work.finish(metrics)
@@ -90,12 +85,56 @@ def run(settings: RunSettings, device: torch.device, shards: Shards = ALONE) -> 
     return metrics
 
 
+def _train(
+    settings: RunSettings,
+    text: Corpus,
+    asked: analogy.Questions | None,
+    device: torch.device,
+    folder: Path,
+    shards: Shards,
+) -> tuple[Trained, analogy.Accuracy | None]:
+    """What was trained, and its last score."""
+    scores: list[analogy.Accuracy] = []
+    score = asked and partial(_score, scores, vocab=text.vocab, questions=asked, shards=shards)
+    try:
+        done = train(
+            text, settings.width, **(settings.training | {"device": device}), shards=shards, evaluate=score,
+            out=folder if settings.checkpoints else None, resume=settings.resume,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        kept = CHECKPOINT if shards.size == 1 else "the checkpoint of every rank"
+        go_on = f"{folder / kept} is kept; go on with the same command and --resume"
+        raise InputError(
+            f"interrupted; {go_on if settings.checkpoints else 'there is no checkpoint; start again'}"
+        ) from None
+    if score and not scores:  # the run had come to its last score before it was resumed
+        score(done.model.embeddings)
+    return done, scores[-1] if scores else None
+
+
+def _rehearse(
+    settings: RunSettings, asked: analogy.Questions | None, device: torch.device, folder: Path, shards: Shards
+) -> None:
+    """Score and save a few vectors: what the end of the run cannot do on this machine is told before its start."""
+    few = Corpus.from_words([f"word{i}" for i in range(max(3, shards.size))])
+    model = CBOW(len(few.vocab), "inf", dtype=getattr(torch, settings.dtype), device=device, shards=shards)
+    if asked is not None:
+        analogy.evaluate(model.embeddings, vocab=few.vocab, questions=asked, shards=shards)
+    small = replace(settings, save_dim=None if settings.save_dim is None else 1)
+    rehearsal = folder / "rehearsal.bin"
+    try:
+        _save(Trained(model, [], {}), few, small, asked, rehearsal, shards)
+    finally:
+        if shards.rank == 0:
+            rehearsal.unlink(missing_ok=True)
+
+
 def _save(
     done: Trained,
     text: Corpus,
     settings: RunSettings,
     asked: analogy.Questions | None,
-    folder: Path,
+    vectors: Path,
     shards: Shards,
 ) -> dict[str, Any]:
     """Write the vectors, where they are wanted; what the metrics say of vectors that were reduced."""
@@ -108,7 +147,7 @@ def _save(
     whole_rows = settings.save_dim is not None or shards.size == 1
     if settings.save_vectors and (shards.rank == 0 or not whole_rows):
         holders = ALONE if whole_rows else shards
-        save_vectors(folder / VECTORS, text.vocab.words, embeddings, columns, holders)
+        save_vectors(vectors, text.vocab.words, embeddings, columns, holders)
     return told
 
 

@@ -132,8 +132,16 @@ class RunSettings(Word2VecSettings):
         None
     )
     resume: Annotated[bool, Option("Go on with the run in --out.")] = False
+    checkpoints: Annotated[bool, Option("Keep checkpoints, to resume from.")] = True
     save_vectors: Annotated[bool, Option("Write vectors.bin.")] = True
     save_dim: Annotated[int | None, Option("Save the vectors in so many principal coordinates.")] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resume and not self.checkpoints:
+            raise InputError(
+                "to resume takes a checkpoint, and leaves others; expected --resume without --no-checkpoints"
+            )
 
     @property
     def reading(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from tp4lib.base.files import out_dir
 from tp4lib.base.progress import bar
 from tp4lib.word2vec.analogies import asked_by
 from tp4lib.word2vec.blocks import LARGEST, Sampler
-from tp4lib.word2vec.checkpoints import Keeper
+from tp4lib.word2vec.checkpoints import Keeper, Pace
 from tp4lib.word2vec.corpus import Corpus
 from tp4lib.word2vec.interrupt import stop_request
 from tp4lib.word2vec.model import CBOW, parse_width
@@ -78,7 +78,9 @@ def train(
         settings: a `Word2VecSettings`; its defaults if left out.
         changes: fields of `Word2VecSettings` by name, in place of those of ``settings``: ``epochs=3, lr=0.1``.
         start: train this model on (from any parameters); it is changed in place and ``width`` must be its width.
-        out: folder for checkpoints, after every epoch and every few minutes; None for none.
+        out: folder for checkpoints, after every epoch and every few minutes; None for none. Where they are larger than
+            `checkpoints.SMALL`, only so often that they take a twentieth of the time at most: then the last one, too,
+            is left out where it is not due.
         resume: go on from the checkpoint in ``out``; the version of tp4, the settings, the text, the start and what
             ``evaluate`` asks have to be those of the run.
         evaluate: called with the embeddings after each epoch; returns something with ``accuracy`` (percent, or None),
@@ -197,7 +199,11 @@ class _Run:
     def __init__(self, model, sampler, step, settings, engine, keeper, pause, shards) -> None:
         self.model, self.sampler, self.step, self.settings = model, sampler, step, settings
         self.steps, self.blocks, self.at_once = engine
-        self.keeper, self.pause, self.shards = keeper, pause, shards
+        self.keeper, self.shards = keeper, shards
+        size = sum(x.numel() * x.element_size() for x in self._arrays().values())
+        self.pace = Pace(pause, size)
+        if keeper is not None:
+            keeper.require_room(size)
         self.untrained = (1 + sampler.num_negatives) * math.log(2)  # loss of a position whose scores are 0
         self.state: dict[str, Any] = {
             "epoch": 0,  # epochs finished
@@ -211,15 +217,11 @@ class _Run:
 
     def save(self) -> None:
         if self.keeper is not None:
-            started = time.monotonic()
             meta = {"settings": self.settings, "state": self.state}
             now = self.state
-            self.keeper.save(
-                f"{now['epoch']:04}-{now['block']:07}-{now['evaluated']:d}", self._arrays(), meta
-            )
-            if self.pause > 0:
-                # Spend no more than a twentieth of the time on checkpoints, however large they are.
-                self.pause = max(self.pause, 20 * (time.monotonic() - started))
+            generation = f"{now['epoch']:04}-{now['block']:07}-{now['evaluated']:d}"
+            with self.pace.writing():
+                self.keeper.save(generation, self._arrays(), meta)
 
     def restore(self) -> None:
         with checkpoint.restoring(self.keeper.folder):
@@ -252,20 +254,18 @@ class _Run:
             stop_request() as stop,
             bar(total=epochs * tokens, desc=desc, unit="tok", initial=done) as progress,
         ):
-            saved = time.monotonic()
             while state["epoch"] < epochs or not state["evaluated"]:
                 if not state["evaluated"]:
                     self._evaluate(evaluate)
-                    self.save()
-                    saved = time.monotonic()
+                    if self.shards.any(self.pace.small or self.pace.due()):
+                        self.save()
                     continue
                 self._train_round(progress)
                 if state["block"] == blocks:
                     self._close_epoch()
                 stopped = self.shards.any(stop.is_set())
-                if stopped or self.shards.any(time.monotonic() - saved > self.pause):
+                if stopped or self.shards.any(self.pace.due()):
                     self.save()
-                    saved = time.monotonic()
                 if stopped:
                     raise KeyboardInterrupt
         if self.keeper is not None:
