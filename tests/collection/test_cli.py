@@ -54,7 +54,7 @@ def test_names_that_the_terminal_cannot_show_end_no_run(folder, variables):
         file.write(TEXT)
     done = run(*word2vec(corpus, out), TP4_PROGRESS="0", **variables)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.count(b"\n") == 1
+    assert done.stdout.count(b", width 4, ") == 1
     assert b"\\udcff" in done.stdout
     assert os.path.isfile(os.path.join(os.fsencode(folder), out, b"metrics.json"))
 

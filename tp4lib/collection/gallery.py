@@ -173,11 +173,14 @@ def _address(name: str) -> str:
     return html.escape(quote(name, errors="surrogateescape"))
 
 
-def _figure(name: str, figure: Mapping[str, str]) -> str:
+def _figure(name: str, figure: Mapping[str, Any]) -> str:
     path, alt = f"{_address(name)}/{_address(figure['name'])}", html.escape(figure["alt"])
+    more = [
+        f'<a href="{path}.{kind}">{kind.upper()}</a>' for kind in figure.get("files", ()) if kind != "svg"
+    ]
     return (
         f'<figure><a href="{path}.png"><img src="{path}.svg" alt="{alt}" loading="lazy"></a>'
-        f"<figcaption>{_text(figure['caption'])}</figcaption></figure>"
+        f"<figcaption>{_text(figure['caption'])} {' '.join(more)}</figcaption></figure>"
     )
 
 

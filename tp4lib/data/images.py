@@ -22,6 +22,7 @@ from tp4lib.base.device import resolve
 from tp4lib.base.errors import InputError
 from tp4lib.data.catalogue import Found, find
 from tp4lib.data.contents import CIFAR10_BATCHES, CIFAR10_MOST
+from tp4lib.data.listing import DIGITS
 
 CLASSES = 10
 _DIGITS_TEST = 297  # of 1,797
@@ -83,7 +84,7 @@ def load(
     (torch.Size([100, 64]), "scikit-learn's 8 x 8 handwritten digits, 100 + 297 images")
     """
     if name == "digits":
-        found = Found("digits", None, "embedded", "scikit-learn's 8 x 8 handwritten digits")
+        found = Found("digits", None, "embedded", DIGITS[0], licence=DIGITS[1])
     elif name == "cifar10":
         found = find("cifar10", data_dir)
     else:

@@ -1,7 +1,9 @@
 """One run from a text to vectors and metrics: what ``tp4 word2vec`` and ``python -m tp4lib.word2vec`` do."""
 
 import os
+import shlex
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -50,13 +52,12 @@ def run(settings: RunSettings, device: torch.device, shards: Shards = ALONE) -> 
         pass
     with ExitStack() as stack:
         files.out_dir(out)  # a bad folder before long work
-        working = results.working(
-            out, "word2vec", checkpoints=CHECKPOINTS, others=(VECTORS,), resume=settings.resume
-        )
+        names = dict(checkpoints=CHECKPOINTS, others=(VECTORS,))
+        working = results.working(out, "word2vec", **names, resume=settings.resume)
         work = shards.first(lambda: stack.enter_context(working))
         folder = out / results.UNFINISHED
         data = [provenance.source(each) for each in (source, asked_in) if each is not None]
-        text = Corpus.load(path, settings.min_count, settings.max_vocab, settings.max_bytes)
+        text = Corpus.load(path, **settings.reading)
         if settings.save_dim is not None:
             most = min(columns_of(len(text.vocab), n), len(text.vocab))
             whole("save_dim", settings.save_dim, most=most, example=min(300, most))
@@ -64,25 +65,23 @@ def run(settings: RunSettings, device: torch.device, shards: Shards = ALONE) -> 
         if settings.save_vectors:
             columns = settings.save_dim or columns_of(len(text.vocab), n)
             files.require_disk(4 * len(text.vocab) * columns, folder, VECTORS, "try --save-dim 300")
-        done = _train(settings, text, asked, device, folder, shards)
+        done, score = _train(settings, text, asked, device, folder, shards)
         metrics = {
             **_metrics(done, text),
-            **{name: getattr(settings, name) for name in ("min_count", "max_vocab", "max_bytes")},
+            **settings.reading,
             "threads": settings.threads or torch.get_num_threads(),
             "device": str(device),
             "ranks": shards.size,
             "corpus": path.name,
             **provenance.record(seed=done.settings["seed"], device=device, threads=settings.threads),
             "data": data,
+            "sections": {each.name: vars(each) for each in score.sections} if score else {},
         }
         metrics |= _save(done, text, settings, asked, folder / VECTORS, shards)
         shards.wait()  # every rank has left its last checkpoint
         if work is not None:
             work.finish(metrics)
-            print(
-                f"{path.name}, width {settings.width}, {len(text.vocab)} words: {_told(metrics)}, "
-                f"{metrics['tokens_per_second']:,.0f} tokens/s; {out / results.METRICS}"
-            )
+            print(*_said(metrics, text, out), sep="\n")
     return metrics
 
 
@@ -93,10 +92,12 @@ def _train(
     device: torch.device,
     folder: Path,
     shards: Shards,
-) -> Trained:
-    score = asked and partial(analogy.evaluate, vocab=text.vocab, questions=asked, shards=shards)
+) -> tuple[Trained, analogy.Accuracy | None]:
+    """What was trained, and its last score."""
+    scores: list[analogy.Accuracy] = []
+    score = asked and partial(_score, scores, vocab=text.vocab, questions=asked, shards=shards)
     try:
-        return train(
+        done = train(
             text, settings.width, **(settings.training | {"device": device}), shards=shards, evaluate=score,
             out=folder if settings.checkpoints else None, resume=settings.resume,
         )  # fmt: skip
@@ -106,6 +107,9 @@ def _train(
         raise InputError(
             f"interrupted; {go_on if settings.checkpoints else 'there is no checkpoint; start again'}"
         ) from None
+    if score and not scores:  # the run had come to its last score before it was resumed
+        score(done.model.embeddings)
+    return done, scores[-1] if scores else None
 
 
 def _rehearse(
@@ -191,6 +195,30 @@ def _metrics(done: Trained, text: Corpus) -> dict[str, Any]:
         "history": done.history,
         "settings": done.settings,
     }
+
+
+def _score(scores: list[analogy.Accuracy], embeddings: torch.Tensor, **asked: Any) -> analogy.Accuracy:
+    """`analogy.evaluate`, remembered."""
+    scores.append(analogy.evaluate(embeddings, **asked))
+    return scores[-1]
+
+
+def _said(metrics: dict[str, Any], text: Corpus, out: Path) -> Iterator[str]:
+    """How it went and what there is to see: analogies by category, the vectors and how to load them, neighbours."""
+    yield (
+        f"{metrics['corpus']}, width {metrics['width']}, {len(text.vocab)} words: {_told(metrics)}, "
+        f"{metrics['tokens_per_second']:,.0f} tokens/s; {out / results.METRICS}"
+    )
+    told = [f"{name} {each['correct']}/{each['answered']}" for name, each in metrics["sections"].items()
+            if each["answered"]]  # fmt: skip
+    if told:
+        yield f"analogies by category: {', '.join(told)}"
+    if (vectors := out / VECTORS).exists():
+        yield f"vectors: {vectors}; to load them, in Python:"
+        yield "    from gensim.models import KeyedVectors"
+        yield f"    vectors = KeyedVectors.load_word2vec_format({str(vectors)!r}, binary=True)"
+        word = text.vocab.words[min(100, len(text.vocab) - 1)]
+        yield f"nearest words: {shlex.join(['tp4', 'neighbours', str(out), word])}"
 
 
 def _told(metrics: dict[str, Any]) -> str:
