@@ -42,7 +42,7 @@ def run(settings: RunSettings, device: torch.device, shards: Shards = ALONE) -> 
         InputError: whatever is wrong with files, settings or memory; also after Ctrl-C, saying how to go on; and where
             ``out`` has an unfinished run and ``resume`` is not given.
     """
-    n, out = parse_width(settings.width), settings.out
+    n, out, cores = parse_width(settings.width), settings.out, settings.threads or torch.get_num_threads()
     asked, asked_in = _questions(settings.questions, speak=shards.rank == 0)
     source, path = _text(settings.corpus, shards)
     with open_text(path):  # a wrong name is told before a folder is made for it
@@ -73,21 +73,20 @@ def run(settings: RunSettings, device: torch.device, shards: Shards = ALONE) -> 
         metrics = {
             **_metrics(done, text),
             **{name: getattr(settings, name) for name in ("min_count", "max_vocab", "max_bytes")},
-            "threads": settings.threads or torch.get_num_threads(),
+            "threads": cores,
             "device": str(device),
             "ranks": shards.size,
             "corpus": path.name,
-            **provenance.record(seed=done.settings["seed"], device=device, threads=settings.threads),
+            **provenance.record(seed=done.settings["seed"], device=device, threads=cores),
             "data": data,
         }
         metrics |= _save(done, text, settings, asked, folder, shards)
         shards.wait()  # every rank has left its last checkpoint
         if work is not None:
             work.finish(metrics)
-            print(
-                f"{path.name}, width {settings.width}, {len(text.vocab)} words: {_told(metrics)}, "
-                f"{metrics['tokens_per_second']:,.0f} tokens/s; {out / results.METRICS}"
-            )
+            name = f"{path.name}, width {settings.width}, {len(text.vocab)} words"
+            speed = f"{metrics['tokens_per_second']:,.0f} tokens/s"
+            print(f"{name}: {_told(metrics)}, {speed}; {out / results.METRICS}")
     return metrics
 
 
