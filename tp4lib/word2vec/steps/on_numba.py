@@ -80,9 +80,10 @@ def numba_steps(model: CBOW, block: Block, settings: StepSettings, cores: int = 
             loss, steps, seen = work(0)
         finally:
             wait(others)
+    written = [seen, *(other.result()[2] for other in others)]  # raises what a thread has raised
     if not math.isfinite(loss):
         raise Diverged(f"the loss of step {steps} of {block.batches} is {loss:g}")
-    if not all(math.isfinite(part) for part in (seen, *(other.result()[2] for other in others))):
+    if not all(map(math.isfinite, written)):
         require_finite(model, block)  # a sum may be too large, and its numbers finite
     return float(loss), len(block)
 
