@@ -140,13 +140,18 @@ def whole(path: Path, repeat: int, only: list[str] | None) -> list[dict]:
                         [sys.executable, *map(str, line)], check=True, stdout=subprocess.PIPE, text=True
                     )
                     seconds[who].append(time.perf_counter() - started)
-                    told = json.loads((out / "metrics.json").read_text())["seconds"] if who == "tp4" else done.stdout
+                    told = (
+                        json.loads((out / "metrics.json").read_text())["seconds"]
+                        if who == "tp4"
+                        else done.stdout
+                    )
                     training[who].append(float(told))
             middle = {who: statistics.median(seen) for who, seen in seconds.items()}
             steady = {who: statistics.median(seen) for who, seen in training.items()}
             row = dict(
                 width=width, columns=columns, bytes=size, seconds=seconds, training=training,
-                ratio=middle["gensim"] / middle["tp4"], steady=steady["gensim"] / steady["tp4"], load=os.getloadavg()[0],
+                ratio=middle["gensim"] / middle["tp4"], steady=steady["gensim"] / steady["tp4"],
+                load=os.getloadavg()[0],
             )  # fmt: skip
             rows.append(row)
             print(

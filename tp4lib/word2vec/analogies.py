@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tp4lib.base.checks import whole
 from tp4lib.base.errors import InputError
@@ -276,9 +277,7 @@ def _answers(embeddings: torch.Tensor, abc: torch.Tensor, same: torch.Tensor, sh
     return answer.cpu()
 
 
-def _look(
-    cosines: torch.Tensor, abc: torch.Tensor, barred: torch.Tensor, start: int, score: torch.Tensor, answer: torch.Tensor
-) -> None:
+def _look(cosines: Tensor, abc: Tensor, barred: Tensor, start: int, score: Tensor, answer: Tensor) -> None:
     """`search.look` in torch: for a GPU, and where numba is missing."""
     step, end = _TILE[cosines.device.type][1], start + cosines.shape[1]
     for low in range(0, len(abc), step):

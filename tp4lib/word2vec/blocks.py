@@ -168,7 +168,9 @@ class Ahead:
     def block(self, epoch: int, number: int) -> Block:
         """As `Sampler.block`; at once where this one follows on the last."""
         drawn, self._next = self._next, None
-        block = drawn[1].result() if drawn and drawn[0] == (epoch, number) else self.sampler.block(epoch, number)
+        block = (
+            drawn[1].result() if drawn and drawn[0] == (epoch, number) else self.sampler.block(epoch, number)
+        )
         after = (epoch, number + 1) if number + 1 < self.sampler.blocks else (epoch + 1, 0)
         if after[0] < self.sampler.epochs:
             self._next = after, self._thread.submit(self.sampler.block, *after)

@@ -4,15 +4,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tp4lib.base.jit import numba
 
 COLUMNS = 256  # words at a time: their cosines to a thousand words stay in a core's cache
 
 
-def look(
-    cosines: torch.Tensor, abc: torch.Tensor, barred: torch.Tensor, start: int, score: torch.Tensor, answer: torch.Tensor
-) -> None:
+def look(cosines: Tensor, abc: Tensor, barred: Tensor, start: int, score: Tensor, answer: Tensor) -> None:
     """Go through a block of the vocabulary, and note better answers to questions in ``score`` and ``answer`` (Q,).
 
     Args:

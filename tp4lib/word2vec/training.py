@@ -251,7 +251,7 @@ class _Run:
         epochs, blocks, tokens = self.settings["epochs"], self.sampler.blocks, self.settings["tokens"]
         state = self.state
         if self.compiled:  # outside of what is timed
-            with jit.told():
+            with jit.announced():
                 fast.load(self.model)
                 search.load()
         done = state["epoch"] * tokens + state["block"] * self.sampler.block_tokens

@@ -80,9 +80,10 @@ def numba_steps(model: CBOW, block: Block, settings: StepSettings, cores: int = 
             loss, steps, seen = work(0)
         finally:
             wait(others)
+    written = [seen, *(other.result()[2] for other in others)]  # raises what a thread has raised
     if not math.isfinite(loss):
         raise Diverged(f"the loss of step {steps} of {block.batches} is {loss:g}")
-    if not all(math.isfinite(part) for part in (seen, *(other.result()[2] for other in others))):
+    if not all(map(math.isfinite, written)):
         require_finite(model, block)  # a sum may be too large, and its numbers finite
     return float(loss), len(block)
 
@@ -90,9 +91,7 @@ def numba_steps(model: CBOW, block: Block, settings: StepSettings, cores: int = 
 def load(model: CBOW) -> None:
     """Compile the loops for a model, or read what was compiled before: training on no position changes nothing."""
     none = np.empty(0, np.int32)
-    numba_steps(
-        model, Block(none, none, none, none.reshape(0, 1), True, 1.0, 1, np.empty(0)), StepSettings()
-    )
+    numba_steps(model, Block(none, none, none, none.reshape(0, 1), True, 1.0, 1, np.empty(0)), StepSettings())
 
 
 def tiling(columns: int) -> tuple[int, int]:
@@ -233,7 +232,9 @@ def _scores(part, tokens, negatives, weight, rate, wd, at, rows, W, S, s, G, g, 
         own, loss, product = place_neg[tokens[low + b]], 0.0, 1.0
         for k in range(K):
             G[b, k] = S[0, b, k]
-        for t in range(1, S.shape[0]):  # a score is the sum of its parts from all tiles of columns, in their order
+        for t in range(
+            1, S.shape[0]
+        ):  # a score is the sum of its parts from all tiles of columns, in their order
             for k in range(K):
                 G[b, k] += S[t, b, k]
         for k in range(K):
@@ -287,7 +288,9 @@ def _decays(tokens, first, last, shrink, at, rows, touches, keep):
     inside = 0
     for j in range(end - begin):
         inside += int(keep[j])
-        touches[place_in[tokens[begin + j]]] += inside - (low <= begin + j < high)  # no window holds its own target
+        touches[place_in[tokens[begin + j]]] += inside - (
+            low <= begin + j < high
+        )  # no window holds its own target
     for j in range(end - begin):
         x = place_in[tokens[begin + j]]
         keep[j] = math.exp(touches[x] * shrink) if touches[x] >= 0 else 1
@@ -295,7 +298,9 @@ def _decays(tokens, first, last, shrink, at, rows, touches, keep):
 
 
 @jit
-def _backward(t, E, R, tokens, first, last, whole, input_rate, at, m, H, N, G, g, keep_m, keep_t, keep, tile, sums):
+def _backward(
+    t, E, R, tokens, first, last, whole, input_rate, at, m, H, N, G, g, keep_m, keep_t, keep, tile, sums
+):
     """In a tile of columns: the changes of all rows from their old values, then the update.
 
     Returns:
