@@ -4,7 +4,6 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
