@@ -1,6 +1,7 @@
 """Speed of Word2Vec side by side with gensim, in one process, on the same text.
 
     python benchmarks/word2vec.py wiki8.xz                          # the table, on this machine's CPU
+    python benchmarks/word2vec.py wiki8.xz --whole                  # whole commands, from start to saved vectors
     python benchmarks/word2vec.py wiki8.xz --device cuda --full     # width infinity, whole text, on a GPU
     python benchmarks/word2vec.py wiki8.xz --full --dry-run         # what that has to move and to compute
 
@@ -11,7 +12,13 @@ and with three, the default (`word2vec_gensim.py`).
 """
 
 import argparse
+import json
+import os
 import platform
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from importlib import metadata
@@ -82,6 +89,77 @@ def table(path: Path, threads: int, repeat: int, device: str) -> list[dict]:
             f"{ratios['tp4_sum_64']:.2f} times (two negatives a position), {ratios['tp4_sum']:.2f} times (three)",
             flush=True,
         )
+    return rows
+
+
+GENSIM = """
+import sys, time
+from gensim.models import Word2Vec
+from gensim.models.word2vec import Text8Corpus
+sentences = list(Text8Corpus(sys.argv[1]))
+model = Word2Vec(
+    vector_size=int(sys.argv[2]), window=8, negative=25, sample=1e-4, cbow_mean=1, sg=0, alpha=0.05, min_count=5,
+    workers=int(sys.argv[3]), epochs=5,
+)
+model.build_vocab(sentences)
+started = time.perf_counter()
+model.train(sentences, total_examples=len(sentences), epochs=5)
+print(time.perf_counter() - started)
+model.wv.save_word2vec_format(sys.argv[4], binary=True)
+"""
+TP4 = "from tp4lib.collection.cli import main; main()"
+WHOLE = ((20_000_000, "64"), (20_000_000, "256"), (20_000_000, "1024"), (1_000_000, "inf"))
+
+
+def whole(path: Path, repeat: int, only: list[str] | None) -> list[dict]:
+    """Seconds of whole processes, one after the other in turn: ``tp4 word2vec`` with its defaults, and a script that
+    trains gensim's Word2Vec on the same text for as many epochs, with a worker for each core, and saves the vectors.
+
+    Ours also answers the analogies after each epoch, keeps a checkpoint and writes metrics.json; the script does not.
+    ``steady`` compares the times of training alone, as both sides tell them.
+    """
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        text, out = Path(folder, "text"), Path(folder, "out")
+        for size, width in WHOLE:
+            if only and width not in only:
+                continue
+            with open_text(path) as file:
+                text.write_bytes(file.read(size))
+            columns = len(Corpus.load(text).vocab) if width == "inf" else int(width)
+            lines = {
+                "tp4": ["-c", TP4, "word2vec", "--corpus", text, "--width", width, "--out", out],
+                "gensim": ["-c", GENSIM, text, columns, torch.get_num_threads(), Path(folder, "gensim.bin")],
+            }
+            subprocess.run([sys.executable, *map(str, lines["tp4"]), "--epochs", "1"], check=True)  # compiles
+            seconds, training = ({who: [] for who in lines} for _ in range(2))
+            for _ in range(repeat):
+                for who, line in lines.items():
+                    started = time.perf_counter()
+                    done = subprocess.run(
+                        [sys.executable, *map(str, line)], check=True, stdout=subprocess.PIPE, text=True
+                    )
+                    seconds[who].append(time.perf_counter() - started)
+                    told = (
+                        json.loads((out / "metrics.json").read_text())["seconds"]
+                        if who == "tp4"
+                        else done.stdout
+                    )
+                    training[who].append(float(told))
+            middle = {who: statistics.median(seen) for who, seen in seconds.items()}
+            steady = {who: statistics.median(seen) for who, seen in training.items()}
+            row = dict(
+                width=width, columns=columns, bytes=size, seconds=seconds, training=training,
+                ratio=middle["gensim"] / middle["tp4"], steady=steady["gensim"] / steady["tp4"],
+                load=os.getloadavg()[0],
+            )  # fmt: skip
+            rows.append(row)
+            print(
+                f"width {width:>4}, {size / 1e6:.0f} MB: gensim {middle['gensim']:.1f} s, tp4 {middle['tp4']:.1f} s, "
+                f"{row['ratio']:.2f} times; training alone {steady['gensim']:.1f} and {steady['tp4']:.1f} s, "
+                f"{row['steady']:.2f} times; load {row['load']:.1f}",
+                flush=True,
+            )
     return rows
 
 
@@ -215,16 +293,18 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--full", action="store_true", help="width infinity on the whole text")
     parser.add_argument("--out", type=Path, default=None, help="write the numbers to this JSON file")
-    whole = parser.add_argument_group("of --full")
-    whole.add_argument("--dry-run", action="store_true", help="count bytes and operations, train nothing")
-    whole.add_argument("--epochs", type=int, default=15)
-    whole.add_argument("--batch-size", type=int, default=256)
-    whole.add_argument("--shared-negatives", type=int, default=128)
-    whole.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    whole.add_argument("--engine", choices=("auto", "triton", "torch", "numba"), default="auto")
-    whole.add_argument("--max-vocab", type=int, default=None)
-    whole.add_argument("--max-bytes", type=int, default=None)
-    whole.add_argument(
+    parser.add_argument("--whole", action="store_true", help="whole commands, beside a script of gensim's")
+    parser.add_argument("--widths", nargs="+", help="of --whole: 64, 256, 1024, inf")
+    of_full = parser.add_argument_group("of --full")
+    of_full.add_argument("--dry-run", action="store_true", help="count bytes and operations, train nothing")
+    of_full.add_argument("--epochs", type=int, default=15)
+    of_full.add_argument("--batch-size", type=int, default=256)
+    of_full.add_argument("--shared-negatives", type=int, default=128)
+    of_full.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    of_full.add_argument("--engine", choices=("auto", "triton", "torch", "numba"), default="auto")
+    of_full.add_argument("--max-vocab", type=int, default=None)
+    of_full.add_argument("--max-bytes", type=int, default=None)
+    of_full.add_argument(
         "--out-dir", type=Path, default=None, help="checkpoints; a run that was cut short goes on from them"
     )
     arguments = parser.parse_args()
@@ -238,6 +318,8 @@ def measure(arguments: argparse.Namespace) -> None:
     """Run what was asked for, and write it down."""
     if arguments.full:
         result = full(arguments)
+    elif arguments.whole:
+        result = whole(arguments.corpus, arguments.repeat, arguments.widths)
     else:
         result = table(arguments.corpus, arguments.threads, arguments.repeat, arguments.device)
     if arguments.out:

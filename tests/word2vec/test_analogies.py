@@ -10,7 +10,7 @@ from gensim.test.utils import datapath
 
 from tp4lib.base.errors import InputError
 from tp4lib.data import catalogue as datasets
-from tp4lib.word2vec import Corpus
+from tp4lib.word2vec import Corpus, search
 from tp4lib.word2vec import analogies as analogy
 from tp4lib.word2vec.analogies import Questions, evaluate, nearest
 from tp4lib.word2vec.training import train
@@ -120,6 +120,22 @@ def test_small_blocks_give_the_answers_of_one_large_product(monkeypatch, questio
     ):
         assert one == other or tuple(word.upper() for word in question) in close
     assert 0 < whole.correct < whole.answered
+
+
+@pytest.mark.skipif(search.numba is None, reason="numba is not installed")
+def test_the_compiled_loop_and_torch_give_the_same_answers(questions):
+    """To the bit: both take b + c - a in this order."""
+    g = torch.Generator().manual_seed(0)
+    cosines = torch.rand(30, 700, generator=g)
+    abc, barred = (torch.randint(0, most, (500, 3), generator=g) for most in (30, 1400))
+    found = []
+    for look in (search.look, analogy._look):
+        score, answer = torch.full((500,), 1.0), torch.zeros(500, dtype=torch.long)
+        look(cosines, abc, barred, 600, score, answer)
+        found.append((score, answer))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert set(found[0][1].tolist()) > {0}
 
 
 def test_the_rule_by_brute_force_in_float64(questions):

@@ -22,7 +22,7 @@ from tp4lib.data.wikipedia import clean_wikipedia
 from tp4lib.word2vec import corpus as corpus_module
 from tp4lib.word2vec import idstore
 from tp4lib.word2vec import words as words_module
-from tp4lib.word2vec.blocks import AliasTable, Sampler
+from tp4lib.word2vec.blocks import Ahead, AliasTable, Sampler
 from tp4lib.word2vec.corpus import Corpus, Vocabulary, keep_probability
 
 
@@ -213,6 +213,14 @@ def test_randomness_depends_on_seed_epoch_and_block_alone(sampled):
     assert np.array_equal(one.negatives, two.negatives)
     assert np.array_equal(one.first, two.first)
     assert not np.array_equal(one.tokens[:99], sampler.block(1, 3).tokens[:99])
+
+
+def test_blocks_drawn_ahead_are_the_same(sampled):
+    _, sampler = sampled
+    ahead = Ahead(sampler)
+    for epoch, number in [(0, 0), (0, 1), (0, 0), (0, sampler.blocks - 1), (0, 1)]:
+        one, other = ahead.block(epoch, number), sampler.block(epoch, number)
+        assert all(np.array_equal(getattr(one, each), getattr(other, each)) for each in vars(one))
 
 
 def test_rates_fall_linearly_to_a_ten_thousandth(sampled):

@@ -156,6 +156,48 @@ def test_numba_equals_the_reference(batch_size, shared, window_gradient, monkeyp
         assert torch.allclose(model.readout, reference.readout, rtol=0, atol=1e-12)
 
 
+@needs_numba
+@pytest.mark.parametrize("width", [70, "inf"])
+@pytest.mark.parametrize("sizes", [dict(batch_size=32, shared=24), dict(batch_size=1)])
+@pytest.mark.parametrize("dtype", [torch.float32, FLOAT64])
+def test_any_number_of_threads_gives_the_same_bits(width, sizes, dtype, monkeypatch):
+    monkeypatch.setattr(fast, "LEAST", 1)  # share even the smallest step
+    monkeypatch.setattr(fast, "TILE", 32)
+    corpus = make_corpus(4000, words=150)
+    blocks = make_blocks(corpus, **sizes)
+    seen = set()
+    for cores in (1, 2, 4, 3, 1):
+        model = CBOW(len(corpus.vocab), width, dtype=dtype)
+        losses = [fast.numba_steps(model, block, StepSettings(wd=0.02), cores)[0] for block in blocks]
+        seen.add((*losses, model.embeddings.numpy().tobytes(), model.readout.numpy().tobytes()))
+    assert len(seen) == 1
+
+
+@needs_numba
+@pytest.mark.parametrize(("columns", "tiles"), [(1, 1), (16, 1), (17, 2), (64, 2), (1024, 2), (3934, 8)])
+def test_every_column_has_one_tile(columns, tiles):
+    size, count = fast.tiling(columns)
+    assert count == tiles
+    assert (count - 1) * size < columns <= count * size
+    assert size <= fast.TILE
+
+
+@needs_numba
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_thread_that_fails_lets_the_others_go(monkeypatch, broken):
+    block = make_blocks(make_corpus(2000), batch_size=32, shared=24)[0]
+    real = fast._all_batches
+
+    def fails(part, *others):
+        if part[0] == broken:
+            raise MemoryError("no room")
+        return real(part, *others)
+
+    monkeypatch.setattr(fast, "_all_batches", fails)
+    with pytest.raises(MemoryError, match="no room"):
+        fast.numba_steps(CBOW(40, 512), block, StepSettings(), cores=2)
+
+
 @pytest.mark.parametrize("engine", [torch_steps, pytest.param(fast.numba_steps, marks=needs_numba)])
 @pytest.mark.parametrize("width", [9, "inf"])
 @pytest.mark.parametrize("window_gradient", ["mean", "sum"])

@@ -135,9 +135,10 @@ def test_resume_refuses_other_settings_and_broken_files(corpus, tmp_path):
 
 @pytest.mark.parametrize(("small", "left"), [(True, 2), (False, 0)])
 def test_a_large_checkpoint_is_left_out_until_it_is_due(corpus, tmp_path, monkeypatch, small, left):
-    """After every epoch where it is small; where it is large, when twenty times its time has passed."""
+    """One comes after every epoch where it is small; where it is large, once twenty times its time has passed."""
     saves = []
     monkeypatch.setattr(checkpoints, "SMALL", 1 << 30 if small else 0)
+    monkeypatch.setattr(checkpoints, "DISK", 1.0)  # bytes a second
     monkeypatch.setattr(checkpoints.Keeper, "save", lambda *_: saves.append(1))
     train(corpus, 8, **settings(epochs=2, out=tmp_path))
     assert len(saves) == left
@@ -157,8 +158,12 @@ def test_checkpoints_take_a_twentieth_of_the_time(monkeypatch):
             written += 200
     assert 20 * (37 << 30) / checkpoints.DISK < times[0] < 1600
     assert written < now[0] / 20 + 200
-    assert not pace.small
-    assert checkpoints.Pace(180.0, size=1 << 20).small
+    few = checkpoints.Pace(180.0, size=200 << 20)  # 0.4 s
+    assert not few.affordable()
+    now[0] += 10
+    assert few.affordable()
+    assert not few.due()
+    assert checkpoints.Pace(180.0, size=1 << 20).affordable()
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(corpus, tmp_path, monkeypatch):

@@ -4,7 +4,10 @@ Import ``numba`` from here; it is None on the bare core. Numba keeps compiled fu
 to define them where it can write neither there nor at home.
 """
 
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from tp4lib.base import paths
@@ -37,3 +40,26 @@ except ValueError as error:
     raise InputError(
         f"numba does not start ({error}); expected settings that it can use; unset NUMBA_NUM_THREADS, or correct it"
     ) from error
+
+
+@contextlib.contextmanager
+def announced() -> Iterator[None]:
+    """Say once that functions are being compiled; nothing where they were compiled before, and are only read."""
+    if numba is None:
+        yield
+        return
+    from numba.core import event
+
+    class Line(event.Listener):
+        said = False
+
+        def on_start(self, event: object) -> None:
+            if not self.said:
+                print("tp4: compiling the loops, once on this machine ...", file=sys.stderr, flush=True)
+            self.said = True
+
+        def on_end(self, event: object) -> None:
+            pass
+
+    with event.install_listener("numba:compile", Line()):
+        yield

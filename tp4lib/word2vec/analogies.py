@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tp4lib.base.checks import whole
 from tp4lib.base.errors import InputError
 from tp4lib.base.text import require_file
+from tp4lib.word2vec import search
 from tp4lib.word2vec.corpus import Vocabulary
 from tp4lib.word2vec.shards import ALONE, Shards
 from tp4lib.word2vec.words import words_in
@@ -266,26 +268,30 @@ def _answers(embeddings: torch.Tensor, abc: torch.Tensor, same: torch.Tensor, sh
     place = place.to(device)
     score = torch.full((len(abc),), -torch.inf, dtype=rows.dtype, device=device)
     answer = torch.zeros(len(abc), dtype=torch.long, device=device)
-    step = _TILE[device.type][1]
+    see = search.look if search.numba and device.type == "cpu" else _look
     # Ranks may hold a column more or less, but have to go through the same blocks.
     columns = -(-int(shards.sum(torch.tensor(embeddings.shape[1], device=device))) // shards.size)
     for start, block in _blocks(embeddings, columns):
         cosines = shards.sum(rows @ _unit(block, shards)[0].T)  # (W, words of the block)
-        for low in range(0, len(abc), step):
-            a, b, c = place[low : low + step].T
-            s = torch.index_select(cosines, 0, b)  # (questions, words of the block)
-            s += torch.index_select(cosines, 0, c)
-            s -= torch.index_select(cosines, 0, a)
-            question, which = torch.nonzero(
-                (barred[low : low + step] >= start) & (barred[low : low + step] < start + len(block)),
-                as_tuple=True,
-            )
-            s[question, barred[low + question, which] - start] = -torch.inf
-            top, where = s.max(1)
-            better = top > score[low : low + step]
-            score[low : low + step][better] = top[better]
-            answer[low : low + step][better] = where[better] + start
+        see(cosines, place, barred, start, score, answer)
     return answer.cpu()
+
+
+def _look(cosines: Tensor, abc: Tensor, barred: Tensor, start: int, score: Tensor, answer: Tensor) -> None:
+    """`search.look` in torch: for a GPU, and where numba is missing."""
+    step, end = _TILE[cosines.device.type][1], start + cosines.shape[1]
+    for low in range(0, len(abc), step):
+        a, b, c = abc[low : low + step].T
+        s = torch.index_select(cosines, 0, b)  # (questions, words of the block)
+        s += torch.index_select(cosines, 0, c)
+        s -= torch.index_select(cosines, 0, a)
+        some = barred[low : low + step]
+        question, which = torch.nonzero((some >= start) & (some < end), as_tuple=True)
+        s[question, some[question, which] - start] = -torch.inf
+        top, where = s.max(1)
+        better = top > score[low : low + step]
+        score[low : low + step][better] = top[better]
+        answer[low : low + step][better] = where[better] + start
 
 
 def _aliases(same: torch.Tensor) -> torch.Tensor:

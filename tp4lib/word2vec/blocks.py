@@ -4,6 +4,7 @@ The text is cut into blocks of tokens. The block numbered k of epoch e draws fro
 alone, so that every width, every engine and every resumed run sees the same randomness.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,6 +153,28 @@ class Sampler:
             batch_size=self.batch_size,
             rates=rates,
         )
+
+
+class Ahead:
+    """Draws the next block on a thread of its own while the last one is trained on.
+
+    The blocks are the sampler's: each has a generator of its own, so it does not matter when it is drawn.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler, self._next = sampler, None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tp4-draw")
+
+    def block(self, epoch: int, number: int) -> Block:
+        """As `Sampler.block`; at once where this one follows on the last."""
+        drawn, self._next = self._next, None
+        block = (
+            drawn[1].result() if drawn and drawn[0] == (epoch, number) else self.sampler.block(epoch, number)
+        )
+        after = (epoch, number + 1) if number + 1 < self.sampler.blocks else (epoch + 1, 0)
+        if after[0] < self.sampler.epochs:
+            self._next = after, self._thread.submit(self.sampler.block, *after)
+        return block
 
 
 class AliasTable:

@@ -33,29 +33,31 @@ class Pace:
     Args:
         pause: seconds between two at least; 0 for one whenever it is asked.
         size: bytes of one.
-
-    Attributes:
-        small: one takes no time worth sparing.
     """
 
     def __init__(self, pause: float, size: int) -> None:
-        self.small = size <= SMALL
-        # What a disk is expected to need, until one has been written.
-        self._pause = max(pause, 20 * size / DISK) if pause > 0 else 0.0
-        self._last = time.monotonic()
+        self._pause, self._small = pause, size <= SMALL
+        self._cost, self._spent = size / DISK, 0.0  # seconds: of the next, as of the last one; of all so far
+        self._began = self._last = time.monotonic()
 
     def due(self) -> bool:
         """Whether enough time has passed since the last one, or since the start."""
-        return time.monotonic() - self._last > self._pause
+        pause = max(self._pause, 20 * self._cost) if self._pause > 0 else 0.0
+        return time.monotonic() - self._last > pause
+
+    def affordable(self) -> bool:
+        """Whether one may be written now, at the end of an epoch, although none is due."""
+        free = self._small or self._pause == 0
+        return free or 20 * (self._spent + self._cost) <= time.monotonic() - self._began
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """While one is written: its time is what the next has to wait for."""
+        """While one is written: its time tells what the next will take."""
         started = time.monotonic()
         yield
         self._last = time.monotonic()
-        if self._pause > 0:
-            self._pause = max(self._pause, 20 * (self._last - started))
+        self._cost = self._last - started
+        self._spent += self._cost
 
 
 class Keeper:

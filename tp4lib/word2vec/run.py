@@ -45,7 +45,7 @@ def run(settings: RunSettings, device: torch.device, shards: Shards = ALONE) -> 
         InputError: whatever is wrong with files, settings or memory; also after Ctrl-C, saying how to go on; and where
             ``out`` has an unfinished run and ``resume`` is not given.
     """
-    n, out = parse_width(settings.width), settings.out
+    n, out, cores = parse_width(settings.width), settings.out, settings.threads or torch.get_num_threads()
     asked, asked_in = _questions(settings.questions, speak=shards.rank == 0)
     source, path = _text(settings.corpus, shards)
     with open_text(path):  # a wrong name is told before a folder is made for it
@@ -69,11 +69,11 @@ def run(settings: RunSettings, device: torch.device, shards: Shards = ALONE) -> 
         metrics = {
             **_metrics(done, text),
             **settings.reading,
-            "threads": settings.threads,
+            "threads": cores,
             "device": str(device),
             "ranks": shards.size,
             "corpus": path.name,
-            **provenance.record(seed=done.settings["seed"], device=device, threads=settings.threads),
+            **provenance.record(seed=done.settings["seed"], device=device, threads=cores),
             "data": data,
             "sections": {each.name: vars(each) for each in score.sections} if score else {},
         }

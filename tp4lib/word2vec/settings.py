@@ -60,6 +60,9 @@ class Word2VecSettings:
         shared_negatives: K; default three for every four positions of a batch, and with gensim's gradient three for
             every position. With k for each position a draw weighs ``batch_size k / K`` in a step: from about
             100 on training may diverge.
+        threads: None for all cores ($OMP_NUM_THREADS of them, where it is set), which share the columns in each step
+            and give the same bits on any number of cores. Else so many threads, each with a block of its own, change
+            the parameters without waiting for each other: the bits depend on who comes first; 1 is None on one core.
         seed: the windows and negatives of a seed are the same at all widths.
         input_rate: see `StepSettings`.
         engine: "numba" (CPU, one rank), "triton" (GPU, shared negatives) or "torch" (everything), which compute the
@@ -86,7 +89,10 @@ class Word2VecSettings:
     seed: Annotated[int, Option("Of the initialization, the windows and the negatives.")] = 0
     dtype: Annotated[str, Option("Of the parameters; bfloat16 is half the memory.", DTYPES)] = "float32"
     device: Annotated[str, Option("auto, cpu, cuda or cuda:N; by torchrun each rank takes its own.")] = "auto"
-    threads: Annotated[int, Option("CPU threads; 1 gives the same bits each time.")] = 1
+    threads: Annotated[
+        int | None,
+        Option("Train on so many blocks at once: not the same bits each time. Else all cores share one."),
+    ] = None
     input_rate: float = 1.0
     engine: str = "auto"
 
@@ -95,7 +101,8 @@ class Word2VecSettings:
             raise InputError(
                 f"unknown negatives {self.negatives!r}; expected shared or per-position; try shared"
             )
-        whole("threads", self.threads, most=1024, example=1)
+        if self.threads is not None:
+            whole("threads", self.threads, most=1024, example=2)
         dtype = str(self.dtype).removeprefix("torch.")  # a torch.dtype does, too
         if dtype not in DTYPES:
             raise InputError(

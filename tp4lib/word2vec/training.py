@@ -13,15 +13,16 @@ from typing import Any
 import torch
 
 from tp4lib import __version__
-from tp4lib.base import checkpoint
+from tp4lib.base import checkpoint, jit
 from tp4lib.base.checks import real, whole
 from tp4lib.base.device import resolve
 from tp4lib.base.divergence import Diverged, diverged, is_diverged
 from tp4lib.base.errors import InputError
 from tp4lib.base.files import out_dir
 from tp4lib.base.progress import bar
+from tp4lib.word2vec import search
 from tp4lib.word2vec.analogies import asked_by
-from tp4lib.word2vec.blocks import LARGEST, Sampler
+from tp4lib.word2vec.blocks import LARGEST, Ahead, Sampler
 from tp4lib.word2vec.checkpoints import Keeper, Pace
 from tp4lib.word2vec.corpus import Corpus
 from tp4lib.word2vec.interrupt import stop_request
@@ -199,6 +200,8 @@ class _Run:
     def __init__(self, model, sampler, step, settings, engine, keeper, pause, shards) -> None:
         self.model, self.sampler, self.step, self.settings = model, sampler, step, settings
         self.steps, self.blocks, self.at_once = engine
+        self.draw = Ahead(sampler).block if self.at_once == 1 else sampler.block
+        self.compiled = getattr(self.steps, "func", None) is fast.numba_steps
         self.keeper, self.shards = keeper, shards
         size = sum(x.numel() * x.element_size() for x in self._arrays().values())
         self.pace = Pace(pause, size)
@@ -247,17 +250,21 @@ class _Run:
     def go(self, evaluate: Callable[[torch.Tensor], Any] | None) -> None:
         epochs, blocks, tokens = self.settings["epochs"], self.sampler.blocks, self.settings["tokens"]
         state = self.state
+        if self.compiled:  # outside of what is timed
+            with jit.announced():
+                fast.load(self.model)
+                search.load()
         done = state["epoch"] * tokens + state["block"] * self.sampler.block_tokens
         desc = f"width {self.settings['width']}"
         with (
-            fast.single_blas() if self.steps is fast.numba_steps else nullcontext(),
+            fast.single_blas() if self.at_once > 1 else nullcontext(),
             stop_request() as stop,
             bar(total=epochs * tokens, desc=desc, unit="tok", initial=done) as progress,
         ):
             while state["epoch"] < epochs or not state["evaluated"]:
                 if not state["evaluated"]:
                     self._evaluate(evaluate)
-                    if self.shards.any(self.pace.small or self.pace.due()):
+                    if self.shards.any(self.pace.affordable()):
                         self.save()
                     continue
                 self._train_round(progress)
@@ -299,14 +306,11 @@ class _Run:
 
     def _train_block(self, number: int) -> tuple[float | torch.Tensor, int]:
         """Train on one block; the sum of the losses of its positions, and their number."""
-        block = self.sampler.block(self.state["epoch"], number)
+        block = self.draw(self.state["epoch"], number)
         try:
             result = self.steps(self.model, block, self.step)
-            if self.steps is fast.numba_steps:
-                fast.require_finite_rows(self.model, block)
-            elif (
-                self.model.embeddings.device.type == "cpu"
-            ):  # checking on a GPU would synchronize with it after every block
+            # numba looks itself; checking on a GPU would synchronize with it after every block
+            if not self.compiled and self.model.embeddings.device.type == "cpu":
                 require_finite(self.model, block, self.shards)
         except Diverged as problem:
             raise self._not_finite(number, problem) from None

@@ -35,8 +35,12 @@ class Engine(NamedTuple):
     at_once: int = 1
 
 
-def choose(engine: str, model: CBOW, sampler: Sampler, threads: int, shards: Shards) -> Engine:
-    """The engine asked for, or the first that can run."""
+def choose(engine: str, model: CBOW, sampler: Sampler, threads: int | None, shards: Shards) -> Engine:
+    """The engine asked for, or the first that can run.
+
+    Args:
+        threads: None for all cores, which share each step; else so many blocks are trained on at the same time.
+    """
     shared = sampler.shared is not None
     fits = {
         "numba": shards.size == 1 and fast.available(model, sampler.batch_size, shared),
@@ -60,7 +64,8 @@ def choose(engine: str, model: CBOW, sampler: Sampler, threads: int, shards: Sha
             f"{f', but there is no {found}' if found else ''}; try engine='torch'"
         )
     if engine == "numba":
-        return Engine(fast.numba_steps, threads, threads)
+        steps = functools.partial(fast.numba_steps, cores=1 if threads else torch.get_num_threads())
+        return Engine(steps, threads or 1, threads or 1)
     if engine == "triton":
         # The CPU draws the next blocks while the GPU works on the first; they meet once a round.
         return Engine(functools.partial(gpu.triton_steps, shards=shards), _ROUND)

@@ -10,6 +10,7 @@ Numba is optional; `available` says whether it is here.
 import contextlib
 import functools
 import math
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import torch
@@ -19,9 +20,11 @@ from tp4lib.base.jit import numba
 from tp4lib.word2vec.blocks import Block
 from tp4lib.word2vec.model import CBOW
 from tp4lib.word2vec.settings import StepSettings
-from tp4lib.word2vec.steps.on_torch import changed_rows
+from tp4lib.word2vec.steps import meeting
+from tp4lib.word2vec.steps.on_torch import require_finite
 
-TILE = 512  # columns worked on at a time
+TILE = 512  # most columns worked on at a time
+LEAST = 512  # numbers of hidden vectors that are worth a thread more
 LARGEST = 80.0  # score whose exponential is taken: e^80 is a float32
 
 
@@ -32,43 +35,75 @@ def available(model: CBOW, batch_size: int, shared: bool) -> bool:
     return numba is not None and fits and (shared or batch_size == 1)
 
 
-def numba_steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[float, int]:
+def numba_steps(model: CBOW, block: Block, settings: StepSettings, cores: int = 1) -> tuple[float, int]:
     """Train on a block; the same numbers as `on_torch.torch_steps` up to rounding.
+
+    Args:
+        cores: how many threads may share the work of each step; the bits do not depend on it.
 
     Returns:
         sum of the losses of the positions, and their number.
 
     Raises:
-        Diverged: the loss of a step is not finite.
+        Diverged: the loss of a step, or a row that the block has changed, is not finite.
     """
     E, R = model.embeddings.numpy(), model.readout.numpy()
     n, K, B = model.columns, block.negatives.shape[1], min(block.batch_size, max(len(block), 1))
-    tile = min(n, TILE)
-    tiles = -(-n // tile)
-    most = B + 2 * int((block.last - block.first).max(initial=0))
-    place = np.full((2, model.vocab_size), -1, np.int32)
-    rows = (np.empty(most, np.int32), np.empty(K, np.int32), *place, np.zeros(model.vocab_size, np.int32))
-    H = np.empty((tiles, B * tile), E.dtype)
-    S, s = np.empty((tiles, B, K), E.dtype), np.empty((tiles, B), E.dtype)
-    room = np.empty((2 * K + B + most) * tile, E.dtype), np.empty(most, np.int32)
+    tile, tiles = tiling(n)
+    workers = min(cores, tiles, max(B * n // LEAST, 1)) if meeting.SUPPORTED else 1
+    shared = (
+        np.empty((tiles, B * tile), E.dtype),
+        np.empty((tiles, K * tile), E.dtype),
+        np.empty((tiles, B, K), E.dtype),
+        np.empty((tiles, B), E.dtype),
+        np.empty(B * K, E.dtype),
+        *(np.empty(size, E.dtype) for size in (B, K, B)),
+        np.empty(B),
+    )
+    place = meeting.place()
+
+    def work(worker: int) -> tuple[float, int, float]:
+        try:
+            with single_blas():
+                return _all_batches(
+                    (worker, workers, place), E, R, block.tokens, block.first, block.last, block.negatives,
+                    block.weight, block.batch_size, block.rates, settings.wd, settings.window_gradient == "sum",
+                    settings.input_rate, shared, tile,
+                )  # fmt: skip
+        except BaseException:
+            meeting.leave_open(place)
+            raise
+
     with single_blas():
-        loss, steps = _all_batches(
-            E, R, block.tokens, block.first, block.last, block.negatives, block.weight, block.batch_size, block.rates,
-            settings.wd, settings.window_gradient == "sum", settings.input_rate, rows, H, S, s, tile, room,
-        )  # fmt: skip
+        others = [_pool(workers - 1).submit(work, worker) for worker in range(1, workers)]
+        try:
+            loss, steps, seen = work(0)
+        finally:
+            wait(others)
+    written = [seen, *(other.result()[2] for other in others)]  # raises what a thread has raised
     if not math.isfinite(loss):
         raise Diverged(f"the loss of step {steps} of {block.batches} is {loss:g}")
+    if not all(map(math.isfinite, written)):
+        require_finite(model, block)  # a sum may be too large, and its numbers finite
     return float(loss), len(block)
 
 
-def require_finite_rows(model: CBOW, block: Block) -> None:
-    """`on_torch.require_finite`, at a twentieth of the time of a step."""
-    for name, rows in changed_rows(model, block).items():
-        matrix = getattr(model, name).numpy()
-        while (suspect := _not_finite(matrix, rows)) >= 0:
-            if not np.isfinite(matrix[rows[suspect]]).all():
-                raise Diverged(f"the {name} are no longer finite")
-            rows = rows[suspect + 1 :]  # its sum alone is too large
+def load(model: CBOW) -> None:
+    """Compile the loops for a model, or read what was compiled before: training on no position changes nothing."""
+    none = np.empty(0, np.int32)
+    numba_steps(model, Block(none, none, none, none.reshape(0, 1), True, 1.0, 1, np.empty(0)), StepSettings())
+
+
+def tiling(columns: int) -> tuple[int, int]:
+    """Columns of a tile, and the tiles there are: an even number of equal ones, whatever the number of cores."""
+    tiles = 2 * -(-columns // (2 * TILE))
+    tile = -(-columns // (16 * tiles)) * 16  # 16 float32 are a cache line: no two tiles share one
+    return min(tile, columns), -(-columns // tile)
+
+
+@functools.cache
+def _pool(size: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(size, 1), thread_name_prefix="tp4-step")
 
 
 @functools.cache
@@ -94,6 +129,7 @@ def single_blas():
 # Reordering sums is allowed; NaN and infinity keep their meaning, so that divergence is seen.
 _OPTIONS = dict(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy")
 jit = numba.njit(**_OPTIONS) if numba else lambda function: function
+meet = meeting.meet if numba else None
 
 
 @jit
@@ -109,242 +145,266 @@ def numbered(words, place, found):
 
 
 @jit
-def sigmoids(S, q):
-    """Replace scores by their sigmoids, and put ``1 - sigmoid`` in ``q``; both are exact where they are small.
-
-    Scores above `LARGEST`, whose exponential float32 could not hold, count as `LARGEST`; returns whether there are any.
-    """
-    beyond = False
-    for i in range(S.shape[0]):
-        for j in range(S.shape[1]):
-            s = S[i, j]
-            if s > LARGEST:
-                s = S.dtype.type(LARGEST)
-                beyond = True
-            e = S.dtype.type(math.exp(s))
-            q[i, j] = 1 / (1 + e)
-            S[i, j] = e * q[i, j]
-    return beyond
-
-
-@jit
-def _loss_beyond(tokens, low, place_neg, W, S):
-    """What scores (tiles, B, K) above `LARGEST` add to the loss that they have at `LARGEST`: softplus is x there."""
-    loss = 0.0
-    for b in range(S.shape[1]):
-        for k in range(S.shape[2]):
-            s = 0.0
-            for t in range(S.shape[0]):
-                s += S[t, b, k]
-            if s > LARGEST and k != place_neg[tokens[low + b]]:
-                loss += W[k] * (s - LARGEST)
-    return loss
-
-
-@jit
-def _not_finite(matrix, rows):
-    """The place in ``rows`` of the first row whose sum is not finite, or -1."""
-    for i in range(len(rows)):
-        row, total = matrix[rows[i]], matrix.dtype.type(0)
-        for c in range(len(row)):
-            total += row[c]
-        if not abs(total) < np.inf:
-            return i
-    return -1
-
-
-@jit
 def _batch(i, batch_size, tokens, first, last, negatives, rows):
-    """Which positions batch i has, and how many rows it touches: context words ``u``, negatives ``m``."""
-    u, m, place_in, place_neg, _ = rows
+    """Which positions batch i has, the span of words that their windows cover, and how many rows it touches: context
+    words ``u``, negatives ``m``."""
+    u, m, place_in, place_neg = rows[:4]
     low, high = i * batch_size, min((i + 1) * batch_size, len(tokens))
-    U = numbered(tokens[first[low:high].min() : last[low:high].max()], place_in, u)
-    return i, low, high, U, numbered(negatives[i], place_neg, m)
+    left, right = first[low:high].min(), last[low:high].max()
+    U = numbered(tokens[left:right], place_in, u)
+    return i, low, high, left, right, U, numbered(negatives[i], place_neg, m)
 
 
 @jit
 def _forget(at, rows):
     """Make `_batch` ready for the next batch."""
-    u, m, place_in, place_neg, _ = rows
-    for x in range(at[3]):
+    u, m, place_in, place_neg = rows[:4]
+    for x in range(at[5]):
         place_in[u[x]] = -1
-    for k in range(at[4]):
+    for k in range(at[6]):
         place_neg[m[k]] = -1
 
 
 @jit
-def _forward(E, R, tokens, first, last, at, rows, H, S, s, tile, buffers):
-    """In each tile of columns: hidden vectors H, and what the tile adds to the scores of negatives S and targets s."""
-    _, low, high, _, K = at
-    B, m = high - low, rows[1]
-    for t in range(len(H)):
-        left, right = t * tile, min((t + 1) * tile, E.shape[1])
-        n = right - left
-        h_tile, N = H[t, : B * n].reshape(B, n), buffers[0][: K * n].reshape(K, n)
-        for b in range(B):
-            # h = mean of the embeddings of the context, added up word by word: a window is short.
-            p, h = low + b, h_tile[b]
-            h[:] = 0
-            for j in range(first[p], last[p]):
-                if j != p:
-                    row = E[tokens[j], left:right]
-                    for c in range(n):
-                        h[c] += row[c]
-            row, scale, score = (
-                R[tokens[p], left:right],
-                E.dtype.type(1.0 / (last[p] - first[p] - 1)),
-                E.dtype.type(0),
-            )
-            # The target's own score needs only an inner product; it takes no part in the matrix product.
-            for c in range(n):
-                h[c] *= scale
-                score += h[c] * row[c]
-            s[t, b] = score
-        if B == 1:  # a product with one row: loops cost less than a call of BLAS
-            for k in range(K):
-                row, score = R[m[k], left:right], E.dtype.type(0)
-                for c in range(n):
-                    score += h_tile[0, c] * row[c]
-                S[t, 0, k] = score
-        else:
-            # Gather the negatives' rows side by side, then take all B x K scores in one product.
-            for k in range(K):
-                N[k] = R[m[k], left:right]
-            S[t, :B, :K] = np.dot(h_tile, N.T)
+def _part(worker, workers, count):
+    """The worker's share of ``count`` things."""
+    return worker * count // workers, (worker + 1) * count // workers
 
 
 @jit
-def _scores(tokens, negatives, weight, rate, wd, at, rows, S, s):
-    """From the scores to the gradient by them, times -rate: G (B, K) and g (B,); the
-    factors by which weight decay shrinks the rows of negatives and of targets; the loss."""
-    i, low, high, _, K = at
-    B, real = high - low, S.dtype.type
-    _, _, _, place_neg, hits = rows
-    # W: weight of each distinct negative; one that was drawn twice counts twice.
-    W, touched = np.zeros(K), np.zeros(K)
-    for k in range(negatives.shape[1]):
-        W[place_neg[negatives[i, k]]] += weight
-    G, g, q = S[0, :B, :K].copy(), s[0, :B].copy(), np.empty((B, K), S.dtype)
-    for t in range(1, S.shape[0]):  # a score is the sum of its parts from all tiles of columns
-        G += S[t, :B, :K]
-        g += s[t, :B]
-    loss = _loss_beyond(tokens, low, place_neg, W, S[:, :B, :K]) if sigmoids(G, q) else 0.0
-    touched[:] = B * W
+def _forward(t, E, R, tokens, first, last, at, m, H, N, S, s, tile, sums):
+    """In a tile of columns: hidden vectors H, and what the tile adds to the scores of negatives S and targets s."""
+    _, low, high, begin, end, _, K = at
+    B, left, right = high - low, t * tile, min((t + 1) * tile, E.shape[1])
+    n = right - left
+    h_tile, N_tile = H[t, : B * n].reshape(B, n), N[t, : K * n].reshape(K, n)
+    # Windows overlap: the sum over a window is the difference of two running sums over the words of the batch.
+    P = sums[: (end - begin + 1) * n].reshape(end - begin + 1, n)
+    P[0] = 0
+    for j in range(end - begin):
+        row, before, after = E[tokens[begin + j], left:right], P[j], P[j + 1]
+        for c in range(n):
+            after[c] = before[c] + row[c]
     for b in range(B):
+        p, h = low + b, h_tile[b]
+        own, target = E[tokens[p], left:right], R[tokens[p], left:right]
+        before, after = P[first[p] - begin], P[last[p] - begin]
+        scale, score = E.dtype.type(1.0 / (last[p] - first[p] - 1)), E.dtype.type(0)
+        for c in range(n):
+            h[c] = (after[c] - before[c] - own[c]) * scale
+        # The target's own score needs only an inner product; it takes no part in the matrix product. Sums have loops of
+        # their own: in one that also writes, their order may depend on where in memory the arrays are.
+        for c in range(n):
+            score += h[c] * target[c]
+        s[t, b] = score
+    # Gather the negatives' rows side by side, then take all B x K scores in one product.
+    for k in range(K):
+        N_tile[k] = R[m[k], left:right]
+    if B == 1:  # a product with one row: loops cost less than a call of BLAS
+        for k in range(K):
+            score = E.dtype.type(0)
+            for c in range(n):
+                score += h_tile[0, c] * N_tile[k, c]
+            S[t, 0, k] = score
+    else:
+        S[t, :B, :K] = np.dot(h_tile, N_tile.T)
+
+
+@jit
+def _scores(part, tokens, negatives, weight, rate, wd, at, rows, W, S, s, G, g, keep_m, keep_t, losses):
+    """From the scores to the gradient by them, times -rate: G (B, K) and g (B,); the factors by which weight decay
+    shrinks the rows of negatives and of targets; the losses (B,). All of it for this worker's share of B and K."""
+    worker, workers, _ = part
+    i, low, high, _, _, _, K = at
+    B, real = high - low, S.dtype.type
+    m, place_neg, hits = rows[1], rows[3], rows[4]
+    # W: how often each distinct negative was drawn; it counts as often.
+    W[:K] = 0
+    for k in range(negatives.shape[1]):
+        W[place_neg[negatives[i, k]]] += 1
+    for b in range(B):
+        hits[tokens[low + b]] += 1
+    shrink = math.log1p(-rate * wd)
+    for k in range(*_part(worker, workers, K)):
+        touched = B * weight * W[k] + hits[m[k]] * (1 - weight * W[k])
+        keep_m[k] = math.exp(touched * shrink)
+    for b in range(*_part(worker, workers, B)):
+        own, loss, product = place_neg[tokens[low + b]], 0.0, 1.0
+        for k in range(K):
+            G[b, k] = S[0, b, k]
+        for t in range(
+            1, S.shape[0]
+        ):  # a score is the sum of its parts from all tiles of columns, in their order
+            for k in range(K):
+                G[b, k] += S[t, b, k]
+        for k in range(K):
+            score = G[b, k]
+            if k == own:  # a negative equal to the target is left out
+                G[b, k] = 0
+                continue
+            if score > LARGEST:  # what it adds to the loss that LARGEST has: softplus is x there
+                loss += weight * W[k] * (score - LARGEST)
+                score = real(LARGEST)
+            # sigmoid and 1 - sigmoid, both exact where they are small
+            e = real(math.exp(score))
+            q = 1 / (1 + e)
+            G[b, k] = e * q * real(-rate * weight * W[k])
+            # -sum log(1 - sigmoid) as the logarithm of a product, taken only before it underflows
+            for _ in range(W[k]):
+                product *= q
+                if product < 1e-200:
+                    loss -= weight * math.log(product)
+                    product = 1.0
+        loss -= weight * math.log(product)
         # Of the target: -log sigmoid(f) = log(1 + e^-f), which is -f where e^-f is too large.
-        f = float(g[b])
+        f = float(s[0, b])
+        for t in range(1, S.shape[0]):
+            f += s[t, b]
         if f < -LARGEST:
             loss += -LARGEST - f
             f = -LARGEST
         e = math.exp(-f)
-        loss += math.log1p(e)
+        losses[b] = loss + math.log1p(e)
         g[b] = rate * (e / (1 + e))
-        hits[tokens[low + b]] += 1
-        k = place_neg[tokens[low + b]]
-        if k >= 0:  # a negative equal to the target is left out
-            G[b, k] = 0
-            q[b, k] = 1
-            touched[k] += 1 - W[k]
-    for k in range(K):
-        # -sum_b log(1 - sigmoid(S)) as the logarithm of a product, taken only before it underflows.
-        product, logs, factor = 1.0, 0.0, real(-rate * W[k])
-        for b in range(B):
-            G[b, k] *= factor
-            product *= q[b, k]
-            if product < 1e-200:
-                logs += math.log(product)
-                product = 1.0
-        loss -= W[k] * (logs + math.log(product))
-    shrink = math.log1p(-rate * wd)
-    keep_t = np.ones(
-        B, S.dtype
-    )  # each row decays once, by all its touches: as a negative, or at its first target
-    for b in range(B):
-        if place_neg[tokens[low + b]] < 0:
-            keep_t[b] = math.exp(hits[tokens[low + b]] * shrink)
-        hits[tokens[low + b]] = 0
-    return G, g, np.exp(touched * shrink).astype(S.dtype), keep_t, loss
+    mine = _part(worker, workers, B)
+    for b in range(B):  # each row decays once, by all its touches: as a negative, or at its first target
+        word = tokens[low + b]
+        if mine[0] <= b < mine[1]:
+            keep_t[b] = math.exp(hits[word] * shrink) if place_neg[word] < 0 else 1
+        hits[word] = 0
+
+
+@jit
+def _decays(tokens, first, last, shrink, at, rows, touches, keep):
+    """Factors of the words of the span: each row decays once, where it first appears, by the windows it is in."""
+    _, low, high, begin, end, U, _ = at
+    place_in = rows[2]
+    for j in range(end - begin + 1):
+        keep[j] = 0
+    for p in range(low, high):
+        keep[first[p] - begin] += 1
+        keep[last[p] - begin] -= 1
+    touches[:U] = 0
+    inside = 0
+    for j in range(end - begin):
+        inside += int(keep[j])
+        touches[place_in[tokens[begin + j]]] += inside - (
+            low <= begin + j < high
+        )  # no window holds its own target
+    for j in range(end - begin):
+        x = place_in[tokens[begin + j]]
+        keep[j] = math.exp(touches[x] * shrink) if touches[x] >= 0 else 1
+        touches[x] = -1
 
 
 @jit
 def _backward(
-    E, R, tokens, first, last, rate, wd, whole, input_rate, at, rows, H, G, g, keep_m, keep_t, tile, buffers
-):  # fmt: skip
-    """In each tile of columns: the changes of all rows from their old values, then the update."""
-    _, low, high, U, K = at
-    B, real = high - low, E.dtype.type
-    u, m, place_in = rows[:3]
-    touches = buffers[1]
-    shrink = math.log1p(-rate * input_rate * wd)
-    for t in range(len(H)):
-        left, right = t * tile, min((t + 1) * tile, E.shape[1])
-        n = right - left
-        # Cut one buffer into N (K, n) old rows of negatives, and the changes dN (K, n), dH (B, n), dE (U, n).
-        space = buffers[0]
-        N, space = space[: K * n].reshape(K, n), space[K * n :]
-        dN, space = space[: K * n].reshape(K, n), space[K * n :]
-        dH, space = space[: B * n].reshape(B, n), space[B * n :]
-        dE, h_tile = space[: U * n].reshape(U, n), H[t, : B * n].reshape(B, n)
-        if B == 1:
-            dH[0] = 0
-            for k in range(K):
-                row, factor = R[m[k], left:right], G[0, k]
-                for c in range(n):
-                    dH[0, c] += factor * row[c]
-                    dN[k, c] = factor * h_tile[0, c]
-        else:
-            # dH = G N: the error that reaches h; dN = G^T h: the change of the negatives.
-            for k in range(K):
-                N[k] = R[m[k], left:right]
-            np.dot(G, N, dH)
-            np.dot(G.T, h_tile, dN)
-        dE[:] = 0
-        touches[:U] = 0
-        for b in range(B):
-            p = low + b
-            row, d = R[tokens[p], left:right], dH[b]
-            scale = real(input_rate if whole else input_rate / (last[p] - first[p] - 1))
-            for c in range(n):  # add the target's error; then each context word's share of it
-                d[c] = (d[c] + g[b] * row[c]) * scale
-            for j in range(first[p], last[p]):
-                if j != p:
-                    x = place_in[tokens[j]]
-                    touches[x] += 1
-                    change = dE[x]
-                    for c in range(n):
-                        change[c] += d[c]
-        # All changes are known, so the rows may be written now: first they decay, once for each touch.
-        for x in range(U):
-            row, keep = E[u[x], left:right], real(math.exp(touches[x] * shrink))
-            for c in range(n):
-                row[c] = keep * row[c] + dE[x, c]
+    t, E, R, tokens, first, last, whole, input_rate, at, m, H, N, G, g, keep_m, keep_t, keep, tile, sums
+):
+    """In a tile of columns: the changes of all rows from their old values, then the update.
+
+    Returns:
+        the sum of all that was written: it is finite only if they all are.
+    """
+    _, low, high, begin, end, _, K = at
+    B, real, left, right = high - low, E.dtype.type, t * tile, min((t + 1) * tile, E.shape[1])
+    n, written = right - left, real(0)
+    h_tile, N_tile = H[t, : B * n].reshape(B, n), N[t, : K * n].reshape(K, n)
+    # Cut one buffer into the changes dN (K, n) of the negatives, dH (B, n), and differences D of the changes of words.
+    dN, space = sums[: K * n].reshape(K, n), sums[K * n :]
+    dH, space = space[: B * n].reshape(B, n), space[B * n :]
+    D = space[: (end - begin + 1) * n].reshape(end - begin + 1, n)
+    if B == 1:
+        dH[0] = 0
         for k in range(K):
-            row, keep = R[m[k], left:right], keep_m[k]
+            factor = G[0, k]
             for c in range(n):
-                row[c] = keep * row[c] + dN[k, c]
-        for b in range(B):
-            row, keep, factor = R[tokens[low + b], left:right], keep_t[b], g[b]
+                dH[0, c] += factor * N_tile[k, c]
+                dN[k, c] = factor * h_tile[0, c]
+    else:
+        # dH = G N: the error that reaches h; dN = G^T h: the change of the negatives.
+        np.dot(G, N_tile, dH)
+        np.dot(G.T, h_tile, dN)
+    D[:] = 0
+    for b in range(B):
+        p = low + b
+        row, d, enters, leaves = R[tokens[p], left:right], dH[b], D[first[p] - begin], D[last[p] - begin]
+        scale, factor = real(input_rate if whole else input_rate / (last[p] - first[p] - 1)), g[b]
+        for c in range(n):  # add the target's error; then each word of the window gets its share of it
+            d[c] = (d[c] + factor * row[c]) * scale
+            enters[c] += d[c]
+            leaves[c] -= d[c]
+    # All changes are known, so the rows may be written now. A word's change is the sum over the windows it is in: a
+    # running sum again, without the window of which it is the target.
+    for j in range(end - begin):
+        row, change, kept = E[tokens[begin + j], left:right], D[j], keep[j]
+        if j > 0:
+            before = D[j - 1]
             for c in range(n):
-                row[c] = keep * row[c] + factor * h_tile[b, c]
+                change[c] += before[c]
+        if low <= begin + j < high:
+            d = dH[begin + j - low]
+            for c in range(n):
+                row[c] = kept * row[c] + (change[c] - d[c])
+                written += row[c]
+        else:
+            for c in range(n):
+                row[c] = kept * row[c] + change[c]
+                written += row[c]
+    for k in range(K):
+        row, kept = R[m[k], left:right], keep_m[k]
+        for c in range(n):
+            row[c] = kept * row[c] + dN[k, c]
+            written += row[c]
+    for b in range(B):
+        row, kept, factor = R[tokens[low + b], left:right], keep_t[b], g[b]
+        for c in range(n):
+            row[c] = kept * row[c] + factor * h_tile[b, c]
+            written += row[c]
+    return written
 
 
 @jit
 def _all_batches(
-    E, R, tokens, first, last, negatives, weight, batch_size, rates, wd, whole, input_rate, rows, H, S, s,
-    tile, buffers
+    part, E, R, tokens, first, last, negatives, weight, batch_size, rates, wd, whole, input_rate, shared, tile
 ):  # fmt: skip
-    """Train on a block; return the sum of the losses and the steps made: the last one's loss may be not finite."""
-    total = 0.0
+    """Train on a block; return the sum of the losses and the steps made, of which the last one's loss may be not
+    finite, and a number that is finite only if all that was written is.
+
+    All workers run this, each on its own tiles of columns. They meet once all parts of the scores are there, and again
+    once the gradient by the scores is: with G and the decays known, columns do not depend on each other.
+    """
+    worker, workers, place = part
+    H, N, S, s, G_room, g, keep_m, keep_t, losses = shared
+    K, B = negatives.shape[1], len(losses)
+    most = B + 2 * (last - first).max() if len(tokens) else B
+    rows = (
+        np.empty(most, np.int32), np.empty(K, np.int32), np.full(len(E), -1, np.int32), np.full(len(E), -1, np.int32),
+        np.zeros(len(E), np.int32),
+    )  # fmt: skip
+    W, touches, keep = np.empty(K, np.int64), np.empty(most, np.int32), np.empty(most + 1, E.dtype)
+    sums = np.empty((K + B + most + 1) * tile, E.dtype)
+    from_tile, to_tile = _part(worker, workers, len(H))
+    total = seen = 0.0
     for i in range(len(rates)):
         at = _batch(i, batch_size, tokens, first, last, negatives, rows)
-        _forward(E, R, tokens, first, last, at, rows, H, S, s, tile, buffers)
-        G, g, keep_m, keep_t, loss = _scores(tokens, negatives, weight, rates[i], wd, at, rows, S, s)
-        _backward(
-            E, R, tokens, first, last, rates[i], wd, whole, input_rate, at, rows, H, G, g, keep_m, keep_t,
-            tile, buffers
+        for t in range(from_tile, to_tile):
+            _forward(t, E, R, tokens, first, last, at, rows[1], H, N, S, s, tile, sums)
+        meet(place, workers, 2 * i + 1)
+        G = G_room[: (at[2] - at[1]) * at[6]].reshape(at[2] - at[1], at[6])
+        _scores(
+            part, tokens, negatives, weight, rates[i], wd, at, rows, W, S, s, G, g, keep_m, keep_t, losses
         )  # fmt: skip
+        _decays(tokens, first, last, math.log1p(-rates[i] * input_rate * wd), at, rows, touches, keep)
+        meet(place, workers, 2 * i + 2)
+        for t in range(from_tile, to_tile):
+            seen += _backward(
+                t, E, R, tokens, first, last, whole, input_rate, at, rows[1], H, N, G, g, keep_m, keep_t, keep, tile,
+                sums
+            )  # fmt: skip
         _forget(at, rows)
-        total += loss
+        for b in range(at[2] - at[1]):
+            total += losses[b]
         if not total < np.inf:  # NaN, too; `isfinite` subtracts, which the compiler may reorder to 0
-            return total, i + 1
-    return total, len(rates)
+            return total, i + 1, seen
+    return total, len(rates), seen
