@@ -147,7 +147,7 @@ def test_no_value_of_a_variable_ends_in_a_traceback(folder, monkeypatch, capsys,
 def test_the_doctor_tells_of_settings_that_are_wrong(monkeypatch, capsys):
     monkeypatch.setenv("TP4_OFFLINE", "quatsch")
     monkeypatch.setenv("TP4_OFLINE", "1")
-    doctor._section("settings", doctor._settings)
+    print(*doctor._told(doctor._settings), sep="\n")
     said = " ".join(capsys.readouterr().out.split())
     assert "TP4_OFFLINE=quatsch" in said
     assert "TP4_OFLINE means nothing to tp4" in said

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tp4lib.collection.lifeline import PARENT
+from tp4lib.collection.kernel_process import PARENT
 from tp4lib.collection.manifest import read_json
 from tp4lib.collection.notebook_process import LAST_LINE, QUIT_CELL
 from tp4lib.collection.report import ASKED, MISMATCH

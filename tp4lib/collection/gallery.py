@@ -28,7 +28,7 @@ section { border-top: 1px solid var(--line); margin-top: 40px; padding-top: 28px
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 24px; }
 figure { margin: 0; padding: 16px; border: 1px solid var(--line); border-radius: 8px; background: #fff; }
 figure img { width: 100%; height: auto; display: block; }
-figcaption { font-size: .9rem; margin-top: 10px; color: #5c6470; }
+figcaption { font-size: .9rem; margin-top: 10px; color: #5c6470; } figcaption a { color: #0072b2; }
 .scroll { overflow-x: auto; margin-top: 24px; }
 table { border-collapse: collapse; font-size: .9rem; min-width: 60%; }
 th { text-align: left; font-weight: 600; background: var(--tint); }

@@ -31,35 +31,24 @@ def doctor() -> None:
     official ones), then time, memory and disk of each preset, as measured, and whether it fits here. What cannot be
     found out is said, too.
     """
-    for title, lines in (
-        ("tp4", _program),
-        ("packages", _packages),
-        ("machine", _machine),
-        ("tools", _tools),
-        ("settings", _settings),
-        ("data", _data),
-        ("presets", _presets),
-    ):
-        _section(title, lines)
-
-
-def _section(title: str, lines: Callable[[], Iterator[str]]) -> None:
-    head = title
-    try:
-        for line in lines():
+    for section in (_tp4, _packages, _machine, _tools, _settings, _data, _presets):
+        head = section.__name__[1:]
+        for line in _told(section):
             print(textwrap.fill(line, 80, initial_indent=f"{head:<10}", subsequent_indent=" " * 12))
             head = ""
-    except Exception as error:  # a doctor does not fall ill: the other sections are still of use
-        line = f"not found out ({_why(error)})"
-        print(textwrap.fill(line, 80, initial_indent=f"{head:<10}", subsequent_indent=" " * 12))
 
 
-def _why(error: Exception) -> str:
-    line = packages.explained(error) if isinstance(error, ImportError) else None
-    return line or (str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}")
+def _told(section: Callable[[], Iterator[str]]) -> Iterator[str]:
+    """Its lines; a doctor does not fall ill: where one section fails, the others are still of use."""
+    try:
+        yield from section()
+    except Exception as error:
+        line = packages.explained(error) if isinstance(error, ImportError) else None
+        why = line or (str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}")
+        yield f"not found out ({why})"
 
 
-def _program() -> Iterator[str]:
+def _tp4() -> Iterator[str]:
     try:
         from tp4lib.data import provenance
 
