@@ -174,7 +174,8 @@ def _write(member: BinaryIO, x: torch.Tensor) -> None:
     descr = npy.dtype_to_descr(torch.empty(0, dtype=x.dtype).numpy().dtype)
     npy.write_array_header_2_0(member, dict(descr=descr, fortran_order=False, shape=tuple(x.shape)))
     for piece in _pieces(x):
-        if not torch.isfinite(piece).all():
+        # A sum is finite only if all numbers are, and ten times faster; it may be too large where they are not.
+        if not (torch.isfinite(piece.sum()) or torch.isfinite(piece).all()):
             raise FloatingPointError
         member.write(piece.cpu().contiguous().numpy().data.cast("B"))
 
