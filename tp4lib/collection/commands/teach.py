@@ -21,7 +21,7 @@ def teach(
         bool, typer.Option("--solutions", help="Also write them with their answers, to DIR/solutions.")
     ] = False,
 ) -> None:
-    """Write student versions: no answers or results, places to write in.
+    """Write student versions: no answers, places to write in.
 
     The originals are the teacher's. A notebook in which an answer may have been left is refused; a file in the folder
     that was changed since, a student's work, is never replaced.
