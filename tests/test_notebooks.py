@@ -144,7 +144,7 @@ def test_from_the_title_to_the_first_idea_is_one_screen(name):
         if (
             cell["cell_type"] == "code"
             and not is_folded(cell)
-            and "parameters" not in cell["metadata"]["tags"]
+            and "parameters" not in cell["metadata"].get("tags", [])
         ):
             break
         lines += sum(1 + len(line) // 110 for line in source(cell).splitlines()) if not is_folded(cell) else 1

@@ -78,7 +78,7 @@ def test_what_happened_is_folded_and_escaped():
     assert "<details>" in fold._repr_html_()
     assert "0.3 &lt; 0.4 at width 64" in fold._repr_html_()
     assert repr(fold) == "[What happened] the loss is 0.3 < 0.4 at width 64"
-    assert exercises.Saw("one <", "two")._repr_html_() == "<ul><li>one &lt;</li><li>two</li></ul>"
+    assert exercises.Saw("- one\n <\n- two\n")._repr_html_() == "<ul><li>one &lt;</li><li>two</li></ul>"
 
 
 def test_a_difference_counts_from_two_standard_errors():

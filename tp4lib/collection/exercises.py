@@ -77,10 +77,10 @@ class Fold:
 
 
 class Saw:
-    """The list below "What you saw", its numbers filled in from the run."""
+    """The list below "What you saw", its numbers filled in from the run: ``text`` has lines that begin with "- "."""
 
-    def __init__(self, *lines: str) -> None:
-        self.lines = [" ".join(line.split()) for line in lines]
+    def __init__(self, text: str) -> None:
+        self.lines = [" ".join(line.split()) for line in ("\n" + text).split("\n- ")[1:]]
 
     def _repr_html_(self) -> str:
         return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in self.lines) + "</ul>"

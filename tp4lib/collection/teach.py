@@ -42,7 +42,7 @@ _SUMMARY = re.compile(r"<\s*summary\b.*?</\s*summary\s*>|<[^>]*>", re.IGNORECASE
 _HINT = re.compile(
     r"<details>\s*<summary>Hint</summary>(?:(?!</?\s*(?:details|summary)\b).)*</details>", re.DOTALL
 )
-_SEEN = re.compile(r"(?<=^## What you saw\n).*?(?=^## |^\*\*Next:|\Z)", re.MULTILINE | re.DOTALL)
+_SEEN = re.compile(r"^(## What you saw) *$.*?(?=^## |^\*\*Next:|\Z)", re.MULTILINE | re.DOTALL)
 _EXPECTED = re.compile(r"^\|.*\| *expected result *\|\n(\|.*\|\n?)+", re.MULTILINE)
 _PRESET = re.compile(r"^preset *= *(['\"])\w+\1", re.MULTILINE)
 _PREDICT = re.compile(r"^(> )?\*\*Predict, then run\.\*\*", re.MULTILINE)
@@ -257,8 +257,8 @@ def _unseen(text: str) -> Iterator[_Piece]:
     """Cut out what stands below "What you saw"."""
     start = 0
     for section in _SEEN.finditer(text):
-        yield _Piece(text[start : section.start()])
-        yield _Piece(section[0], taken=True, stub=SAW)
+        yield _Piece(text[start : section.end(1)])
+        yield _Piece(text[section.end(1) : section.end()], taken=True, stub=SAW)
         start = section.end()
     yield _Piece(text[start:])
 
