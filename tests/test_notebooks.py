@@ -356,7 +356,7 @@ def test_03_ordinary_networks_approach_the_program_of_width_infinity(collection)
     assert m["mean field/share near the middle of a quadrant, width infinity"] > 0.7  # a third at the start
     for key, moment in report.items():
         if key.startswith("semicircle/"):
-            assert moment["value"] == pytest.approx(moment["published"], rel=1e-9), key
+            assert moment["value"] == pytest.approx(moment["theory"], rel=1e-9), key
 
 
 def test_04_word2vec_converges_and_learns(collection):

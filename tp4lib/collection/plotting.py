@@ -203,7 +203,7 @@ def label_lines(ax: Axes, gap: float = 11.0) -> None:
             pixel = line.get_transform().transform(end)
             left = (box.x1 - pixel[0]) * points
             if left > 30:
-                _label_inside(ax, end, line, room=left)
+                _label_inside(ax, end, line)
             else:
                 ends.append(((pixel[1] - box.y0) * points, line))
     ends.sort(key=lambda end: end[0])
@@ -232,12 +232,11 @@ def label_lines(ax: Axes, gap: float = 11.0) -> None:
                         arrowprops=dict(arrowstyle="-", color="0.6", linewidth=0.7, shrinkA=0, shrinkB=0))  # fmt: skip
 
 
-def _label_inside(ax: Axes, end: tuple[float, float], line: Line2D, room: float) -> None:
-    """Label a line that ends before the axes do: right of its end if there is room, else above it."""
-    beside = room > 5.5 * len(line.get_label()) + 8
-    ax.annotate(line.get_label(), end, (6, 0) if beside else (0, 7), xycoords=line.get_transform(),
-                textcoords="offset points", ha="left" if beside else "right", va="center" if beside else "bottom",
-                fontsize="small", color=ink(line.get_color()), path_effects=[halo()], zorder=6)  # fmt: skip
+def _label_inside(ax: Axes, end: tuple[float, float], line: Line2D) -> None:
+    """Label a line that ends before the axes do, right of its end."""
+    ax.annotate(line.get_label(), end, (6, 0), xycoords=line.get_transform(), textcoords="offset points", va="center",
+                fontsize="small", color=ink(line.get_color()), path_effects=[halo()], zorder=6,
+                annotation_clip=False)  # fmt: skip
 
 
 def label_points(
