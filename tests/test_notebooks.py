@@ -171,10 +171,11 @@ def fits(template, text):
 @pytest.mark.parametrize("name", FOLDING)
 def test_predictions_are_answered_below_and_exercises_are_coded(name):
     cells = load(name)["cells"]
-    for place, cell in enumerate(cells):
-        if cell["cell_type"] == "markdown" and "**Predict, then run.**" in source(cell):
-            after = [source(one) for one in cells[place + 1 : place + 7] if one["cell_type"] == "code"]
-            assert any("exercises.happened(" in code for code in after), source(cell)
+    asked = [place for place, cell in enumerate(cells) if "**Predict, then run.**" in source(cell)]
+    assert len(asked) >= 2
+    for place, following in zip(asked, [*asked[1:], len(cells)]):
+        after = [source(one) for one in cells[place + 1 : following] if one["cell_type"] == "code"]
+        assert any("exercises.happened(" in code for code in after), source(cells[place])
     checks = "\n".join(source(cell) for cell in code_cells(name))
     assert checks.count("exercises.check(") >= 2
     prose = "\n".join(source(cell) for cell in cells if cell["cell_type"] == "markdown")
