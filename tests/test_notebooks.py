@@ -31,6 +31,10 @@ def load(name):
     return json.loads((paths.checkout() / "notebooks" / f"{name}.ipynb").read_text("utf-8"))
 
 
+# The notebooks whose plumbing is folded; the others follow.
+FOLDING = [name for name in NAMES if any(map(is_folded, load(name)["cells"]))]
+
+
 def code_cells(name):
     return [cell for cell in load(name)["cells"] if cell["cell_type"] == "code"]
 
@@ -69,6 +73,7 @@ def test_form(name):
     assert first["cell_type"] == "markdown"
     assert source(first).startswith(f"# {name[:2]} · ")
     assert all(f"| `{preset}` |" in source(first) for preset in ("ci", "laptop", "paper"))
+    assert name not in FOLDING or "| `class` |" in source(first)
     tagged = [cell for cell in book["cells"] if "parameters" in cell["metadata"].get("tags", [])]
     assert len(tagged) == 1
     assigned = {}
@@ -114,10 +119,6 @@ def test_plumbing_stays_in_the_library(name):
     assert not private
     lines = [len(source(cell).splitlines()) / (1 + is_folded(cell)) for cell in code_cells(name)]
     assert max(lines) <= 45, "a cell fits one screen"
-
-
-# The notebooks whose plumbing is folded; the others follow.
-FOLDING = [name for name in NAMES if any(map(is_folded, load(name)["cells"]))]
 
 
 @pytest.mark.parametrize("name", FOLDING)
