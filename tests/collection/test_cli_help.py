@@ -12,7 +12,7 @@ from tp4lib.base import paths
 from tp4lib.base.errors import InputError
 from tp4lib.collection import cli, needs
 from tp4lib.collection.commands import doctor
-from tp4lib.collection.needs import PRESETS
+from tp4lib.collection.presets import PRESETS
 from tp4lib.collection.reproduce import notebooks
 
 

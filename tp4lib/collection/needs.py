@@ -19,9 +19,18 @@ from tp4lib.base.errors import InputError
 from tp4lib.base.files import write_json
 from tp4lib.collection.cli import guarded
 from tp4lib.collection.manifest import read_json
+from tp4lib.collection.presets import PRESETS
 
-PRESETS = ("ci", "laptop", "paper")
 _MEASURED = ("seconds", "peak_memory_bytes", "disk_bytes")
+VOCABULARY, IMAGES = 67_897, 50_000
+"""At preset paper: words of wiki8 that occur at least five times; training images of CIFAR-10."""
+PAPER_PEAKS = {
+    "04": 2 * 4 * VOCABULARY**2
+    + 4 * 4 * VOCABULARY * 1024,  # embeddings and readout at infinity; 1,024 directions
+    "05": 2 * 4 * VOCABULARY**2,
+    "07": 2 * 8 * IMAGES**2,  # a kernel of all images in float64, and its Cholesky factor
+}
+"""Bytes that the largest notebooks hold on a GPU at preset paper, by formula; docs/gpu.md has the others."""
 TABLE = Path(__file__).resolve().parent / "needs.json"
 
 

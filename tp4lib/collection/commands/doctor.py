@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from tp4lib import __version__
 from tp4lib.base import environment, memory, packages, paths
 from tp4lib.base.errors import InputError
-from tp4lib.collection.needs import PRESETS, duration, needs
+from tp4lib.collection.needs import PAPER_PEAKS, duration, needs
+from tp4lib.collection.presets import PRESETS
 
 _TOOLS = {
     "compiler": ("cc", "gcc", "clang"),
@@ -20,8 +21,6 @@ _TOOLS = {
     "make": ("make",),
     "git": ("git",),
 }
-FULL_VOCABULARY = 67_897
-"""Words of wiki8 that occur at least five times: the vocabulary of Word2Vec at preset paper."""
 
 
 def doctor() -> None:
@@ -148,14 +147,12 @@ def _presets() -> Iterator[str]:
 
 def _full_size() -> str:
     """What is known beforehand of preset paper, and whether it fits."""
-    single, half = (2 * FULL_VOCABULARY**2 * size for size in (4, 2))
     gpu = _gpu()
     there = gpu[1] if gpu else memory.available()
-    verdict = "fits" if single < there else "fits in bfloat16" if half < there else "does not fit"
-    return (
-        f"; Word2Vec at width infinity alone holds two matrices of {FULL_VOCABULARY:,} rows and columns, "
-        f"{_bytes(single)} ({_bytes(half)} in bfloat16); {verdict} on {'cuda' if gpu else 'cpu'} here"
-    )
+    peaks = ", ".join(f"{name} {_bytes(size)}" for name, size in PAPER_PEAKS.items())
+    too_large = [name for name, size in PAPER_PEAKS.items() if size > there]
+    verdict = f"too large here: {', '.join(too_large)}" if too_large else "they fit here"
+    return f"; by formula the largest hold {peaks} on {'cuda' if gpu else 'cpu'}; {verdict}"
 
 
 def _disk_free() -> int:

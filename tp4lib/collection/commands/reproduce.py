@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from tp4lib.base import packages, paths
-from tp4lib.collection.needs import PRESETS, duration_of
+from tp4lib.collection.needs import duration_of
+from tp4lib.collection.presets import PRESETS
 
 
 def reproduce(
