@@ -162,7 +162,8 @@ def whole(path: Path, repeat: int, only: list[str] | None) -> list[dict]:
             print(
                 f"width {width:>4}, {size / 1e6:.0f} MB: gensim {middle['gensim']:.1f} s, tp4 {middle['tp4']:.1f} s, "
                 f"{row['ratio']:.2f} times; training alone {steady['gensim']:.1f} and {steady['tp4']:.1f} s, "
-                f"{row['steady']:.2f} times; of the processor {work['gensim']:.1f} and {work['tp4']:.1f} s; load {row['load']:.1f}",
+                f"{row['steady']:.2f} times; of the processor {work['gensim']:.1f} and {work['tp4']:.1f} s; "
+                f"load {row['load']:.1f}",
                 flush=True,
             )
     return rows

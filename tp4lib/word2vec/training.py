@@ -199,7 +199,7 @@ class _Run:
         self.model, self.sampler, self.step, self.settings = model, sampler, step, settings
         self.steps, self.blocks, self.at_once = engine
         self.draw = Ahead(sampler).block if self.at_once == 1 else sampler.block
-        self.compiled = getattr(self.steps, "func", None) is fast.numba_steps
+        self.compiled = isinstance(self.steps, fast.Team)
         self.keeper, self.pause, self.shards = keeper, pause, shards
         self.untrained = (1 + sampler.num_negatives) * math.log(2)  # loss of a position whose scores are 0
         self.state: dict[str, Any] = {
