@@ -1,8 +1,8 @@
-# Two commands on a fresh machine with Python >= 3.11, make and a C compiler:
+# Two commands on a fresh machine with Python 3.11 to 3.13, make and a C compiler:
 #   make figures   every notebook at preset ci -> runs/ci/index.html
 #   make test      ruff and pytest, the notebooks included; leaves everything else in this folder as it was
 # And what they show, as a site: make gallery (of the committed notebooks), make gallery RUN=runs/ci (of a run).
-# make install LOCK=1 takes exactly the versions of requirements.lock.
+# make install LOCK=1 takes exactly the versions of requirements.lock, also where .venv is there already.
 PYTHON ?= python3
 PYTHONS ?= python3.11 python3.12 python3.13
 VENV ?= .venv
@@ -13,8 +13,13 @@ PIP ?= "$(BIN)/python" -m pip
 # Stamps of what is installed. A target with spaces in its path has to have them escaped, a command has to have it quoted.
 space := $(subst ,, )
 STAMPS := $(subst $(space),\ ,$(VENV))
-READY := $(STAMPS)/.ready
+READY := $(STAMPS)/.ready$(if $(LOCK),-locked)
 DOCS := $(STAMPS)/.docs
+
+# Every pip below is held to the lock, those that build and install learn2learn included.
+ifdef LOCK
+export PIP_CONSTRAINT := requirements.lock
+endif
 
 .PHONY: figures test test-gpu test-lowest test-arithmetic test-pythons fuzz gallery install browser learn2learn lint format \
         laptop clean
@@ -67,19 +72,20 @@ format: $(READY)
 	"$(BIN)/ruff" check --fix .
 	"$(BIN)/ruff" format .
 
-# The outputs that are committed: real data (TP4_DATA, or downloaded), about an hour on two cores.
+# The outputs that are committed: real data (TP4_DATA, or downloaded); `tp4 doctor` says what it takes.
 laptop: $(READY)
 	"$(BIN)/tp4" reproduce --preset laptop --out runs/laptop --workers 2 --in-place
 
 install: $(READY)
 
-$(READY): pyproject.toml Makefile
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "tp4 needs Python >= 3.11, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
+$(READY): pyproject.toml Makefile $(if $(LOCK),requirements.lock)
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "tp4 needs Python 3.11 to 3.13, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv "$(VENV)"
 	"$(BIN)/python" -m pip install -q --upgrade pip
-	"$(BIN)/python" -m pip install -q -e '.[notebooks,test]' $(if $(LOCK),-c requirements.lock)
+	"$(BIN)/python" -m pip install -q -e '.[notebooks,test]'
 	$(MAKE) learn2learn
-	touch "$@"
+	rm -f "$(VENV)/.ready-locked"
+	touch "$(VENV)/.ready" "$@"
 
 # What the gallery needs besides; a stamp of its own, so that `make figures` installs no more than it uses.
 $(DOCS): $(READY)

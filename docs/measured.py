@@ -12,6 +12,8 @@ from typing import Any
 import collection
 import wall
 
+from tp4lib.collection.needs import duration
+
 RESULTS = collection.ROOT / "benchmarks" / "results"
 README = collection.ROOT / "README.md"
 
@@ -79,9 +81,7 @@ def _seconds(preset: str) -> dict[str, float]:
 
 
 def _clock(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    return f"{max(round(seconds / 60), 1)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return "–" if seconds is None else duration(seconds)
 
 
 def _result(name: str) -> dict[str, Any]:

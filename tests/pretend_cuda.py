@@ -6,9 +6,10 @@
 
 A tensor of the device keeps its numbers on the CPU, says that it is on cuda:0, and goes through one function, `_run`,
 for every operation. What a real device refuses is refused with torch's own words: operands on two devices, a random
-generator of the other device, ``.numpy()``, pinning. Counted are kernels (`launches`), places where the host has to
-wait for the device or copies memory that is not pinned (`waits`, each with the line of tp4lib that caused it), and the
-bytes that are alive (`live`, `peak`). Not pretended: speed, rounding (the numbers are the CPU's), Triton, CUDA graphs.
+generator of the other device, ``.numpy()``, pinning, waiting while a CUDA graph is captured. Counted are kernels
+(`launches`), places where the host has to wait for the device or copies memory that is not pinned (`waits`, each with
+the line of tp4lib that caused it), and the bytes that are alive (`live`, `peak`). A CUDA graph does its operations
+again, in the memory that it was captured with. Not pretended: speed, rounding (the numbers are the CPU's), Triton.
 """
 
 import contextlib
@@ -51,6 +52,7 @@ class Gpu:
         self.launches: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
         self.live = self.peak = 0
+        self.recording: list | None = None  # operations, while a graph is captured
         self._storages: dict[int, list[int]] = {}  # address: tensors that share it, bytes
 
     def reset(self) -> None:
@@ -59,6 +61,10 @@ class Gpu:
         self.peak = self.live
 
     def wait(self, why: str) -> None:
+        if self.recording is not None:
+            raise RuntimeError(
+                f"CUDA error: operation not permitted when stream is capturing ({why}, at {_line()})"
+            )
         self.waits[f"{why} at {_line()}"] += 1
 
     def hold(self, tensor: "CudaTensor") -> None:
@@ -188,10 +194,41 @@ def _run(operation, args, options):
     result = operation(*args, **options)
     if name == "_to_copy" and on_gpu and result.data_ptr() == tensors[0].data_ptr():
         result = result.clone()  # from one device to the other there is always a copy
+    if _gpu.recording is not None and not operation.is_view and name not in _NO_KERNEL:
+        _gpu.recording.append((operation, args, options, result))
     if _writes(operation):  # in place: the tensor that was given, not another one around the same memory
         given = {id(_unwrapped(tensor)): tensor for tensor in tensors}
         return tree_map(lambda found: given.get(id(found), _wrapped(found) if on_gpu else found), result)
     return tree_map(_wrapped, result) if on_gpu else result
+
+
+class _Stream:
+    def wait_stream(self, other):
+        pass
+
+
+class _Graph:
+    """torch.cuda.CUDAGraph: the operations of a capture, done again with the same memory."""
+
+    def __init__(self):
+        self.operations = []
+
+    def replay(self):
+        _gpu.launches["a graph"] += 1
+        for operation, args, options, before in self.operations:
+            found = operation(*args, **options)
+            for old, new in zip(tree_leaves(before), tree_leaves(found)):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new.reshape(old.shape))  # it may have been squeezed in place since
+
+
+@contextlib.contextmanager
+def _capture(graph):
+    _gpu.recording = graph.operations
+    try:
+        yield
+    finally:
+        _gpu.recording = None
 
 
 def _refuse_two_devices(operation, name, args, tensors):
@@ -336,6 +373,8 @@ def device(processors: int = 4, memory: int = MEMORY):
         get_device_properties=lambda device=None: about, get_device_name=lambda device=None: about.name,
         get_device_capability=lambda device=None: (9, 0), max_memory_allocated=lambda device=None: gpu.peak,
         reset_peak_memory_stats=lambda device=None: gpu.reset(),
+        device=lambda device: contextlib.nullcontext(), stream=lambda stream: contextlib.nullcontext(),
+        Stream=_Stream, current_stream=_Stream, CUDAGraph=_Graph, graph=_capture,
         get_rng_state=lambda device=None: torch.get_rng_state(), set_rng_state=lambda state, device=None: None,
     )  # fmt: skip
     with contextlib.ExitStack() as undo:

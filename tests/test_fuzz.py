@@ -475,7 +475,7 @@ def cut_off(folder):
         patch.setattr(
             execution.Executor,
             "execute",
-            lambda self, source, *_: execution.Outcome(source.stem, 0.0, "here the computation would begin"),
+            lambda self, stage, *_: execution.Outcome(stage.name, 0.0, "here the computation would begin"),
         )
         patch.setattr(synthetic, "draw", lambda: few)
         yield

@@ -1,6 +1,7 @@
 """The notebooks: committed outputs belong to the committed source, form is kept, and every claim holds at preset ci."""
 
 import ast
+import csv
 import json
 import re
 import subprocess
@@ -147,6 +148,10 @@ def test_the_collection_runs_and_leaves_its_figures(collection):
             assert len(figure["alt"]) > 20
             assert (out / name / f"{figure['name']}.svg").is_file()
             assert (out / name / f"{figure['name']}.png").is_file()
+            assert (out / name / f"{figure['name']}.pdf").read_bytes().startswith(b"%PDF")
+            head, *rows = csv.reader((out / name / f"{figure['name']}.csv").open(encoding="utf-8"))
+            assert len(head) >= 2, f"{figure['name']}: what it shows is not told"
+            assert rows
             assert f"{name}/{figure['name']}.svg" in page
 
 

@@ -17,7 +17,7 @@ from tp4lib.base import packages  # noqa: E402
 
 LOCK = ROOT / "requirements.lock"
 LICENCES = ROOT / "docs" / "licences.md"
-_OWN = {"tp4lib", "pip"}
+_OWN = {"tp4lib"}
 
 
 def direct() -> dict[str, str]:

@@ -7,7 +7,7 @@ from torch import nn
 
 from tp4lib.base import checks
 from tp4lib.base.checks import real, whole
-from tp4lib.base.device import require_memory
+from tp4lib.base.device import require_memory, resolve_optional
 
 
 class LinearLimit(nn.Module):
@@ -60,7 +60,7 @@ class LinearLimit(nn.Module):
     ) -> None:
         super().__init__()
         d_in, d_out = whole("d_in", d_in), whole("d_out", d_out, example=1)
-        dtype = checks.floating("dtype", dtype)
+        dtype, device = checks.floating("dtype", dtype), resolve_optional(device)
         self.d_in, self.d_out = d_in, d_out
         self.sigma_in = real("sigma_in", sigma_in, least=0)
         self.sigma_out = real("sigma_out", sigma_out, least=0)

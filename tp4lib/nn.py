@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tp4lib.activations import ActivationLike, activation_of
 from tp4lib.base import checks
 from tp4lib.base.checks import floating, real, whole
+from tp4lib.base.device import resolve_optional
 from tp4lib.base.errors import InputError
 from tp4lib.parametrization import ABC
 
@@ -81,7 +82,7 @@ class ABCLinear(nn.Module):
         layer = whole("layer", layer, most=last, example=1)
         in_features, out_features = whole("in_features", in_features), whole("out_features", out_features)
         base_width = None if base_width is None else whole("base_width", base_width)
-        dtype = floating("dtype", dtype)
+        dtype, device = floating("dtype", dtype), resolve_optional(device)
         self.in_features, self.out_features = in_features, out_features
         self.parametrization, self.layer, self.base_width = parametrization, layer, base_width
         p, l = parametrization, layer - 1  # noqa: E741 - the paper's letter, counted from 0

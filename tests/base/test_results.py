@@ -155,3 +155,23 @@ def test_files_that_are_not_of_a_finished_run_of_this_program_are_not_replaced(t
     (tmp_path / name).unlink()
     finished(tmp_path, "new")
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_what_was_edited_while_the_next_run_went_on_is_not_replaced(tmp_path):
+    finished(tmp_path, "first")
+    with results.working(tmp_path, "word2vec", **KINDS) as work:
+        (work.folder / "vectors.bin").write_text("second")
+        (tmp_path / "vectors.bin").write_text("mine")
+        with pytest.raises(
+            InputError, match=r"vectors.bin was changed .* the new results wait in .*unfinished"
+        ):
+            work.finish({"run": "second"})
+    assert (tmp_path / "vectors.bin").read_text() == "mine"
+    with pytest.raises(InputError, match="was changed"):  # not as long as it is there
+        finished(tmp_path, "third")
+    for path in tmp_path.iterdir():
+        if path.is_file():
+            path.rename(tmp_path.with_name(path.name))
+    with results.working(tmp_path, "word2vec", **KINDS):
+        pass
+    assert names(tmp_path) == {"vectors.bin": "second", "metrics.json": "second"}

@@ -54,7 +54,7 @@ def test_names_that_the_terminal_cannot_show_end_no_run(folder, variables):
         file.write(TEXT)
     done = run(*word2vec(corpus, out), TP4_PROGRESS="0", **variables)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.count(b"\n") == 1
+    assert done.stdout.count(b", width 4, ") == 1
     assert b"\\udcff" in done.stdout
     assert os.path.isfile(os.path.join(os.fsencode(folder), out, b"metrics.json"))
 
@@ -147,7 +147,7 @@ def test_no_value_of_a_variable_ends_in_a_traceback(folder, monkeypatch, capsys,
 def test_the_doctor_tells_of_settings_that_are_wrong(monkeypatch, capsys):
     monkeypatch.setenv("TP4_OFFLINE", "quatsch")
     monkeypatch.setenv("TP4_OFLINE", "1")
-    doctor._section("settings", doctor._settings)
+    print(*doctor._told(doctor._settings), sep="\n")
     said = " ".join(capsys.readouterr().out.split())
     assert "TP4_OFFLINE=quatsch" in said
     assert "TP4_OFLINE means nothing to tp4" in said

@@ -1,14 +1,18 @@
 """What ``tp4 --help``, every command's help and ``tp4 doctor`` look like in a terminal of 80 columns."""
 
 import json
+import re
+import subprocess
+import sys
 
 import pytest
 import typer
 
+from tp4lib.base import paths
 from tp4lib.base.errors import InputError
 from tp4lib.collection import cli, needs
 from tp4lib.collection.commands import doctor
-from tp4lib.collection.report import PRESETS
+from tp4lib.collection.needs import PRESETS
 from tp4lib.collection.reproduce import notebooks
 
 
@@ -138,6 +142,27 @@ def test_a_file_that_is_no_run_or_no_table_is_refused_in_one_line(tmp_path):
     assert table.read_text() == "[]"
 
 
+def test_times_are_one_truth(capsys, monkeypatch):
+    """The README, the help and the doctor say what the table of measurements says; no page has a time typed by hand."""
+    monkeypatch.setenv("TP4_DATA", "embedded")
+    readme = (paths.checkout() / "README.md").read_text("utf-8")
+    doctor_says, help_says = (
+        printed(capsys, "doctor"),
+        " ".join(printed(capsys, "reproduce", "--help").split()),
+    )
+    for preset in json.loads(needs.TABLE.read_text()):
+        told = needs.duration_of(preset)
+        assert f"{preset}: {told}, " in doctor_says
+        assert f"{preset} ({told})" in help_says
+        assert f"| `{preset}` | {told} |" in readme
+    readme = re.sub(r"<!-- begin (\w+) -->.*?<!-- end \1 -->", "", readme, flags=re.DOTALL)
+    for page in (
+        readme,
+        *((paths.checkout() / "docs" / name).read_text("utf-8") for name in ("run.md", "index.md")),
+    ):
+        assert not re.search(r"\b(\d+(\.\d)?|an|under an) (hours?|h|min)\b", page)
+
+
 def test_the_table_that_ships_covers_the_collection():
     table = json.loads(needs.TABLE.read_text())
     assert "ci" in table
@@ -147,3 +172,11 @@ def test_the_table_that_ships_covers_the_collection():
         )
         found = needs.needs(preset)
         assert 2**28 < found.memory < 2**36
+
+
+@pytest.mark.skipif(doctor._gpu() is not None, reason="a GPU is asked through torch")
+def test_without_a_gpu_the_doctor_imports_nothing_that_takes_seconds():
+    code = "import sys\nfrom tp4lib.collection.commands.doctor import doctor\ndoctor()\n" \
+           "print(*{'torch', 'gensim', 'scipy', 'matplotlib'} & set(sys.modules), file=sys.stderr)"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "\n"

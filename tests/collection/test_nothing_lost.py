@@ -144,8 +144,7 @@ def test_a_second_run_replaces_the_first_or_nothing(home, tmp_path, command):
         ends(WRITING[command], out, changes=[], code=2)
 
 
-# `tp4 word2vec` and `tp4 maml` know a finished run by its metrics.json, and replace it as a whole.
-@pytest.mark.parametrize("command", ["reproduce", "teach"])
+@pytest.mark.parametrize("command", WRITING)
 def test_what_a_user_has_changed_since_stays(home, tmp_path, command):
     out = tmp_path / "out"
     assert tp4(WRITING[command], out)[0] == 0
@@ -157,6 +156,24 @@ def test_what_a_user_has_changed_since_stays(home, tmp_path, command):
             text.replace("{", '{"mine": 1, ', 1) if name[-4:] != "html" else text + "mine"
         )
     ends(WRITING[command], out, changes=sorted(set(ours) - set(edited)))
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [("word2vec", "metrics.json"), ("word2vec", "vectors.bin"), ("maml", "metrics.json")]
+)
+def test_one_changed_file_of_a_run_keeps_the_run(home, tmp_path, command, name):
+    """Also one that was changed while the next run went on: its results wait until the file is out of the way."""
+    out = tmp_path / "out"
+    for change in (b"mine", b"\n"):  # another value; the same values, written otherwise
+        assert tp4(WRITING[command], out)[0] == 0
+        (out / name).write_bytes((out / name).read_bytes() + change)
+        kept = untouched.seen([out])
+        code, told, errors = tp4(WRITING[command], out)
+        assert (code, told) == (2, "")
+        assert re.search(rf"{name} (was changed since|is not of a finished run)", errors), errors
+        assert untouched.seen([out]) == kept
+        for path in out.iterdir():
+            path.unlink()
 
 
 @pytest.mark.parametrize("command", WRITING)

@@ -408,5 +408,23 @@ def test_names_select_notebooks(monkeypatch, tmp_path):
     ):
         (chosen,) = reproduce.notebooks([named, "./05_word2vec_pca.ipynb"])
         assert chosen.resolve() == tmp_path / "05_word2vec_pca.ipynb"
-    with pytest.raises(InputError, match="have one name, and so would their results"):
-        reproduce.notebooks(["05", "05_word2vec_pca.ipynb"])
+    own, copy = reproduce.notebooks(["05", "05_word2vec_pca.ipynb"])
+    assert reproduce.result_name(own) == "05_word2vec_pca"
+    assert reproduce.result_name(copy) == f"05_word2vec_pca@{tmp_path.name}"
+
+
+def test_a_file_under_a_name_of_the_collection_keeps_results_of_its_own(monkeypatch, tmp_path):
+    """A student's submission, run into the folder of the collection's results, leaves these as they are."""
+    for place, value in (("notebooks", 1), ("alice", 2), ("bob", 3)):
+        (tmp_path / place).mkdir()
+        notebook(tmp_path / place / "00_start.ipynb", REPORTS.replace('"x", 1', f'"x", {value}'))
+    monkeypatch.setattr(reproduce.paths, "shared", lambda name: tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    first, second = ["00"], ["alice/00_start.ipynb", "bob/00_start.ipynb"]
+    for names in (first, second):
+        outcomes = reproduce.run(reproduce.notebooks(names), reproduce.Plan("ci", Path("out")), say=str)
+        assert [outcome.error for outcome in outcomes] == [None] * len(names)
+    merged = json.loads(Path("out/metrics.json").read_text())
+    told = {name: each["metrics"]["x"]["value"] for name, each in merged["notebooks"].items()}
+    assert told == {"00_start": 1, "00_start@alice": 2, "00_start@bob": 3}
+    assert Path("out/00_start@alice.ipynb").is_file()

@@ -68,22 +68,24 @@ def test_live_means_a_kernel_that_no_runner_started(monkeypatch):
         kernel = object()
 
     monkeypatch.setattr(IPython, "get_ipython", Shell)
-    monkeypatch.delenv("TP4_OUT", raising=False)
+    monkeypatch.delenv("TP4_ASKED", raising=False)
+    monkeypatch.setenv("TP4_OUT", "mine")  # where a class that shares an installation has its results
     assert widgets.live()
-    monkeypatch.setenv("TP4_OUT", "runs/ci")
+    monkeypatch.setenv("TP4_ASKED", "{}")
     assert not widgets.live()
 
 
 def test_in_a_kernel_the_sliders_come_and_under_the_runner_they_do_not(monkeypatch, tmp_path):
     nbclient = pytest.importorskip("nbclient")
     code = "from tp4lib import widgets\nwidgets.explore(lambda width: print('drawn', width), width=[64, 512])"
-    monkeypatch.delenv("TP4_OUT", raising=False)
-    for out, mime, words in (
+    monkeypatch.delenv("TP4_ASKED", raising=False)
+    monkeypatch.setenv("TP4_OUT", str(tmp_path))
+    for asked, mime, words in (
         (None, "application/vnd.jupyter.widget-view+json", "drawn 64"),
-        (str(tmp_path), None, "In a live session"),
+        ("{}", None, "In a live session"),
     ):
-        if out:
-            monkeypatch.setenv("TP4_OUT", out)
+        if asked:
+            monkeypatch.setenv("TP4_ASKED", asked)
         book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
         done = nbclient.NotebookClient(book, kernel_name="python3", timeout=120).execute()
         outputs = done.cells[0].outputs

@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from tp4lib.base import paths
 from tp4lib.base.errors import InputError
+from tp4lib.collection.commands import data as data_command
 from tp4lib.data import catalogue as datasets
-from tp4lib.data import listing
+from tp4lib.data import listing, provenance
 
 BODY = b"the quick brown fox " * 5000
 GOOD = "sha256:" + hashlib.sha256(BODY).hexdigest()
@@ -129,3 +131,21 @@ def test_questions_come_with_gensim(places):
     found = datasets.find("questions", places / "named")
     lines = found.path.read_text().splitlines()
     assert sum(not line.startswith(":") for line in lines) == 19544
+
+
+def test_a_stand_in_comes_under_a_licence_of_its_own(places, capsys):
+    """In what is found, in `tp4 data`, in every metrics.json, and in data/README.md."""
+    table = (paths.checkout() / "data" / "README.md").read_text("utf-8")
+    for name, dataset in datasets.DATASETS.items():
+        found = datasets.find_local(name, datasets.EMBEDDED)
+        assert provenance.source(found)["licence"] == found.licence == dataset.embedded[1]
+        (row,) = [
+            line for line in table.splitlines() if line.startswith(f"| `{name}` |") and "|---" not in line
+        ][:1]
+        assert dataset.licence in row
+        assert found.licence.partition(",")[0] in row or "the same" in row
+    assert datasets.find_local("cifar10", datasets.EMBEDDED).licence == "CC BY 4.0"
+    (places / "env" / "text8").write_text("words")
+    assert datasets.find_local("text8").licence == "CC BY-SA 3.0"
+    data_command.data(data_dir=datasets.EMBEDDED)
+    assert "licence: MIT, as this program; " in capsys.readouterr().out

@@ -190,6 +190,7 @@ def test_resuming_under_other_settings_is_refused_by_name(tmp_path, images):
 
 
 class Scripted:
+    recordable = False
     """A meta-model whose validation accuracies and losses are given."""
 
     def __init__(self, accuracies, losses=None):

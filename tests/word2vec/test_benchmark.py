@@ -1,6 +1,5 @@
 """The benchmarks at a size for tests; of the full run, the path that a GPU takes is the one tested here."""
 
-import importlib.util
 import json
 import lzma
 import sys
@@ -9,15 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SCRIPTS = Path(__file__).parents[2] / "benchmarks"
-
-
-def script(name: str):
-    specification = importlib.util.spec_from_file_location(f"{name}_benchmark", SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module  # where dataclasses look for it
-    specification.loader.exec_module(module)
-    return module
+from tests.scripts import script
 
 
 @pytest.fixture(scope="module")

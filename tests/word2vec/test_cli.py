@@ -3,13 +3,16 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import typer
 from gensim.models import KeyedVectors
 
@@ -18,6 +21,7 @@ from tp4lib.collection import cli
 from tp4lib.word2vec import __main__ as module
 from tp4lib.word2vec import run as run_module
 from tp4lib.word2vec import training as train
+from tp4lib.word2vec.settings import RunSettings
 
 
 @pytest.fixture(autouse=True)
@@ -249,18 +253,52 @@ def interrupted(text, tmp_path, monkeypatch):
     assert short(text, tmp_path) == 0
     with monkeypatch.context() as patch:
         patch.setattr(train._Run, "_evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        patch.setattr(train._Run, "_train_round", saving(train._Run._train_round))
+        patch.setitem(train.train.__kwdefaults__, "checkpoint_seconds", 0)
         assert short(text, tmp_path, "--width", "5") == 2
     assert (tmp_path / "unfinished" / "checkpoint.npz").exists()
     return tmp_path
 
 
-def saving(step):
-    def wrapped(self, progress):
-        step(self, progress)
-        self.pause = -1  # so that a checkpoint follows
+def test_without_checkpoints_nothing_but_results_is_written(text, tmp_path, capsys, monkeypatch):
+    assert short(text, tmp_path, "--no-checkpoints") == 0
+    assert sorted(files(tmp_path)) == ["metrics.json", "vectors.bin"]
+    assert short(text, tmp_path, "--no-checkpoints", "--resume") == 2
+    assert "--resume without --no-checkpoints" in capsys.readouterr().err
+    monkeypatch.setattr(train._Run, "_evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert short(text, tmp_path, "--no-checkpoints") == 2
+    assert "there is no checkpoint; start again" in capsys.readouterr().err
+    assert not (tmp_path / "unfinished").exists()
 
-    return wrapped
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_vectors_of_every_dtype_are_saved_in_few_coordinates(text, tmp_path, dtype):
+    assert short(text, tmp_path, "--dtype", dtype, "--width", "inf", "--save-dim", "5") == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["saved_columns"] == 5
+    header = (tmp_path / "vectors.bin").read_bytes().split(b"\n", 1)[0]
+    assert header.split() == [b"46", b"5"]
+
+
+def test_what_the_end_of_a_run_cannot_do_is_told_before_its_start(text, tmp_path, monkeypatch):
+    """As when a matrix factorization does not know the dtype: found after hours of training."""
+
+    def broken(*_):
+        raise RuntimeError("not implemented for this dtype")
+
+    monkeypatch.setattr(torch.linalg, "qr", broken)
+    monkeypatch.setattr(run_module, "train", lambda *_, **__: pytest.fail("it was trained"))
+    asked = dict(corpus=text / "text", questions=text / "questions", out=tmp_path, save_dim=5)
+    with pytest.raises(RuntimeError, match="this dtype"):
+        run_module.run(RunSettings(**asked), torch.device("cpu"))
+
+
+def test_a_disk_without_room_is_told_before_training(text, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    assert short(text, tmp_path) == 2
+    line = capsys.readouterr().err
+    assert "of disk, but 0.0 GiB are free" in line
+    assert line.count("\n") == 1
+    assert not files(tmp_path)
 
 
 def test_an_unfinished_run_is_gone_on_with_and_not_overwritten(text, interrupted, capsys):

@@ -13,7 +13,7 @@ import torch
 
 from tp4lib.base import checkpoint
 from tp4lib.base.errors import InputError
-from tp4lib.word2vec import CBOW, Corpus
+from tp4lib.word2vec import CBOW, Corpus, checkpoints
 from tp4lib.word2vec import model as cbow
 from tp4lib.word2vec import training as train_module
 from tp4lib.word2vec.checkpoints import BEFORE, CHECKPOINT
@@ -131,6 +131,39 @@ def test_resume_refuses_other_settings_and_broken_files(corpus, tmp_path):
         train(corpus, 8, **settings(out=tmp_path / "new", resume=True))
     with pytest.raises(InputError, match="give --out"):
         train(corpus, 8, **settings(resume=True))
+
+
+@pytest.mark.parametrize(("small", "left"), [(True, 2), (False, 0)])
+def test_a_large_checkpoint_is_left_out_until_it_is_due(corpus, tmp_path, monkeypatch, small, left):
+    """One comes after every epoch where it is small; where it is large, once twenty times its time has passed."""
+    saves = []
+    monkeypatch.setattr(checkpoints, "SMALL", 1 << 30 if small else 0)
+    monkeypatch.setattr(checkpoints, "DISK", 1.0)  # bytes a second
+    monkeypatch.setattr(checkpoints.Keeper, "save", lambda *_: saves.append(1))
+    train(corpus, 8, **settings(epochs=2, out=tmp_path))
+    assert len(saves) == left
+
+
+def test_checkpoints_take_a_twentieth_of_the_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now[0])
+    pace = checkpoints.Pace(180.0, size=37 << 30)  # 79 s on the disk that is expected
+    written, times = 0, []
+    while now[0] < 1e5:
+        now[0] += 1.0
+        if pace.due():
+            times.append(now[0])
+            with pace.writing():
+                now[0] += 200.0
+            written += 200
+    assert 20 * (37 << 30) / checkpoints.DISK < times[0] < 1600
+    assert written < now[0] / 20 + 200
+    few = checkpoints.Pace(180.0, size=200 << 20)  # 0.4 s
+    assert not few.affordable()
+    now[0] += 10
+    assert few.affordable()
+    assert not few.due()
+    assert checkpoints.Pace(180.0, size=1 << 20).affordable()
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(corpus, tmp_path, monkeypatch):

@@ -69,14 +69,22 @@ class Hermite(Dual):
             )
         self.orders = (probe.amax(0) > 1e-13 * probe.max()).nonzero().flatten().tolist()
         self._table = self._table[:, self.orders]
+        self._moved: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
         self.terms = len(self.orders)
+
+    def _tables(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Nodes and table there; kept, as moving them makes a GPU wait."""
+        if (device, dtype) not in self._moved:
+            self._moved[device, dtype] = self._nodes.to(device, dtype), self._table.to(device, dtype)
+        return self._moved[device, dtype]
 
     def coefficients(self, s: Tensor) -> Tensor:
         """a_k(s) for the orders that are not 0 throughout: ``(...)`` -> ``(..., terms)``."""
         if s.numel() > _AT_ONCE:
             parts = [self.coefficients(part) for part in s.reshape(-1).split(_AT_ONCE)]
             return torch.cat(parts).view(*s.shape, -1)
-        return self.phi(s[..., None] * self._nodes.to(s)) @ self._table.to(s)
+        nodes, table = self._tables(s.device, s.dtype)
+        return self.phi(s[..., None] * nodes) @ table
 
     def tail(self, s: float) -> float:
         """t(s): bounds what the cut sum leaves out of K(B, g) at |B| = |g| = s."""

@@ -1,10 +1,8 @@
 """Where to compute, and whether it fits there."""
 
-import os
-from pathlib import Path
-
 import torch
 
+from tp4lib.base import memory
 from tp4lib.base.errors import InputError
 
 
@@ -35,23 +33,14 @@ def resolve(device: str | torch.device = "auto") -> torch.device:
     return found
 
 
+def resolve_optional(device: str | torch.device | None) -> torch.device | None:
+    """As `resolve`, for what may also be left to torch: None, its default device, and "meta" stay as they are."""
+    return device if device is None or str(device) == "meta" else resolve(device)
+
+
 def available_memory(device: torch.device) -> int:
     """Bytes that can be allocated on ``device`` now: free GPU memory, or available RAM within any cgroup limit."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                available = int(line.split()[1]) * 1024
-        # A container may hold less than its host has.
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        if limit != "max":
-            available = min(available, int(limit) - used)
-    except (OSError, ValueError):
-        pass
-    return max(available, 0)
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory.available()
 
 
 def require_memory(needed: int, device: torch.device, what: str, hint: str = "") -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -88,6 +89,23 @@ def out_dir(path: str | Path) -> Path:
             "expected a folder that can be created and written; choose another with --out DIR"
         ) from None
     return path
+
+
+def require_disk(needed: int, folder: str | Path, what: str, hint: str) -> None:
+    """Refuse, before long work, what the disk has no room for.
+
+    Args:
+        needed: bytes. folder: an existing one. what: for instance "two checkpoints". hint: what to type instead.
+
+    Raises:
+        InputError: fewer bytes are free.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"{what} needs {needed / 2**30:.1f} GiB of disk, but {free / 2**30:.1f} GiB are free in {folder}; free "
+            f"some space, choose another --out, or {hint}"
+        )
 
 
 @contextmanager

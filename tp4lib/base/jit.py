@@ -43,7 +43,7 @@ except ValueError as error:
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
+def announced() -> Iterator[None]:
     """Say once that functions are being compiled; nothing where they were compiled before, and are only read."""
     if numba is None:
         yield

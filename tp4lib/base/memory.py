@@ -1,10 +1,28 @@
-"""How much memory a process has held at most, as the operating system counted it."""
+"""How much memory there is, and how much a process has held at most, as the operating system counts it."""
 
+import os
 import resource
 import sys
 from pathlib import Path
 
 _UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+def available() -> int:
+    """Bytes of RAM that can be allocated now, within any cgroup limit."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                there = int(line.split()[1]) * 1024
+        # A container may hold less than its host has.
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        if limit != "max":
+            there = min(there, int(limit) - used)
+    except (OSError, ValueError):
+        pass
+    return max(there, 0)
 
 
 def own_peak() -> int:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tp4lib.base import paths
 from tp4lib.base.errors import InputError
@@ -170,9 +170,9 @@ def modules_of(name: str) -> list[str]:
     except metadata.PackageNotFoundError:
         return [_MODULES.get(name.lower(), plain)]
     listed = (distribution.read_text("top_level.txt") or "").split()
-    if not listed:
-        files = map(PurePosixPath, distribution.files or ())
-        listed = [file.parts[0].removesuffix(".py") for file in files if file.suffix == ".py"]
+    if not listed:  # a line of RECORD is "folder/file.py,digest,size"; torch has ten thousand
+        record = (distribution.read_text("RECORD") or "").splitlines()
+        listed = {line.partition(".py,")[0].partition("/")[0] for line in record if ".py," in line}
     modules = {module for module in listed if module.isidentifier()}
     # Some ship their tests as a module, too: the one of the package's own name is what is meant.
     return [plain] if plain in modules else sorted(modules)

@@ -4,8 +4,12 @@ A run works in ``OUT/unfinished``: there are its checkpoints, and at its end its
 all of it moves to ``OUT``. The old metrics are the first of the old files to go, the new ones the last to come, so
 wherever ``OUT/metrics.json`` is, the files beside it are of that run. If the process is killed meanwhile, the next
 command in this folder completes the exchange.
+
+``metrics.json`` tells the SHA-256 of every file of its run, itself without these digests included: what was changed by
+hand since is somebody's work, and is not replaced.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,11 +18,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tp4lib.base.errors import InputError
-from tp4lib.base.files import atomic_path, out_dir, write_json
+from tp4lib.base.files import atomic_path, digest, json_bytes, out_dir, write_json
 
 UNFINISHED = "unfinished"
 METRICS = "metrics.json"
-_MOVING = "moving.json"  # the metrics of a run whose files are on their way to OUT
+# The metrics of a run that takes the place of another: while the old files are removed, while the new ones move.
+_REMOVING, _MOVING = "removing.json", "moving.json"
+_WRITTEN = "written"  # among the metrics: the digest of each file
 
 
 class Work:
@@ -35,15 +41,25 @@ class Work:
 
     def finish(self, metrics: dict) -> None:
         """Write ``metrics`` as the last file of the run, and put the run in the place of the one before."""
-        write_json(self.folder / METRICS, {"program": self._program, **metrics})
-        self.exchange()
+        told = {"program": self._program, **metrics}
+        written = {path.name: digest(path) for path in self._files(self.folder)}
+        write_json(self.folder / METRICS, told | {_WRITTEN: written | {METRICS: _digest_of(told)}})
+        try:
+            self.exchange()
+        except InputError as error:
+            raise InputError(
+                f"{error}; the new results wait in {self.folder} and come with the next run here"
+            ) from None
 
     def exchange(self) -> None:
         """Replace the files in ``out`` by those of a run that is whole, if there is one; safe to be cut short."""
         if (self.folder / METRICS).exists():
+            self._require_ours()
+            os.replace(self.folder / METRICS, self.folder / _REMOVING)
+        if (self.folder / _REMOVING).exists():
             for old in [self.out / METRICS, *self._files(self.out)]:
                 old.unlink(missing_ok=True)
-            os.replace(self.folder / METRICS, self.folder / _MOVING)
+            os.replace(self.folder / _REMOVING, self.folder / _MOVING)
         if (self.folder / _MOVING).exists():  # nothing of the run before is left in OUT
             for new in self._files(self.folder):
                 os.replace(new, self.out / new.name)
@@ -61,8 +77,7 @@ class Work:
             for part in self.folder.glob(f".{name}.*.part"):
                 part.unlink()
         unfinished = sorted(self.folder.glob(self._checkpoints))
-        if not (resume and unfinished):
-            self._require_ours()
+        self._require_ours()
         if unfinished and not resume:
             raise InputError(
                 f"{unfinished[0]} is of a run that has not come to its end; expected a folder without one; go on "
@@ -90,20 +105,30 @@ class Work:
                     path.unlink()
 
     def _require_ours(self) -> None:
-        """Refuse a folder with files that would be replaced and are not of a finished run of this program."""
+        """Refuse a folder with files that would be replaced and are not, or no longer, what this program wrote."""
         there = [path for path in (self.out / METRICS, *self._files(self.out)) if os.path.lexists(path)]
         if not there:
             return
         try:
-            found = json.loads((self.out / METRICS).read_text(encoding="utf-8"))
-            if found["program"] == self._program:
-                return
+            content = (self.out / METRICS).read_bytes()
+            found = json.loads(content)
+            ours = found["program"] == self._program
+            as_written = content == json_bytes(found)
+            told = dict(found.pop(_WRITTEN, {}))
         except (OSError, ValueError, TypeError, KeyError):
-            pass
-        raise InputError(
-            f"{there[-1]} is not of a finished run of tp4 {self._program} with its metrics.json; expected an empty "
-            "folder, or one of such a run; choose another --out, or move the file away"
-        )
+            ours = False
+        if not ours:
+            raise InputError(
+                f"{there[0]} is not of a finished run of tp4 {self._program} with its metrics.json; expected an empty "
+                "folder, or one of such a run; choose another --out, or move the file away"
+            )
+        for path in there if told else ():  # a run of an earlier version has told nothing
+            own = _digest_of(found) if as_written else None
+            if told.get(path.name) != (own if path.name == METRICS else digest(path)):
+                raise InputError(
+                    f"{path} was changed since tp4 {self._program} wrote it; expected results as they were written; "
+                    f"choose another --out, or move what is in {self.out} away"
+                )
 
 
 @contextmanager
@@ -123,7 +148,7 @@ def working(
 
     Raises:
         InputError: not ``resume``, and there is an unfinished run; or ``out`` holds such files, but not of a finished
-            run of this program.
+            run of this program, or changed since it wrote them.
     """
     work = Work(out, program, checkpoints, others)
     try:
@@ -131,6 +156,11 @@ def working(
         yield work
     finally:
         work.end()
+
+
+def _digest_of(value: dict) -> str:
+    """The same before and after it went through a file."""
+    return hashlib.sha256(json_bytes(json.loads(json_bytes(value)))).hexdigest()
 
 
 def _link(path: Path, to: Path) -> None:

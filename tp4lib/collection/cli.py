@@ -19,7 +19,7 @@ from tp4lib.base.errors import InputError, fail
 if TYPE_CHECKING:
     import typer
 
-COMMANDS = ("reproduce", "word2vec", "maml", "data", "teach", "doctor")
+COMMANDS = ("reproduce", "word2vec", "neighbours", "maml", "data", "teach", "doctor")
 
 _INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 _NO_MEMORY = (  # what torch, its GPU libraries and the operating system say when they mean just that

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tp4lib.collection.lifeline import PARENT
+from tp4lib.collection.kernel_process import PARENT
 from tp4lib.collection.manifest import read_json
 from tp4lib.collection.notebook_process import LAST_LINE, QUIT_CELL
 from tp4lib.collection.report import ASKED, MISMATCH
@@ -69,15 +69,15 @@ class Executor:
         self._running: dict[subprocess.Popen[str], tuple[str, float]] = {}
         self._stopped = False
 
-    def execute(self, source: Path, stage: Stage, parameters: dict[str, Any]) -> Outcome:
-        """Run the notebook in ``stage``, which came from ``source``, and wait for it; the results stay in the stage."""
+    def execute(self, stage: Stage, parameters: dict[str, Any]) -> Outcome:
+        """Run the notebook in ``stage`` and wait for it; the results stay in the stage."""
         asked = {"notebook": stage.name, "preset": parameters["preset"], "seed": parameters["seed"]}
         folder, out = (os.path.abspath(place) for place in (stage.folder, stage.out))
         request = {"stage": folder, "cwd": out, "parameters": parameters}
         started = time.monotonic()
         with self._lock:
             if self._stopped:
-                return Outcome(source.stem, 0.0, "was not started")
+                return Outcome(stage.name, 0.0, "was not started")
             process = subprocess.Popen(
                 [sys.executable, "-m", "tp4lib.collection.notebook_process", json.dumps(request)],
                 env=self._environment | {"TP4_OUT": folder, ASKED: json.dumps(asked)},
@@ -88,16 +88,16 @@ class Executor:
                 errors="replace",
                 start_new_session=True,  # Ctrl-C reaches us alone: we end it
             )
-            self._running[process] = source.stem, started
+            self._running[process] = stage.name, started
         with process:
             try:
                 output, _ = process.communicate(timeout=self._limit)
             except subprocess.TimeoutExpired:
                 _end(process)
                 return Outcome(
-                    source.stem,
+                    stage.name,
                     time.monotonic() - started,
-                    f"{source.stem} ran longer than {clock(self._limit)} and was ended; "
+                    f"{stage.name} ran longer than {clock(self._limit)} and was ended; "
                     "raise it with --timeout SECONDS",
                 )
             finally:
@@ -107,10 +107,10 @@ class Executor:
         peak = json.loads(last)["peak_memory_bytes"] if log or last != output else None
         if process.returncode:
             log = _COLOUR.sub("", log or output).strip()
-            error = _failure(stage.executed, log, peak) or f"{source.stem} could not be run:\n{log[-2000:]}"
+            error = _failure(stage.executed, log, peak) or f"{stage.name} could not be run:\n{log[-2000:]}"
         else:
             error = _unfinished(stage.executed) or _unreported(stage.report, asked)
-        return Outcome(source.stem, time.monotonic() - started, error, peak)
+        return Outcome(stage.name, time.monotonic() - started, error, peak)
 
     def each(
         self,
@@ -125,8 +125,7 @@ class Executor:
         """
         with ThreadPoolExecutor(workers) as pool:
             futures = {
-                pool.submit(self.execute, source, stage, parameters): source
-                for source, stage in stages.items()
+                pool.submit(self.execute, stage, parameters): source for source, stage in stages.items()
             }
             try:
                 waiting = set(futures)

@@ -28,7 +28,7 @@ section { border-top: 1px solid var(--line); margin-top: 40px; padding-top: 28px
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 24px; }
 figure { margin: 0; padding: 16px; border: 1px solid var(--line); border-radius: 8px; background: #fff; }
 figure img { width: 100%; height: auto; display: block; }
-figcaption { font-size: .9rem; margin-top: 10px; color: #5c6470; }
+figcaption { font-size: .9rem; margin-top: 10px; color: #5c6470; } figcaption a { color: #0072b2; }
 .scroll { overflow-x: auto; margin-top: 24px; }
 table { border-collapse: collapse; font-size: .9rem; min-width: 60%; }
 th { text-align: left; font-weight: 600; background: var(--tint); }
@@ -173,11 +173,14 @@ def _address(name: str) -> str:
     return html.escape(quote(name, errors="surrogateescape"))
 
 
-def _figure(name: str, figure: Mapping[str, str]) -> str:
+def _figure(name: str, figure: Mapping[str, Any]) -> str:
     path, alt = f"{_address(name)}/{_address(figure['name'])}", html.escape(figure["alt"])
+    more = [
+        f'<a href="{path}.{kind}">{kind.upper()}</a>' for kind in figure.get("files", ()) if kind != "svg"
+    ]
     return (
         f'<figure><a href="{path}.png"><img src="{path}.svg" alt="{alt}" loading="lazy"></a>'
-        f"<figcaption>{_text(figure['caption'])}</figcaption></figure>"
+        f"<figcaption>{_text(figure['caption'])} {' '.join(more)}</figcaption></figure>"
     )
 
 

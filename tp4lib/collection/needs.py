@@ -20,6 +20,7 @@ from tp4lib.base.files import write_json
 from tp4lib.collection.cli import guarded
 from tp4lib.collection.manifest import read_json
 
+PRESETS = ("ci", "laptop", "paper")
 _MEASURED = ("seconds", "peak_memory_bytes", "disk_bytes")
 TABLE = Path(__file__).resolve().parent / "needs.json"
 
@@ -54,6 +55,17 @@ def needs(preset: str, table: Mapping[str, Any] | None = None) -> Needs | None:
     )
 
 
+def duration(seconds: float) -> str:
+    """As the README, the site and `tp4 doctor` say it: "5 min", "3.0 h"."""
+    return f"{max(round(seconds / 60), 1)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def duration_of(preset: str) -> str:
+    """What the whole collection takes at a preset, on one core."""
+    need = needs(preset)
+    return duration(need.seconds) if need else "not measured"
+
+
 def measured(run: Mapping[str, Any], cores: int) -> dict[str, Any]:
     """A preset's entry of the table, from the merged ``metrics.json`` of a run of the whole collection.
 
@@ -86,10 +98,6 @@ def measured(run: Mapping[str, Any], cores: int) -> dict[str, Any]:
 
 def main(folder: Path, table: Path = TABLE) -> str:
     """Put the run in ``folder`` into the table; returns its preset."""
-    from tp4lib.collection.report import (
-        PRESETS,  # here, as `tp4 doctor` reads the table also where torch is missing
-    )
-
     run = read_json(folder / "metrics.json")
     if not isinstance(run, dict) or run.get("preset") not in PRESETS:
         raise InputError(

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tp4lib.base.memory import children_peak, own_peak
-from tp4lib.collection.kernel_process import QUIT
-from tp4lib.collection.lifeline import PARENT, end_with_parent
+from tp4lib.collection.kernel_process import PARENT, QUIT, end_with_parent
 
 LAST_LINE = "tp4 notebook process: "
 """What the last line of stdout starts with; a JSON object with ``peak_memory_bytes`` follows."""

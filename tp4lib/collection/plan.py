@@ -7,7 +7,7 @@ from pathlib import Path
 from tp4lib.base import checks
 from tp4lib.base import device as devices
 from tp4lib.base.errors import InputError
-from tp4lib.collection.report import PRESETS
+from tp4lib.collection.needs import PRESETS
 from tp4lib.data import catalogue as datasets
 from tp4lib.data.catalogue import EMBEDDED
 

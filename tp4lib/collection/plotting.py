@@ -4,7 +4,6 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -225,8 +224,3 @@ def label_points(
         ax.annotate(label, ax.transData.inverted().transform((x / scale, y / scale)), (dx, dy),
                     textcoords="offset points", va="center", fontsize="x-small", color=ink(colour),
                     path_effects=[halo(2)], zorder=6)  # fmt: skip
-
-
-def close(fig: plt.Figure) -> None:
-    """Close a figure, so that a notebook that draws many does not keep them all."""
-    plt.close(fig)

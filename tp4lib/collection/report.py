@@ -11,11 +11,12 @@ from typing import Any
 
 from tp4lib.base import packages, paths
 from tp4lib.base.errors import InputError
+from tp4lib.collection.figure_data import as_csv
 from tp4lib.collection.manifest import Manifest
+from tp4lib.collection.needs import PRESETS
 from tp4lib.data import provenance
 from tp4lib.data.catalogue import Found
 
-PRESETS = ("ci", "laptop", "paper")
 ASKED = "TP4_ASKED"
 """Environment variable: what `tp4 reproduce` runs a notebook as, JSON with ``notebook``, ``preset`` and ``seed``."""
 MISMATCH = (
@@ -61,12 +62,12 @@ class Report:
         self.notebook, self.preset, self.seed = notebook, preset, seed
         self.folder = paths.runs_dir(preset) / notebook
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._figures: list[dict[str, str]] = []
+        self._figures: list[dict[str, Any]] = []
         self._metrics: dict[str, dict[str, Any]] = {}
         self._data: list[dict[str, Any]] = []
 
     def show(self, fig: Any, name: str, caption: str, alt: str) -> "Picture":
-        """Save a matplotlib figure as ``name.svg`` and ``name.png`` and display it with its caption and alt text.
+        """Save a matplotlib figure as SVG, PNG and PDF and its data as CSV; display it with its caption and alt text.
 
         Raises:
             InputError: a file of that name is there that no report has written.
@@ -75,11 +76,14 @@ class Report:
             import matplotlib.pyplot as plt
             from PIL import Image
 
-        for suffix in ("svg", "png"):
+        files = Manifest(self.folder)
+        for suffix, date in (("svg", "Date"), ("png", None), ("pdf", "CreationDate")):
             # No date in the file: the same figure is the same bytes.
-            extra = {"metadata": {"Date": None}} if suffix == "svg" else {}
-            with Manifest(self.folder).atomic_path(f"{name}.{suffix}") as part:
+            extra = {"metadata": {date: None}} if date else {}
+            with files.atomic_path(f"{name}.{suffix}") as part:
                 fig.savefig(part, format=suffix, **extra)
+        with files.atomic_path(f"{name}.csv") as part:
+            part.write_text(as_csv(fig), "utf-8")
         full, small = io.BytesIO(), io.BytesIO()
         fig.savefig(full, format="png", dpi=INLINE_DPI)
         # 128 colours are enough for lines and bands, 256 for heat maps, and keep a notebook's pictures at a quarter of
@@ -89,7 +93,7 @@ class Report:
         palette = image.quantize(colours, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
         palette.save(small, format="PNG", optimize=True)
         plt.close(fig)
-        entry = {"name": name, "caption": caption, "alt": alt}
+        entry = {"name": name, "caption": caption, "alt": alt, "files": ["svg", "png", "pdf", "csv"]}
         self._figures = [figure for figure in self._figures if figure["name"] != name] + [entry]
         return Picture(small.getvalue(), caption, alt, width=image.width * CSS_DPI // INLINE_DPI)
 

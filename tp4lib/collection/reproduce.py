@@ -38,9 +38,9 @@ def notebooks(names: Sequence[str] = ()) -> list[Path]:
     the path of a file, and that file is meant.
 
     Raises:
-        InputError: a name fits none, there is no such file, or two files have the same name.
+        InputError: a name fits none, there is no such file, or the results of two would have one name.
     """
-    everything = sorted(paths.shared("notebooks").glob("[0-9][0-9]_*.ipynb"))
+    everything = _collection()
     if not names:
         return everything
     chosen: list[Path] = []
@@ -52,17 +52,27 @@ def notebooks(names: Sequence[str] = ()) -> list[Path]:
     return chosen
 
 
+def result_name(source: Path) -> str:
+    """The name of a notebook's results: the file's; of another file with a name of the collection's, with its folder's.
+
+    So a student's ``alice/00_start_here.ipynb`` leaves ``00_start_here@alice``, beside the collection's own results.
+    """
+    taken = {path.stem: path for path in _collection()}.get(source.stem)
+    if taken is None or os.path.realpath(taken) == os.path.realpath(source):
+        return source.stem
+    return f"{source.stem}@{Path(os.path.abspath(source)).parent.name}"
+
+
 def run(selected: Sequence[Path], plan: Plan, say: Callable[[str], None] = print) -> list[Outcome]:
     """Execute notebooks, ``plan.workers`` at once; a failure is recorded and the others still run.
 
-    Leaves in ``plan.out``: the executed notebooks, ``<notebook>/`` with figures (SVG, PNG), ``metrics.json`` and
-    ``run.json``; all of them merged in ``metrics.json``, and ``index.html``. They are replaced once the new ones are
-    whole: a notebook that fails, or is killed, leaves the old ones, and the page says that they are older. Until then
-    the new ones are in the hidden folder ``.<notebook>.new`` (`staging`), where checkpoints in sub-folders wait for the
-    next run.
+    Leaves in ``plan.out``: the executed notebooks, ``<notebook>/`` with figures (SVG, PNG, PDF, CSV), ``metrics.json``
+    and ``run.json``; all of them merged in ``metrics.json``, and ``index.html``. They are replaced once the new ones
+    are whole: a notebook that fails, or is killed, leaves the old ones, and the page says that they are older
+    (`staging`).
 
     Args:
-        selected: notebooks; results have the name of the file.
+        selected: notebooks; their results have the `result_name`.
         say: receives the progress line of each notebook.
 
     Raises:
@@ -154,8 +164,11 @@ class _Run:
     contents: dict[Path, bytes] = dataclasses.field(default_factory=dict)
 
     def execute(self, selected: Sequence[Path], resume: bool) -> list[Outcome]:
-        self._heads = {source: f"[{k}/{len(selected)}] {source.stem}" for k, source in enumerate(selected, 1)}
-        todo = self._prepare({source: Stage(self.out, source.stem) for source in selected}, resume)
+        chosen = {source: Stage(self.out, result_name(source)) for source in selected}
+        self._heads = {
+            source: f"[{k}/{len(selected)}] {each.name}" for k, (source, each) in enumerate(chosen.items(), 1)
+        }
+        todo = self._prepare(chosen, resume)
         self._gather()
         try:
             coming = self.executor.each(todo, self.parameters, self.workers, self._tick)
@@ -193,12 +206,12 @@ class _Run:
             notebook = read_notebook(source)
         except InputError as error:
             stage.begin(identity)
-            self._end(source, stage, Outcome(source.stem, 0.0, str(error)))
+            self._end(source, stage, Outcome(stage.name, 0.0, str(error)))
             return False
         self.contents[source] = source.read_bytes()
         identity |= {"source": source_digest(notebook)}
         if resume and (outcome := _finished(stage, identity)) is not None:
-            self.outcomes[source] = self._stored(source, outcome)
+            self.outcomes[source] = self._stored(source, stage, outcome)
             self.say(f"{self._heads[source]}  kept from the run before")
             return False
         stage.begin(identity)
@@ -211,7 +224,7 @@ class _Run:
         if outcome.error is None:
             try:
                 stage.finish(told)
-                outcome = self._stored(source, outcome)
+                outcome = self._stored(source, stage, outcome)
             except (InputError, OSError) as error:
                 outcome = dataclasses.replace(outcome, error=f"{error}; the results wait in {stage.folder}")
         if outcome.error is not None and stage.folder.is_dir():
@@ -222,14 +235,14 @@ class _Run:
         came_to = f"\n  as far as it came: {stage.executed}" if stage.executed.is_file() else ""
         self.say(f"{self._heads[source]}  {outcome}{came_to}")
 
-    def _stored(self, source: Path, outcome: Outcome) -> Outcome:
+    def _stored(self, source: Path, stage: Stage, outcome: Outcome) -> Outcome:
         """With --in-place, the outcome of storing the outputs in the notebook that they came from."""
         if not self.in_place:
             return outcome
         if source.read_bytes() != self.contents[source]:
             error = f"{source} was changed while it ran: its outputs were not stored in it; run it again"
             return dataclasses.replace(outcome, error=error)
-        store_outputs(self.out / f"{source.stem}.ipynb", source, self.asked["preset"])
+        store_outputs(self.out / f"{stage.name}.ipynb", source, self.asked["preset"])
         return outcome
 
     def _gather(self) -> None:
@@ -239,6 +252,10 @@ class _Run:
         running = ", ".join(f"{name} {clock(seconds)}" for name, seconds in self.executor.running().items())
         done = f"{len(self.outcomes)} of {len(self._heads)} done"
         _status(f"{done}; running: {running}" if running else "")
+
+
+def _collection() -> list[Path]:
+    return sorted(paths.shared("notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
 def _of_collection(name: str, everything: Sequence[Path]) -> Path:
@@ -265,10 +282,10 @@ def _file(name: str) -> Path:
 
 
 def _require_own_names(selected: Sequence[Path]) -> None:
-    """Results have the name of the file, so that two of one name would overwrite each other."""
+    """Results of one name would overwrite each other."""
     seen: dict[str, Path] = {}
     for source in selected:
-        if (other := seen.setdefault(source.stem, source)) is not source:
+        if (other := seen.setdefault(result_name(source), source)) is not source:
             raise InputError(
                 f"{other} and {source} have one name, and so would their results; expected different names; "
                 "rename one, or run them one after the other with different --out"
@@ -276,9 +293,9 @@ def _require_own_names(selected: Sequence[Path]) -> None:
 
 
 def _require_apart(selected: Sequence[Path], out: Path) -> None:
-    """Executed notebooks have the names of their sources, so that they must not go to the same folder."""
+    """An executed notebook must not take the place of its source."""
     for source in selected:
-        executed = out / source.name
+        executed = out / f"{result_name(source)}.ipynb"
         if executed.exists() and source.exists() and executed.samefile(source):
             raise InputError(
                 f"{out} holds the notebooks themselves; expected another folder; choose one with --out DIR"

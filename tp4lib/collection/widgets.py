@@ -13,7 +13,7 @@ def live() -> bool:
         from IPython import get_ipython
     except ImportError:
         return False
-    return environment.string("TP4_OUT") is None and hasattr(get_ipython(), "kernel")
+    return environment.string("TP4_ASKED") is None and hasattr(get_ipython(), "kernel")
 
 
 def sliders(draw: Callable[..., Any], **controls: Any) -> Any:

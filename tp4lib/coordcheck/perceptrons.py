@@ -27,6 +27,7 @@ from torch import Tensor
 
 from tp4lib.base import checks
 from tp4lib.base.checks import real, whole
+from tp4lib.base.device import resolve
 from tp4lib.base.errors import InputError
 from tp4lib.base.powers import power_of_width, shown
 from tp4lib.base.progress import bar
@@ -194,7 +195,7 @@ def check(
         seeds = list(range(whole("seeds", seeds, example=4)))
     steps, tolerance = whole("steps", steps, example=4), real("tolerance", tolerance, above=0, example=0.1)
     _check_input(parametrization, x, y, widths, seeds, optimizer)
-    x, y = (data if device is None else data.to(torch.device(device)) for data in (x, y.to(x.device)))
+    x, y = (data if device is None else data.to(resolve(device)) for data in (x, y.to(x.device)))
     grid, layers = (len(widths), len(seeds)), parametrization.depth + 1
     result = CoordCheck(
         parametrization,

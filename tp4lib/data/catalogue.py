@@ -38,6 +38,7 @@ class Found:
         digest: SHA-256 over all content that is read; None where it is made in memory and not yet made.
         counts: of what is in it, such as ``{"characters": 1623, "alphabets": 50, "drawings": 32460}``.
         official: whether it is the official download, by its digest; None where no official digest is known.
+        licence: under which it comes: that of the real data set, or of what stands in for it.
         held: what was read of it on the way, for its own reader.
     """
 
@@ -49,6 +50,7 @@ class Found:
     digest: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     official: bool | None = None
+    licence: str | None = None
     held: Any = field(default=None, repr=False, compare=False)
 
     @property
@@ -211,7 +213,7 @@ def _look(dataset: Dataset, folder: Path, source: str) -> Found | None:
         path = _cleaned(path, paths.cache_dir() / f"fil9-{read.sha256[:32]}")
     return Found(
         dataset.name, path, source, read.title, digest=read.sha256, counts=read.counts,
-        official=read.official, held=read.held,
+        official=read.official, licence=dataset.licence, held=read.held,
     )  # fmt: skip
 
 
@@ -242,7 +244,7 @@ def _require_nothing_odd(dataset: Dataset, folder: Path) -> None:
 
 
 def _embedded(dataset: Dataset) -> Found:
-    path = None
+    path, (title, licence) = None, dataset.embedded
     if dataset.name in ("text8", "fil9"):
         dump = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
         places = [place / "wiki-slice.txt" for place in paths.cache_places()]
@@ -251,9 +253,11 @@ def _embedded(dataset: Dataset) -> Found:
     elif dataset.name == "questions":
         path = _gensim_test_data("questions-words.txt")
     if path is None:
-        return Found(dataset.name, None, EMBEDDED, dataset.embedded, dataset.synthetic)
-    read = dataset.read(path, dataset.embedded, (), {})
-    return Found(dataset.name, path, EMBEDDED, dataset.embedded, dataset.synthetic, read.sha256, read.counts)
+        return Found(dataset.name, None, EMBEDDED, title, dataset.synthetic, licence=licence)
+    read = dataset.read(path, title, (), {})
+    return Found(
+        dataset.name, path, EMBEDDED, title, dataset.synthetic, read.sha256, read.counts, licence=licence
+    )
 
 
 def _cleaned(dump: Path, target: Path) -> Path:
@@ -263,10 +267,15 @@ def _cleaned(dump: Path, target: Path) -> Path:
 
 
 def _gensim_test_data(name: str) -> Path:
-    found = find_spec("gensim")  # to import it would take a second; where it lies is all that is needed
-    if found is None:
-        reason = packages.explained(ModuleNotFoundError("No module named 'gensim'", name="gensim"))
+    try:  # to import gensim takes more than a second
+        place = find_spec("gensim")
+        if place is None:
+            raise ModuleNotFoundError("No module named 'gensim'", name="gensim")
+    except ImportError as error:
+        reason = packages.explained(error)
+        if reason is None:
+            raise
         raise InputError(
             f"the embedded {name} comes with gensim: {reason}, or put the data in a folder named by TP4_DATA"
-        )
-    return Path(found.origin).parent / "test" / "test_data" / name
+        ) from None
+    return Path(place.origin).parent / "test" / "test_data" / name

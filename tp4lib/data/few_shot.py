@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from tp4lib.base import checks
+from tp4lib.base.device import resolve
 from tp4lib.base.errors import InputError
 
 _AT_ONCE = 512  # tasks that are drawn at once: the cost is in the number of calls
@@ -89,6 +90,7 @@ class Tasks:
                 f"expected at least {shots + queries}; choose fewer of them"
             )
         self.ways, self.shots, self.queries, self.dtype = ways, shots, queries, dtype
+        device = resolve(device)
         self.seed, self.generator = seed, torch.Generator().manual_seed(seed)
         self.table = torch.from_numpy(np.ascontiguousarray(images)).flatten(2).flatten(0, 1).to(device)
         self._labels = torch.arange(ways, device=device).repeat(shots + queries)

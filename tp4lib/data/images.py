@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from tp4lib.base import archives, checks, packages
+from tp4lib.base.device import resolve
 from tp4lib.base.errors import InputError
 from tp4lib.data.catalogue import Found, find
 from tp4lib.data.contents import CIFAR10_BATCHES, CIFAR10_MOST
+from tp4lib.data.listing import DIGITS
 
 CLASSES = 10
 _DIGITS_TEST = 297  # of 1,797
@@ -82,7 +84,7 @@ def load(
     (torch.Size([100, 64]), "scikit-learn's 8 x 8 handwritten digits, 100 + 297 images")
     """
     if name == "digits":
-        found = Found("digits", None, "embedded", "scikit-learn's 8 x 8 handwritten digits")
+        found = Found("digits", None, "embedded", DIGITS[0], licence=DIGITS[1])
     elif name == "cifar10":
         found = find("cifar10", data_dir)
     else:
@@ -100,6 +102,7 @@ def load(
     label = _label(found.title, len(train), len(test)) + (
         "" if shape[0] == original else f", at {side} x {side}"
     )
+    device = resolve(device)
     train_x, test_x = (x.to(device, dtype) for x in _standardized(train, test, dtype))
     labels = [torch.from_numpy(y).to(device) for y in (train_y, test_y)]
     return Images(train_x, labels[0], test_x, labels[1], label, shape, found)

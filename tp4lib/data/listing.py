@@ -41,7 +41,7 @@ class Dataset:
         read: finds out what the files of a form hold, see `tp4lib.data.contents.text`.
         remotes: official downloads, into the cache folder.
         folder: sub-folder that may hold the files (``omniglot/images_background.zip``), or "".
-        embedded: title of the embedded default.
+        embedded: title of the embedded default, and under which licence it comes.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Dataset:
     forms: tuple[Form, ...]
     read: Callable[..., Contents]
     remotes: tuple[Remote, ...]
-    embedded: str
+    embedded: tuple[str, str]
     folder: str = ""
     synthetic: bool = False
 
@@ -58,6 +58,8 @@ _TEXT8, _FIL9 = "text8, English Wikipedia (2006)", "fil9, English Wikipedia (200
 _WIKI8 = "wiki8, a later English Wikipedia dump in text8 format"
 _GENSIMS = "206 pages of English Wikipedia (gensim's test data, cleaned to text8 format)"
 _QUESTIONS = "questions-words, 19,544 analogy questions"
+DIGITS = ("scikit-learn's 8 x 8 handwritten digits", "CC BY 4.0")
+"""Title and licence: of the UCI Machine Learning Repository, "Optical recognition of handwritten digits"."""
 _OMNIGLOT = Form(
     (),
     "Omniglot, 1,623 handwritten characters",
@@ -92,7 +94,7 @@ DATASETS = {
                 "sha256:a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
             ),
         ),
-        _GENSIMS,
+        (_GENSIMS, "CC BY-SA 3.0"),
     ),
     "fil9": Dataset(
         "fil9",
@@ -106,7 +108,7 @@ DATASETS = {
                 "sha256:99cdb5ac84392252d3f0912ccedd195bc95bd80cbef3b0cdf2eee4ad9a3b7a51",
             ),
         ),
-        _GENSIMS,
+        (_GENSIMS, "CC BY-SA 3.0"),
     ),
     "questions": Dataset(
         "questions",
@@ -120,7 +122,7 @@ DATASETS = {
         ),
         contents.questions,
         (),
-        f"{_QUESTIONS} (gensim's test data)",
+        (f"{_QUESTIONS} (gensim's test data)", "Apache 2.0"),
     ),
     "omniglot": Dataset(
         "omniglot",
@@ -142,7 +144,7 @@ DATASETS = {
                 "md5:6b91aef0f799c5bb55b94e3f2daec811",
             ),
         ),
-        "synthetic characters, drawn by this program",
+        ("synthetic characters, drawn by this program", "MIT, as this program"),
         folder="omniglot",
         synthetic=True,
     ),
@@ -166,6 +168,6 @@ DATASETS = {
                 "sha256:6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
             ),
         ),
-        "scikit-learn's 8 x 8 handwritten digits",
+        DIGITS,
     ),
 }

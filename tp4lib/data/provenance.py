@@ -8,14 +8,15 @@ import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from tp4lib import __version__
 from tp4lib.base import paths
 from tp4lib.data.catalogue import Found
 from tp4lib.data.contents import readable_digest
+
+if TYPE_CHECKING:
+    import torch
 
 _PACKAGES = ("torch", "numpy", "gensim", "learn2learn", "numba", "matplotlib", "papermill")
 
@@ -25,7 +26,7 @@ def record(
     seed: int,
     data: Iterable[Found | Path] = (),
     preset: str | None = None,
-    device: torch.device | str | None = None,
+    device: "torch.device | str | None" = None,
     threads: int | None = None,
 ) -> dict[str, Any]:
     """The part of a ``metrics.json`` that tells how to get the rest again: ``seed, preset, data, environment``.
@@ -49,9 +50,9 @@ def record(
 
 
 def source(data: Found | Path) -> dict[str, Any]:
-    """A data set: what it is, where it came from (never a path of this machine), counts, and its SHA-256.
+    """A data set: what it is, where it came from (never a path of this machine), counts, its SHA-256 and licence.
 
-    ``official`` is null where no official digest is known.
+    ``official`` is null where no official digest is known, ``licence`` where it is a file of the user's.
     """
     if isinstance(data, Path):
         name = data.name.encode(
@@ -59,7 +60,7 @@ def source(data: Found | Path) -> dict[str, Any]:
         ).decode()  # a name need not be UTF-8, JSON has to be
         return {
             "name": name, "title": name, "source": "file", "synthetic": False, "sha256": readable_digest(data),
-            "counts": {"bytes": data.stat().st_size}, "official": None,
+            "counts": {"bytes": data.stat().st_size}, "official": None, "licence": None,
         }  # fmt: skip
     return {
         "name": data.name,
@@ -69,11 +70,14 @@ def source(data: Found | Path) -> dict[str, Any]:
         "sha256": data.sha256(),
         "counts": dict(data.counts),
         "official": data.official,
+        "licence": data.licence,
     }
 
 
-def environment(device: torch.device | str | None = None, threads: int | None = None) -> dict[str, Any]:
+def environment(device: "torch.device | str | None" = None, threads: int | None = None) -> dict[str, Any]:
     """What a number depends on besides its input: versions, device, threads, command, and the commit in a checkout."""
+    import torch  # here, as `tp4 doctor` asks for the commit alone
+
     versions = {"tp4lib": __version__}
     for name in _PACKAGES:
         try:

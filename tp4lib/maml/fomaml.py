@@ -71,6 +71,8 @@ class LinearFOMAML(Learner):
         True
     """
 
+    recordable = True
+
     def __init__(self, network: LinearLimit, **rates: float | None) -> None:
         super().__init__(network, **rates)
         self._P = _zero_sum(network.d_out)

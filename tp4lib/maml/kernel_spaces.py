@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tp4lib import kernels
 from tp4lib.base import progress
-from tp4lib.base.device import available_memory
+from tp4lib.base.device import available_memory, resolve
 from tp4lib.base.errors import InputError
 from tp4lib.data.omniglot import SIZE
 
@@ -79,7 +79,7 @@ class FeatureSpace:
         self.constant = kernel(probe, probe)[0, 0].item()
         self.scale = kernel(probe, probe)[1, 1].item() - self.constant
         self.size = d + 1
-        self.like = torch.empty(0, device=device, dtype=dtype)
+        self.like = torch.empty(0, device=resolve(device), dtype=dtype)
 
     def features(self, x: Tensor) -> Tensor:
         """phi: ``(n, d)`` -> ``(n, d + 1)``."""

@@ -18,6 +18,9 @@ class Learner:
         inner_steps: adaptation steps a task while training.
     """
 
+    recordable = False
+    """Whether `outer_step` may become a CUDA graph (`tp4lib.base.recorded`): static shapes, and no wait of the host."""
+
     def __init__(
         self,
         network: nn.Module | None = None,

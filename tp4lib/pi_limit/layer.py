@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from tp4lib.activations import Dual, Split
 from tp4lib.base import checks
 from tp4lib.base.checks import real, whole
-from tp4lib.base.device import require_memory
+from tp4lib.base.device import require_memory, resolve_optional
 from tp4lib.base.errors import InputError
 from tp4lib.pi_limit.compression import Compression, refit
 
@@ -65,7 +65,7 @@ class Rows(nn.Module):
         super().__init__()
         self.kernel, self.rank, self.d_out = kernel, whole("rank", rank), whole("d_out", d_out)
         self.max_rows = None if max_rows is None else whole("max_rows", max_rows, least=3, example=4096)
-        dtype = checks.floating("dtype", dtype)
+        dtype, device = checks.floating("dtype", dtype), resolve_optional(device)
         self.storage = checks.floating("storage", storage) or dtype
         self.compressions: list[Compression] = []
         self._count, self._factor = 0, 1.0  # the factor of all rows: weight decay in O(1)

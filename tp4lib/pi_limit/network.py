@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tp4lib.activations import ActivationLike, dual
 from tp4lib.base import checks
 from tp4lib.base.checks import real, whole
-from tp4lib.base.device import require_memory
+from tp4lib.base.device import require_memory, resolve_optional
 from tp4lib.base.divergence import Watch
 from tp4lib.base.errors import InputError
 from tp4lib.pi_limit.compression import Compression
@@ -115,6 +115,7 @@ class PiMLP(nn.Module):
         self.kernel = dual(activation)
         generator = torch.Generator().manual_seed(checks.seed(seed))
         dtype = checks.floating("dtype", dtype) or torch.get_default_dtype()
+        device = resolve_optional(device)
         require_memory(  # in float64, while it is drawn
             32 * rank * (d_in + d_out + (depth - 1) * rank),
             torch.device("cpu"),

@@ -166,9 +166,10 @@ class _Members:
 
     @torch.no_grad()
     def evaluate(self, place: int, x: Tensor, y: Tensor) -> None:
-        """Test loss and accuracy, in pieces of the test set whose activations take no more than the weights may."""
+        """Test loss and accuracy, in pieces of the test set that stay in a CPU's caches, or fit on a GPU."""
         widest = max(w.shape[1] for w in self.stack.weights())
-        rows = max(1, _CPU_STACK // (8 * len(self.where) * widest))
+        room = _CPU_STACK if x.device.type == "cpu" else available_memory(x.device) // 4
+        rows = max(1, room // (8 * len(self.where) * widest))
         sums = torch.zeros(2, len(self.where), dtype=torch.float64, device=x.device)
         for x_part, y_part in zip(x.split(rows), y.split(rows), strict=True):
             f = self.stack(x_part)

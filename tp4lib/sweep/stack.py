@@ -128,7 +128,7 @@ class _Layers(nn.Module):
         for name, w in self.weights.items():
             if self.adam:
                 stacks = ([stack] for stack in (w, w.grad, *self.averages[name]))
-                before = torch.tensor(float(count - 1), device=w.device)
+                before = torch.full((), count - 1.0, device=w.device)  # filled there: no wait for a copy
                 adam(*stacks, [], [before], fused=True, lr=1.0, **_ADAM)
             elif w.grad is not None:  # a bias; weights have moved already
                 w.addcmul_(w.grad, self.eta[name], value=-1)

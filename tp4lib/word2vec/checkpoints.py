@@ -6,7 +6,9 @@ written, and the disk never holds more than it has to. A finished run keeps one.
 
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,48 @@ import torch
 
 from tp4lib.base import checkpoint
 from tp4lib.base.errors import InputError
+from tp4lib.base.files import require_disk
 from tp4lib.word2vec.shards import ALONE, Shards
 
 CHECKPOINT = "checkpoint.npz"
 BEFORE = "checkpoint-before.npz"
+SMALL = 100 << 20
+"""Bytes up to which a checkpoint is written after every epoch, however short that is."""
+DISK = 5e8
+"""Bytes a second that a disk is expected to write."""
+
+
+class Pace:
+    """When a checkpoint is due: so rarely that writing them takes a twentieth of the time.
+
+    Args:
+        pause: seconds between two at least; 0 for one whenever it is asked.
+        size: bytes of one.
+    """
+
+    def __init__(self, pause: float, size: int) -> None:
+        self._pause, self._small = pause, size <= SMALL
+        self._cost, self._spent = size / DISK, 0.0  # seconds: of the next, as of the last one; of all so far
+        self._began = self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether enough time has passed since the last one, or since the start."""
+        pause = max(self._pause, 20 * self._cost) if self._pause > 0 else 0.0
+        return time.monotonic() - self._last > pause
+
+    def affordable(self) -> bool:
+        """Whether one may be written now, at the end of an epoch, although none is due."""
+        free = self._small or self._pause == 0
+        return free or 20 * (self._spent + self._cost) <= time.monotonic() - self._began
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """While one is written: its time tells what the next will take."""
+        started = time.monotonic()
+        yield
+        self._last = time.monotonic()
+        self._cost = self._last - started
+        self._spent += self._cost
 
 
 class Keeper:
@@ -26,6 +66,17 @@ class Keeper:
     def __init__(self, folder: Path, shards: Shards = ALONE) -> None:
         self.folder, self.shards = folder, shards
         self._good: Path | None = None  # this rank's file of the last generation that is known to be whole
+
+    def require_room(self, size: int) -> None:
+        """Refuse to train where the disk does not hold two checkpoints of ``size`` bytes, those there now included.
+
+        Raises:
+            InputError: it does not.
+        """
+        there = sum(path.stat().st_size for path in self.folder.glob("checkpoint*.npz"))
+        require_disk(
+            2 * size - there, self.folder, "keeping two checkpoints, to resume from", "try --no-checkpoints"
+        )
 
     def save(self, generation: str, arrays: dict[str, Any], meta: dict[str, Any]) -> None:
         """Write this rank's arrays; it counts once every rank has."""

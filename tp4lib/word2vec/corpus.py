@@ -1,6 +1,7 @@
 """From text to word ids: streaming reader, vocabulary, subsampling probabilities.
 
-A corpus is plain text with words between white space (text8 format, say), packed or not. White space is that of ASCII:
+A corpus is plain text with words between white space (text8 format, say), packed or not; ``tokenize="words"`` makes
+such a text of any other, in lower case and without punctuation. White space is that of ASCII:
 space, tab and line ends. A no-break space or any other space of Unicode is a letter like others, here as in questions
 (`words_in`). A line end is a space like others: windows reach across it, unlike in gensim, fastText and the word2vec
 program, which take each line for a sentence of its own.
@@ -25,7 +26,8 @@ from tp4lib.base.errors import InputError
 from tp4lib.base.progress import bar
 from tp4lib.base.text import open_text
 from tp4lib.word2vec import idstore
-from tp4lib.word2vec.words import WordCounter, text_pieces
+from tp4lib.word2vec.settings import TOKENIZERS
+from tp4lib.word2vec.words import WordCounter, plain_words, text_pieces
 
 __all__ = ["Corpus", "Vocabulary", "keep_probability", "open_text"]
 
@@ -102,6 +104,7 @@ class Corpus:
         max_vocab: int | None = None,
         max_bytes: int | None = None,
         cache: Path | None = None,
+        tokenize: str = "whitespace",
     ) -> "Corpus":
         """Read a text file (plain, .xz, .gz, .bz2 or .zip) and keep the words that are frequent enough.
 
@@ -110,21 +113,29 @@ class Corpus:
             max_vocab: keep at most this many words, the most frequent ones.
             max_bytes: read only this many bytes of the (unpacked) text; a word cut in two by the end is left out.
             cache: folder for the ids of texts of more than `idstore.LONG` bytes; that of downloads if left out.
+            tokenize: "whitespace", words are what stands between spaces; or "words", in lower case and without
+                punctuation, see `tp4lib.word2vec.words.plain_words`.
 
         Raises:
             InputError: no such file, damaged archive, not text, no words, or none frequent enough.
         """
         path = Path(path)
         _check_limits(min_count, max_vocab, max_bytes)
+        if tokenize not in TOKENIZERS:
+            raise InputError(
+                f"unknown tokenizer {tokenize!r}; expected one of {', '.join(TOKENIZERS)}; try --tokenize words"
+            )
         with open_text(path):  # what is missing or no archive is told before anything else
             pass
-        store = idstore.Store.of(path, f"{min_count}-{max_vocab}-{max_bytes}", max_bytes, cache)
+        how = f"{min_count}-{max_vocab}-{max_bytes}{'-words' * (tokenize == 'words')}"
+        store = idstore.Store.of(path, how, max_bytes, cache)
+        read = (path, min_count, max_vocab, max_bytes, tokenize)
         if store is not None:
             try:
                 found = store.load()
                 if found is None:
                     with store.scratch() as scratch:
-                        found = store.save(*_tokenised(path, min_count, max_vocab, max_bytes, scratch))
+                        found = store.save(*_tokenised(*read, scratch))
                 ids, about = found
             except idstore.Full as error:
                 idstore.say(f"cannot keep the word ids of {path.name} ({error}); reading it into memory")
@@ -133,7 +144,7 @@ class Corpus:
                 corpus = cls(vocab, ids, path, about["raw_tokens"])
                 corpus.__dict__["digest"] = about["digest"]  # found while they were checked
                 return corpus
-        pieces, _, about = _tokenised(path, min_count, max_vocab, max_bytes)
+        pieces, _, about = _tokenised(*read)
         return cls(
             Vocabulary(about["words"], np.array(about["counts"])),
             np.concatenate(list(pieces)),
@@ -176,6 +187,7 @@ def _tokenised(
     min_count: int,
     max_vocab: int | None,
     max_bytes: int | None,
+    tokenize: str,
     scratch: BinaryIO | None = None,
 ) -> tuple[Iterator[np.ndarray], int, dict[str, Any]]:
     """The ids of a text in pieces, their number, and words, counts and raw tokens; see `Corpus.load`.
@@ -187,7 +199,7 @@ def _tokenised(
     with open_text(path) as file, bar(desc=f"read {path.name}", unit="B", total=None) as progress:
         progress.unit_scale = True
         for piece in text_pieces(file, path, max_bytes):
-            counter.add(piece)
+            counter.add(plain_words(piece, path) if tokenize == "words" else piece)
             progress.update(len(piece))
     if not counter.words:
         raise InputError(f"{path} has no words; expected text with words between spaces; check --corpus")

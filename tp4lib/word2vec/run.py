@@ -1,8 +1,11 @@
 """One run from a text to vectors and metrics: what ``tp4 word2vec`` and ``python -m tp4lib.word2vec`` do."""
 
 import os
+import shlex
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from tp4lib.data import provenance
 from tp4lib.word2vec import analogies as analogy
 from tp4lib.word2vec.checkpoints import CHECKPOINT
 from tp4lib.word2vec.corpus import Corpus
-from tp4lib.word2vec.model import columns_of, parse_width
+from tp4lib.word2vec.model import CBOW, columns_of, parse_width
 from tp4lib.word2vec.settings import RunSettings
 from tp4lib.word2vec.shards import ALONE, Shards, reduced
 from tp4lib.word2vec.training import Trained, train
@@ -49,45 +52,81 @@ def run(settings: RunSettings, device: torch.device, shards: Shards = ALONE) -> 
         pass
     with ExitStack() as stack:
         files.out_dir(out)  # a bad folder before long work
-        working = results.working(
-            out, "word2vec", checkpoints=CHECKPOINTS, others=(VECTORS,), resume=settings.resume
-        )
+        names = dict(checkpoints=CHECKPOINTS, others=(VECTORS,))
+        working = results.working(out, "word2vec", **names, resume=settings.resume)
         work = shards.first(lambda: stack.enter_context(working))
         folder = out / results.UNFINISHED
         data = [provenance.source(each) for each in (source, asked_in) if each is not None]
-        text = Corpus.load(path, settings.min_count, settings.max_vocab, settings.max_bytes)
+        text = Corpus.load(path, **settings.reading)
         if settings.save_dim is not None:
             most = min(columns_of(len(text.vocab), n), len(text.vocab))
             whole("save_dim", settings.save_dim, most=most, example=min(300, most))
-        score = asked and partial(analogy.evaluate, vocab=text.vocab, questions=asked, shards=shards)
-        try:
-            done = train(
-                text, n, **(settings.training | {"device": device}), out=folder, resume=settings.resume,
-                shards=shards, evaluate=score,
-            )  # fmt: skip
-        except KeyboardInterrupt:
-            kept = CHECKPOINT if shards.size == 1 else "the checkpoint of every rank"
-            raise InputError(
-                f"interrupted; {folder / kept} is kept; go on with the same command and --resume"
-            ) from None
+        _rehearse(settings, asked, device, folder, shards)
+        if settings.save_vectors:
+            columns = settings.save_dim or columns_of(len(text.vocab), n)
+            files.require_disk(4 * len(text.vocab) * columns, folder, VECTORS, "try --save-dim 300")
+        done, score = _train(settings, text, asked, device, folder, shards)
         metrics = {
             **_metrics(done, text),
-            **{name: getattr(settings, name) for name in ("min_count", "max_vocab", "max_bytes")},
+            **settings.reading,
             "threads": cores,
             "device": str(device),
             "ranks": shards.size,
             "corpus": path.name,
             **provenance.record(seed=done.settings["seed"], device=device, threads=cores),
             "data": data,
+            "sections": {each.name: vars(each) for each in score.sections} if score else {},
         }
-        metrics |= _save(done, text, settings, asked, folder, shards)
+        metrics |= _save(done, text, settings, asked, folder / VECTORS, shards)
         shards.wait()  # every rank has left its last checkpoint
         if work is not None:
             work.finish(metrics)
-            name = f"{path.name}, width {settings.width}, {len(text.vocab)} words"
-            speed = f"{metrics['tokens_per_second']:,.0f} tokens/s"
-            print(f"{name}: {_told(metrics)}, {speed}; {out / results.METRICS}")
+            print(*_said(metrics, text, out), sep="\n")
     return metrics
+
+
+def _train(
+    settings: RunSettings,
+    text: Corpus,
+    asked: analogy.Questions | None,
+    device: torch.device,
+    folder: Path,
+    shards: Shards,
+) -> tuple[Trained, analogy.Accuracy | None]:
+    """What was trained, and its last score."""
+    scores: list[analogy.Accuracy] = []
+    score = asked and partial(_score, scores, vocab=text.vocab, questions=asked, shards=shards)
+    try:
+        done = train(
+            text, settings.width, **(settings.training | {"device": device}), shards=shards, evaluate=score,
+            out=folder if settings.checkpoints else None, resume=settings.resume,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        kept = CHECKPOINT if shards.size == 1 else "the checkpoint of every rank"
+        go_on = f"{folder / kept} is kept; go on with the same command and --resume"
+        raise InputError(
+            f"interrupted; {go_on if settings.checkpoints else 'there is no checkpoint; start again'}"
+        ) from None
+    if score and not scores:  # the run had come to its last score before it was resumed
+        score(done.model.embeddings)
+    return done, scores[-1] if scores else None
+
+
+def _rehearse(
+    settings: RunSettings, asked: analogy.Questions | None, device: torch.device, folder: Path, shards: Shards
+) -> None:
+    """Score and save a few vectors: what the end of the run cannot do on this machine is told before its start."""
+    few = Corpus.from_words([f"word{i}" for i in range(max(3, shards.size))])
+    model = CBOW(len(few.vocab), "inf", dtype=getattr(torch, settings.dtype), device=device, shards=shards)
+    if asked is not None:
+        analogy.evaluate(model.embeddings, vocab=few.vocab, questions=asked, shards=shards)
+    small = replace(settings, save_dim=None if settings.save_dim is None else 1)
+    rehearsal = folder / "rehearsal.bin"
+    try:
+        _save(Trained(model, [], {}), few, small, asked, rehearsal, shards)
+    finally:
+        if shards.rank == 0:
+            rehearsal.unlink(missing_ok=True)
 
 
 def _save(
@@ -95,7 +134,7 @@ def _save(
     text: Corpus,
     settings: RunSettings,
     asked: analogy.Questions | None,
-    folder: Path,
+    vectors: Path,
     shards: Shards,
 ) -> dict[str, Any]:
     """Write the vectors, where they are wanted; what the metrics say of vectors that were reduced."""
@@ -108,7 +147,7 @@ def _save(
     whole_rows = settings.save_dim is not None or shards.size == 1
     if settings.save_vectors and (shards.rank == 0 or not whole_rows):
         holders = ALONE if whole_rows else shards
-        save_vectors(folder / VECTORS, text.vocab.words, embeddings, columns, holders)
+        save_vectors(vectors, text.vocab.words, embeddings, columns, holders)
     return told
 
 
@@ -156,6 +195,30 @@ def _metrics(done: Trained, text: Corpus) -> dict[str, Any]:
         "history": done.history,
         "settings": done.settings,
     }
+
+
+def _score(scores: list[analogy.Accuracy], embeddings: torch.Tensor, **asked: Any) -> analogy.Accuracy:
+    """`analogy.evaluate`, remembered."""
+    scores.append(analogy.evaluate(embeddings, **asked))
+    return scores[-1]
+
+
+def _said(metrics: dict[str, Any], text: Corpus, out: Path) -> Iterator[str]:
+    """How it went and what there is to see: analogies by category, the vectors and how to load them, neighbours."""
+    yield (
+        f"{metrics['corpus']}, width {metrics['width']}, {len(text.vocab)} words: {_told(metrics)}, "
+        f"{metrics['tokens_per_second']:,.0f} tokens/s; {out / results.METRICS}"
+    )
+    told = [f"{name} {each['correct']}/{each['answered']}" for name, each in metrics["sections"].items()
+            if each["answered"]]  # fmt: skip
+    if told:
+        yield f"analogies by category: {', '.join(told)}"
+    if (vectors := out / VECTORS).exists():
+        yield f"vectors: {vectors}; to load them, in Python:"
+        yield "    from gensim.models import KeyedVectors"
+        yield f"    vectors = KeyedVectors.load_word2vec_format({str(vectors)!r}, binary=True)"
+        word = text.vocab.words[min(100, len(text.vocab) - 1)]
+        yield f"nearest words: {shlex.join(['tp4', 'neighbours', str(out), word])}"
 
 
 def _told(metrics: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from tp4lib.base.options import Option
 
 GRADIENTS = ("mean", "sum")
 NEGATIVES = ("shared", "per-position")
+TOKENIZERS = ("whitespace", "words")
 DTYPES = ("float32", "float64", "bfloat16")
 
 
@@ -128,6 +129,9 @@ class RunSettings(Word2VecSettings):
     ]
     out: Annotated[Path, Option("Folder for vectors.bin, metrics.json and the checkpoint.")]
     width: Annotated[str, Option("Hidden width, or inf for the exact limit.")] = "64"
+    tokenize: Annotated[
+        str, Option("words: lower case, without punctuation; whitespace: the text as it is.", TOKENIZERS)
+    ] = "whitespace"
     min_count: Annotated[int, Option("Leave out words that occur fewer times.")] = 5
     max_vocab: Annotated[int | None, Option("Keep only so many words.")] = None
     max_bytes: Annotated[int | None, Option("Read only so many bytes of the text.")] = None
@@ -135,8 +139,21 @@ class RunSettings(Word2VecSettings):
         None
     )
     resume: Annotated[bool, Option("Go on with the run in --out.")] = False
+    checkpoints: Annotated[bool, Option("Keep checkpoints, to resume from.")] = True
     save_vectors: Annotated[bool, Option("Write vectors.bin.")] = True
     save_dim: Annotated[int | None, Option("Save the vectors in so many principal coordinates.")] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resume and not self.checkpoints:
+            raise InputError(
+                "to resume takes a checkpoint, and leaves others; expected --resume without --no-checkpoints"
+            )
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the text is read, by name."""
+        return {name: getattr(self, name) for name in ("tokenize", "min_count", "max_vocab", "max_bytes")}
 
     @property
     def training(self) -> dict[str, Any]:

@@ -130,10 +130,17 @@ def reduced(embeddings: Tensor, dim: int, shards: Shards = ALONE, rounds: int = 
     sketch = min(dim + 10, most)
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(len(embeddings), sketch, generator=generator, dtype=torch.float64)
-    Q = start.to(embeddings.device, embeddings.dtype)
+    # There is no QR of bfloat16: a few rows at a time are read as float32.
+    dtype = torch.float32 if embeddings.dtype == torch.bfloat16 else embeddings.dtype
+    parts, Q = embeddings.split(4096), start.to(embeddings.device, dtype)
+
+    def transposed_times(Q: Tensor) -> Tensor:  # E^T Q, (own columns, sketch)
+        return sum(rows.to(dtype).T @ q for rows, q in zip(parts, Q.split(4096)))
+
     for _ in range(rounds + 1):
-        Q = torch.linalg.qr(shards.sum(embeddings @ (embeddings.T @ Q)))[0]
-    B = embeddings.T @ Q  # (own columns, sketch): Q^T E = B^T
+        B = transposed_times(Q)
+        Q = torch.linalg.qr(shards.sum(torch.cat([rows.to(dtype) @ B for rows in parts])))[0]
+    B = transposed_times(Q)  # Q^T E = B^T
     values, vectors = torch.linalg.eigh(shards.sum(B.T @ B))
     order = values.argsort(descending=True)[:dim]
     result = Q @ (vectors[:, order] * values[order].clamp_min(0).sqrt())

@@ -12,7 +12,11 @@ from tp4lib import __version__
 from tp4lib.word2vec.analogies import asked_by
 from tp4lib.word2vec.checkpoints import CHECKPOINT
 from tp4lib.word2vec.corpus import Corpus
+from tp4lib.word2vec.model import columns_of
 from tp4lib.word2vec.training import Trained, train
+
+KEPT = 4 << 30
+"""Bytes of the largest checkpoint that is kept: beyond it training takes a GPU minutes, and two of them a disk."""
 
 
 def train_widths(
@@ -32,7 +36,7 @@ def train_widths(
 
     Args:
         widths: positive integers, ``math.inf`` for the limit.
-        folder: for checkpoints: 8 |V| x columns bytes per width, in float32.
+        folder: for checkpoints: 8 |V| x columns bytes per width, in float32; none of more than `KEPT`.
         evaluate: as for `train`.
         settings: passed to `train`; ``epochs`` is needed.
 
@@ -43,17 +47,21 @@ def train_widths(
         InputError: as `train` does.
     """
     trained = {}
+    itemsize = (
+        torch.finfo(getattr(torch, str(settings.get("dtype", "float32")).removeprefix("torch."))).bits // 8
+    )
     for width in widths:
         what = [__version__, str(width), settings, corpus.vocab.digest, corpus.digest, asked_by(evaluate)]
         digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:8]
+        size = 2 * len(corpus.vocab) * columns_of(len(corpus.vocab), width) * itemsize
         place = Path(folder) / f"width-{width}-{digest}"
         trained[width] = train(
             corpus,
             width,
             evaluate=evaluate,
             device=device,
-            out=place,
-            resume=(place / CHECKPOINT).is_file(),
+            out=place if size <= KEPT else None,
+            resume=size <= KEPT and (place / CHECKPOINT).is_file(),
             **settings,
         )
     return trained

@@ -23,7 +23,7 @@ from tp4lib.base.progress import bar
 from tp4lib.word2vec import search
 from tp4lib.word2vec.analogies import asked_by
 from tp4lib.word2vec.blocks import LARGEST, Ahead, Sampler
-from tp4lib.word2vec.checkpoints import Keeper
+from tp4lib.word2vec.checkpoints import Keeper, Pace
 from tp4lib.word2vec.corpus import Corpus
 from tp4lib.word2vec.interrupt import stop_request
 from tp4lib.word2vec.model import CBOW, parse_width
@@ -79,7 +79,9 @@ def train(
         settings: a `Word2VecSettings`; its defaults if left out.
         changes: fields of `Word2VecSettings` by name, in place of those of ``settings``: ``epochs=3, lr=0.1``.
         start: train this model on (from any parameters); it is changed in place and ``width`` must be its width.
-        out: folder for checkpoints, after every epoch and every few minutes; None for none.
+        out: folder for checkpoints, after every epoch and every few minutes; None for none. Where they are larger than
+            `checkpoints.SMALL`, only so often that they take a twentieth of the time at most: then the last one, too,
+            is left out where it is not due.
         resume: go on from the checkpoint in ``out``; the version of tp4, the settings, the text, the start and what
             ``evaluate`` asks have to be those of the run.
         evaluate: called with the embeddings after each epoch; returns something with ``accuracy`` (percent, or None),
@@ -200,7 +202,11 @@ class _Run:
         self.steps, self.blocks, self.at_once = engine
         self.draw = Ahead(sampler).block if self.at_once == 1 else sampler.block
         self.compiled = isinstance(self.steps, fast.Team)
-        self.keeper, self.pause, self.shards = keeper, pause, shards
+        self.keeper, self.shards = keeper, shards
+        size = sum(x.numel() * x.element_size() for x in self._arrays().values())
+        self.pace = Pace(pause, size)
+        if keeper is not None:
+            keeper.require_room(size)
         self.untrained = (1 + sampler.num_negatives) * math.log(2)  # loss of a position whose scores are 0
         self.state: dict[str, Any] = {
             "epoch": 0,  # epochs finished
@@ -214,15 +220,11 @@ class _Run:
 
     def save(self) -> None:
         if self.keeper is not None:
-            started = time.monotonic()
             meta = {"settings": self.settings, "state": self.state}
             now = self.state
-            self.keeper.save(
-                f"{now['epoch']:04}-{now['block']:07}-{now['evaluated']:d}", self._arrays(), meta
-            )
-            if self.pause > 0:
-                # Spend no more than a twentieth of the time on checkpoints, however large they are.
-                self.pause = max(self.pause, 20 * (time.monotonic() - started))
+            generation = f"{now['epoch']:04}-{now['block']:07}-{now['evaluated']:d}"
+            with self.pace.writing():
+                self.keeper.save(generation, self._arrays(), meta)
 
     def restore(self) -> None:
         with checkpoint.restoring(self.keeper.folder):
@@ -249,7 +251,7 @@ class _Run:
         epochs, blocks, tokens = self.settings["epochs"], self.sampler.blocks, self.settings["tokens"]
         state = self.state
         if self.compiled:  # outside of what is timed
-            with jit.told():
+            with jit.announced():
                 fast.load(self.model)
                 search.load()
         done = state["epoch"] * tokens + state["block"] * self.sampler.block_tokens
@@ -259,20 +261,18 @@ class _Run:
             stop_request() as stop,
             bar(total=epochs * tokens, desc=desc, unit="tok", initial=done) as progress,
         ):
-            saved = time.monotonic()
             while state["epoch"] < epochs or not state["evaluated"]:
                 if not state["evaluated"]:
                     self._evaluate(evaluate)
-                    self.save()
-                    saved = time.monotonic()
+                    if self.shards.any(self.pace.affordable()):
+                        self.save()
                     continue
                 self._train_round(progress)
                 if state["block"] == blocks:
                     self._close_epoch()
                 stopped = self.shards.any(stop.is_set())
-                if stopped or self.shards.any(time.monotonic() - saved > self.pause):
+                if stopped or self.shards.any(self.pace.due()):
                     self.save()
-                    saved = time.monotonic()
                 if stopped:
                     raise KeyboardInterrupt
         if self.keeper is not None:

@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tp4lib.base.device import require_memory
+from tp4lib.base.errors import InputError
 from tp4lib.base.files import atomic_path
+from tp4lib.base.text import require_file
 from tp4lib.word2vec.shards import ALONE, Shards
 
 _ROWS = 1024
@@ -37,3 +40,41 @@ def save_vectors(
             rows = block.detach().to("cpu", torch.float32).numpy()
             for word, row in zip(words[start : start + _ROWS], np.ascontiguousarray(rows)):
                 file.write(word.encode() + b" " + row.tobytes() + b"\n")
+
+
+def load_vectors(path: str | Path) -> tuple[list[str], torch.Tensor]:
+    """The words and the vectors (|V|, n) of a file that `save_vectors` or another such program wrote.
+
+    Raises:
+        InputError: no such file, too little memory for it, or not the format: cut short, damaged, or not finite.
+    """
+    path = Path(path)
+    require_file(path, "the vectors.bin of a run of `tp4 word2vec`", "the folder")
+    with open(path, "rb") as file:
+        head = file.readline(64)
+        sizes = [int(size) for size in head.split() if size.isdigit() and len(size) < 16]
+        if len(sizes) != 2 or not all(sizes) or not head.endswith(b"\n"):
+            raise _damaged(path, "its first line is not the numbers of words and columns")
+        count, columns = sizes
+        if count * (4 * columns + 2) > path.stat().st_size:
+            raise _damaged(path, f"it is too short for {count} words of {columns} columns")
+        require_memory(
+            4 * count * columns, torch.device("cpu"), f"reading {path}", "write it with --save-dim 300"
+        )
+        words, rows = [], np.empty((count, columns), dtype="<f4")
+        for row in rows:
+            word = bytearray()
+            while (letter := file.read(1)) not in (b" ", b""):
+                word += letter.strip(b"\n")  # the original program ends no line
+            if file.readinto(row) != row.nbytes:
+                raise _damaged(path, f"it ends after {len(words)} of {count} words")
+            words.append(word.decode("utf-8", "replace"))
+    if not (np.isfinite(rows).all() and len(set(words)) == count):
+        raise _damaged(path, "its numbers are not finite, or a word is there twice")
+    return words, torch.from_numpy(rows)
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(
+        f"{path} is damaged: {why}; expected the vectors.bin of a run of `tp4 word2vec`; run it again"
+    )

@@ -3,7 +3,10 @@
 The text is read in pieces and worked on by array operations; no Python object is ever made per word of the text.
 """
 
+import functools
 import re
+import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -54,6 +57,32 @@ def text_pieces(file: archives.Stream, path: Path, max_bytes: int | None) -> Ite
     cut_short = left <= 0 and file.read(1) not in (b"", b" ", b"\n", b"\t", b"\r", b"\v", b"\f")
     if rest and not cut_short:
         yield np.frombuffer(rest + b" ", dtype=np.uint8)
+
+
+def plain_words(piece: np.ndarray, path: Path) -> np.ndarray:
+    """A piece of `text_pieces` in lower case, each punctuation mark, symbol or space of Unicode in it a space.
+
+    Letters, their marks, and digits of every script stay. There is no word segmentation: a script that is written
+    without spaces between words needs it beforehand.
+    """
+    try:
+        text = piece.tobytes().decode("utf-8")
+    except UnicodeDecodeError:
+        raise not_utf8(path) from None
+    return np.frombuffer(text.translate(_separators()).lower().encode(), dtype=np.uint8)
+
+
+@functools.cache
+def _separators() -> dict[int, str]:
+    """Every character whose category in Unicode is a kind of punctuation (P), symbol (S) or separator (Z)."""
+    return {code: " " for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code))[0] in "PSZ"}
+
+
+def not_utf8(path: Path) -> InputError:
+    return InputError(
+        f"{path} is not UTF-8 text; expected words between spaces; "
+        "unpack or re-encode it first, or choose another --corpus"
+    )
 
 
 class WordCounter:
@@ -121,10 +150,7 @@ class WordCounter:
         try:
             return word.tobytes().decode("utf-8")
         except UnicodeDecodeError:
-            raise InputError(
-                f"{self.path} is not UTF-8 text; expected words between spaces; "
-                "unpack or re-encode it first, or choose another --corpus"
-            ) from None
+            raise not_utf8(self.path) from None
 
 
 def _word_bounds(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

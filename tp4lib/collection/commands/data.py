@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from tp4lib.base.errors import InputError
 from tp4lib.data import catalogue as datasets
 
 
@@ -21,13 +20,9 @@ def data(
     Says of each whether it is the official one, by its digest. Example: tp4 data omniglot
     """
     for each in name or list(datasets.DATASETS):
-        if each not in datasets.DATASETS:
-            raise InputError(
-                f"unknown data set {each!r}; expected one of {', '.join(datasets.DATASETS)}; see `tp4 data`"
-            )
         found = datasets.find_local(each, data_dir)
         if found.is_embedded and name and datasets.DATASETS[each].remotes:
             found = datasets.fetch(each)
         place = found.path if found.path is not None else "made in memory"
-        print(f"{found.describe()}\n    {place}\n    licence: {datasets.DATASETS[each].licence}; "
+        print(f"{found.describe()}\n    {place}\n    licence: {found.licence}; "
               f"official digest: {datasets.verify(found)}")  # fmt: skip

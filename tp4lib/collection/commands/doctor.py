@@ -1,16 +1,18 @@
 """``tp4 doctor``: what is here, and what each preset would need."""
 
+import glob
 import os
 import platform
 import shutil
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 
-# Torch, and what imports it, is imported by the sections that need it: the doctor has to work where it is missing.
+# Torch, and what imports it, is imported where a GPU may be: the doctor has to work where it is missing, and at once.
 from tp4lib import __version__
-from tp4lib.base import environment, packages, paths
+from tp4lib.base import environment, memory, packages, paths
 from tp4lib.base.errors import InputError
-from tp4lib.collection.needs import needs
+from tp4lib.collection.needs import PRESETS, duration, needs
 
 _TOOLS = {
     "compiler": ("cc", "gcc", "clang"),
@@ -29,35 +31,24 @@ def doctor() -> None:
     official ones), then time, memory and disk of each preset, as measured, and whether it fits here. What cannot be
     found out is said, too.
     """
-    for title, lines in (
-        ("tp4", _program),
-        ("packages", _packages),
-        ("machine", _machine),
-        ("tools", _tools),
-        ("settings", _settings),
-        ("data", _data),
-        ("presets", _presets),
-    ):
-        _section(title, lines)
-
-
-def _section(title: str, lines: Callable[[], Iterator[str]]) -> None:
-    head = title
-    try:
-        for line in lines():
+    for section in (_tp4, _packages, _machine, _tools, _settings, _data, _presets):
+        head = section.__name__[1:]
+        for line in _told(section):
             print(textwrap.fill(line, 80, initial_indent=f"{head:<10}", subsequent_indent=" " * 12))
             head = ""
-    except Exception as error:  # a doctor does not fall ill: the other sections are still of use
-        line = f"not found out ({_why(error)})"
-        print(textwrap.fill(line, 80, initial_indent=f"{head:<10}", subsequent_indent=" " * 12))
 
 
-def _why(error: Exception) -> str:
-    line = packages.explained(error) if isinstance(error, ImportError) else None
-    return line or (str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}")
+def _told(section: Callable[[], Iterator[str]]) -> Iterator[str]:
+    """Its lines; a doctor does not fall ill: where one section fails, the others are still of use."""
+    try:
+        yield from section()
+    except Exception as error:
+        line = packages.explained(error) if isinstance(error, ImportError) else None
+        why = line or (str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}")
+        yield f"not found out ({why})"
 
 
-def _program() -> Iterator[str]:
+def _tp4() -> Iterator[str]:
     try:
         from tp4lib.data import provenance
 
@@ -98,21 +89,33 @@ def _settings() -> Iterator[str]:
 
 def _machine() -> Iterator[str]:
     yield f"disk: {_bytes(_disk_free())} free where results go ({paths.runs_dir('')})"
+    yield (
+        f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores, "
+        f"{_bytes(memory.available())} of memory available"
+    )
+    name, free = _gpu() or ("none", 0)
+    yield (
+        f"GPU: {name}, {_bytes(free)} free; --device auto is cuda"
+        if free
+        else f"GPU: {name}; --device auto is cpu"
+    )
+
+
+def _gpu() -> tuple[str, int] | None:
+    """Name and free bytes of what --device auto takes; None where that is the CPU."""
+    if sys.platform == "darwin" or (
+        sys.platform == "linux"
+        and not any(glob.glob(f"/dev/{kind}") for kind in ("nvidia[0-9]*", "nvhost-gpu", "dxg", "kfd"))
+    ):
+        return None
     import torch
 
     from tp4lib.base import device
 
     chosen = device.resolve("auto")
-    yield (
-        f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores, "
-        f"{_bytes(device.available_memory(torch.device('cpu')))} of memory available"
-    )
-    gpu = (
-        f"{torch.cuda.get_device_name(chosen)}, {_bytes(device.available_memory(chosen))} free"
-        if chosen.type == "cuda"
-        else "none"
-    )
-    yield f"GPU: {gpu}; --device auto is {chosen.type}"
+    if chosen.type == "cpu":
+        return None
+    return torch.cuda.get_device_name(chosen), device.available_memory(chosen)
 
 
 def _tools() -> Iterator[str]:
@@ -129,36 +132,29 @@ def _data() -> Iterator[str]:
 
 
 def _presets() -> Iterator[str]:
-    import torch
-
-    from tp4lib.base import device
-    from tp4lib.collection.report import PRESETS
-
-    memory, disk = device.available_memory(torch.device("cpu")), _disk_free()
+    there, disk = memory.available(), _disk_free()
     for preset in PRESETS:
         need = needs(preset)
         if need is None:
             yield f"{preset}: not measured{_full_size() if preset == 'paper' else ''}"
             continue
-        asked = {"memory": (need.memory, memory), "disk": (need.disk, disk)}
-        lacks = [what for what, (needed, there) in asked.items() if needed > there]
+        asked = {"memory": (need.memory, there), "disk": (need.disk, disk)}
+        lacks = [what for what, (needed, free) in asked.items() if needed > free]
         yield (
-            f"{preset}: {_minutes(need.seconds)}, {_bytes(need.memory)} of memory, {_bytes(need.disk)} of disk "
+            f"{preset}: {duration(need.seconds)}, {_bytes(need.memory)} of memory, {_bytes(need.disk)} of disk "
             f"(measured: {need.measured}); {'too little ' + ' and '.join(lacks) if lacks else 'fits'} here"
         )
 
 
 def _full_size() -> str:
     """What is known beforehand of preset paper, and whether it fits."""
-    from tp4lib.base import device
-
-    chosen = device.resolve("auto")
     single, half = (2 * FULL_VOCABULARY**2 * size for size in (4, 2))
-    there = device.available_memory(chosen)
+    gpu = _gpu()
+    there = gpu[1] if gpu else memory.available()
     verdict = "fits" if single < there else "fits in bfloat16" if half < there else "does not fit"
     return (
         f"; Word2Vec at width infinity alone holds two matrices of {FULL_VOCABULARY:,} rows and columns, "
-        f"{_bytes(single)} ({_bytes(half)} in bfloat16); {verdict} on {chosen.type} here"
+        f"{_bytes(single)} ({_bytes(half)} in bfloat16); {verdict} on {'cuda' if gpu else 'cpu'} here"
     )
 
 
@@ -169,7 +165,3 @@ def _disk_free() -> int:
 
 def _bytes(count: float) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.0f} MiB"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tp4lib.base import packages, paths
+from tp4lib.collection.needs import PRESETS, duration_of
 
 
 def reproduce(
@@ -14,7 +15,7 @@ def reproduce(
         list[str] | None, typer.Argument(help="Numbers or names, such as 04, or files; all by default.")
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="ci (minutes), laptop (under an hour), paper (full size).")
+        str, typer.Option(help=f"{', '.join(f'{each} ({duration_of(each)})' for each in PRESETS)}; one core.")
     ] = "ci",
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results; default $TP4_OUT, else runs/PRESET.")
@@ -39,9 +40,10 @@ def reproduce(
 ) -> None:
     """Run notebooks; leave their figures and numbers in a folder.
 
-    Papermill runs each notebook in a process of its own. The folder gets the executed notebooks, figures (SVG and PNG),
-    metrics.json and index.html. A notebook that fails is reported with its cell, and the others still run. Earlier
-    results stay until the new ones are whole.
+    Papermill runs each notebook in a process of its own. The folder gets the executed notebooks, figures (SVG, PNG,
+    PDF, and their data as CSV), metrics.json and index.html. A notebook that fails is reported with its cell, and the
+    others still run. Earlier results stay until the new ones are whole. A file outside the collection that has a name
+    of its notebooks leaves results named NAME@FOLDER.
 
     Example: tp4 reproduce 04 05 --preset laptop --data-dir DIR
     """

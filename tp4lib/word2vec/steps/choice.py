@@ -1,6 +1,7 @@
 """Which engine trains a model: the one asked for, or the first that can run."""
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from tp4lib.word2vec.steps.on_torch import torch_steps
 _ROUND = 8  # blocks that a GPU trains on between two looks at the loss
 _NEEDS = {
     "numba": "numba, one rank on a CPU, float32 or float64, and shared negatives or batches of 1",
-    "triton": "triton, a GPU, float32 or bfloat16, and shared negatives",
+    "triton": "triton and a C compiler, a GPU, float32 or bfloat16, and shared negatives",
 }
 
 
@@ -49,11 +50,18 @@ def choose(engine: str, model: CBOW, sampler: Sampler, threads: int | None, shar
     if engine == "auto":  # Triton's interpreter is for tests: it has to be asked for
         on_gpu = model.embeddings.device.type == "cuda"
         engine = next(name for name, can in fits.items() if can and (on_gpu or name != "triton"))
+        if on_gpu and engine == "torch" and shared and shards.rank == 0 and (missing := gpu.lacking()):
+            print(
+                f"tp4: the Triton kernels need {missing}; going on with torch's step, which is many times slower",
+                file=sys.stderr,
+            )
     if engine not in fits:
         raise InputError(f"unknown engine {engine!r}; expected auto, numba, triton or torch; try auto")
     if not fits[engine]:
+        found = gpu.lacking() if engine == "triton" else None
         raise InputError(
-            f"the {engine} engine needs {_NEEDS[engine]}; expected all of it; try engine='torch'"
+            f"the {engine} engine needs {_NEEDS[engine]}; expected all of it"
+            f"{f', but there is no {found}' if found else ''}; try engine='torch'"
         )
     if engine == "numba":
         return Engine(fast.Team(1 if threads else torch.get_num_threads()), threads or 1, threads or 1)

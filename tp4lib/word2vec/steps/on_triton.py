@@ -14,6 +14,10 @@ in two seeds, but 512 with 64 diverged in one of two, and 1,024 with 192 diverge
 import functools
 import importlib.util
 import os
+import shutil
+import sysconfig
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,9 +31,10 @@ from tp4lib.word2vec.shards import ALONE, Shards
 POSITIONS = 64  # positions, or rows, that a program works on at a time
 NEGATIVES = 128  # whose scores a program of `forward` holds
 COLUMNS = 64  # of a tile
-LAUNCH = dict(
-    num_warps=8, num_stages=1
-)  # more stages of loads ahead would take more shared memory than there is
+# 4 warps: a third fewer instructions than 8, which compute the products of `update` twice. A program then takes half
+# of a multiprocessor's registers, so that two run at once. More stages of loads ahead do not fit in shared memory.
+LAUNCH = dict(num_warps=4, num_stages=1)
+AT_ONCE = 2
 PRECISION = "tf32x3"  # products of float32 on tensor cores, three for one: as exact as float32's own
 
 
@@ -38,12 +43,25 @@ def installed() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+def lacking() -> str | None:
+    """What Triton needs to launch a kernel and is not here, in words; None where nothing is missing."""
+    if not installed():
+        return "triton"
+    if _interpreted():
+        return None
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "a C compiler (gcc or clang)"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        return "Python.h (of python3-dev)"
+    return None
+
+
 def available(model: CBOW, shared: bool) -> bool:
-    """Whether this engine can run: Triton is here, shared negatives, float32 or bfloat16 parameters on a GPU.
+    """Whether this engine can run: nothing is `lacking`, shared negatives, float32 or bfloat16 parameters on a GPU.
 
     With ``TRITON_INTERPRET=1`` the kernels run on the CPU, for tests, in float64 as well.
     """
-    if not shared or not installed():
+    if not shared or lacking():
         return False
     on_gpu = model.embeddings.device.type == "cuda" and model.embeddings.dtype != torch.float64
     return on_gpu or (_interpreted() and model.embeddings.device.type == "cpu")
@@ -57,6 +75,12 @@ def triton_steps(
     Returns:
         sum of the losses of the positions, on the device, so that nobody has to wait for it; and their number.
     """
+    # Triton launches on torch's current device, whichever the arrays are on.
+    with torch.cuda.device(model.embeddings.device) if model.embeddings.is_cuda else nullcontext():
+        return _steps(model, block, settings, shards)
+
+
+def _steps(model: CBOW, block: Block, settings: StepSettings, shards: Shards) -> tuple[Tensor, int]:
     import triton.language as tl
 
     from tp4lib.word2vec.steps import triton_code as kernels
@@ -69,8 +93,8 @@ def triton_steps(
     n, batch, K = model.columns, block.batch_size, block.negatives.shape[1]
     tiles, chunks, wide = -(-n // COLUMNS), -(-batch // POSITIONS), _power(K)
     held = min(wide, NEGATIVES)
-    programs = min(_processors(E.device), tiles)
-    splits = min(-(-2 * programs // (chunks * -(-K // held))), tiles)
+    programs = min(AT_ONCE * _processors(E.device), tiles)
+    splits = min(-(-programs // (chunks * -(-K // held))), tiles)
     # Scores of negatives (batch, K), then those of targets (batch,): one tensor, so that ranks meet once a batch.
     partial = torch.zeros(splits, batch * (K + 1), dtype=dtype, device=E.device)
     S = torch.zeros(batch * (K + 1), dtype=dtype, device=E.device)
@@ -82,25 +106,24 @@ def triton_steps(
     tile = dict(POSITIONS=POSITIONS, EDGE=_power(plan.window), COLUMNS=COLUMNS, PRECISION=precision, **kind)
     tile |= LAUNCH
     for i in range(block.batches):
-        low = i * batch
-        size = min(batch, len(block) - low)
         kernels.forward[(chunks, -(-K // held), splits)](
-            E, R, plan.tokens, plan.first, plan.last, plan.member, plan.negatives[i], partial, low, size,
+            E, R, plan.tokens, plan.first, plan.last, plan.member, plan.negatives, partial, i,
             len(block), batch, n, E.stride(0), K, NEGATIVES=held, **tile,
         )  # fmt: skip
         torch.sum(partial, 0, out=S)
         shards.sum(S)
+        size = min(batch, len(block) - i * batch)
         kernels.gradients[(-(-size // at_once),)](
-            S, loss[i], plan.member, plan.weight[i], plan.rates[i:], low, size, batch, K,
+            S, loss, plan.member, plan.weight, plan.rates, i, len(block), batch, K,
             POSITIONS=at_once, NEGATIVES=wide, **kind,
         )  # fmt: skip
         own, context = plan.own, plan.context
         kernels.update[(programs,)](
             E, R, plan.tokens, plan.first, plan.last, plan.member, S, room,
-            plan.negatives[i], plan.weight[i], plan.hits[i],
-            own.words[i], own.start[i], own.members[i], own.count[i:], own.touches[i],
-            context.words[i], context.start[i], context.members[i], context.count[i:], context.touches[i],
-            plan.shrink_in[i:], plan.shrink_out[i:], plan.input_rate, low, size, len(block), batch, n,
+            plan.negatives, plan.weight, plan.hits,
+            own.words, own.start, own.members, own.count, own.touches,
+            context.words, context.start, context.members, context.count, context.touches,
+            plan.shrink_in, plan.shrink_out, plan.input_rate, i, len(block), batch, n,
             E.stride(0), K, plan.window, _seed(block, i, shards),
             SUM=settings.window_gradient == "sum", ROUND=E.dtype == torch.bfloat16, **tile,
         )  # fmt: skip
@@ -126,16 +149,14 @@ class LaunchPlan:
         self, block: Block, vocab_size: int, settings: StepSettings, dtype: torch.dtype, device: torch.device
     ) -> None:
         batches, batch, positions = block.batches, block.batch_size, len(block)
-        parts = [
-            torch.from_numpy(x.reshape(-1)) for x in (block.tokens, block.first, block.last, block.negatives)
-        ]
-        self.tokens, self.first, self.last, negatives = (
-            _moved(torch.cat(parts), device).split([len(x) for x in parts])
-        )  # fmt: skip
+        parts = (block.tokens, block.first, block.last, block.negatives)
+        self.tokens, self.first, self.last, negatives = _moved(
+            [torch.from_numpy(x.reshape(-1)) for x in parts], device
+        )
         rates = torch.from_numpy(block.rates)
         shrink = [torch.log1p(-rates * x * settings.wd) for x in (settings.input_rate, 1.0)]
-        numbers = torch.stack([rates, *shrink, torch.full_like(rates, settings.input_rate)])
-        self.rates, self.shrink_in, self.shrink_out, self.input_rate = _moved(numbers.to(dtype), device)
+        numbers = [x.to(dtype) for x in (rates, *shrink, torch.full_like(rates, settings.input_rate))]
+        self.rates, self.shrink_in, self.shrink_out, self.input_rate = _moved(numbers, device)
         here = np.arange(positions)
         self.window = int(max((here - block.first).max(), (block.last - 1 - here).max()))
         place = torch.arange(batches * batch, dtype=torch.int32, device=device).view(batches, batch)
@@ -206,9 +227,17 @@ class Groups:
         self.touches = summed.gather(1, self.start[:, :-1].long()).diff(dim=1)
 
 
-def _moved(x: Tensor, device: torch.device) -> Tensor:
-    """On the device, by a copy that nobody waits for."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+def _moved(parts: list[Tensor], device: torch.device) -> list[Tensor]:
+    """On the device, by one copy that nobody waits for; each part begins at a multiple of 64 numbers.
+
+    Triton compiles a kernel for addresses that are multiples of 16 bytes, and another for each that is not.
+    """
+    room = [-(-len(x) // 64) * 64 for x in parts]
+    together = torch.cat([torch.nn.functional.pad(x, (0, more - len(x))) for x, more in zip(parts, room)])
+    if device.type == "cuda":
+        together = together.pin_memory()
+    moved = together.to(device, non_blocking=True).split(room)
+    return [x[: len(part)] for x, part in zip(moved, parts)]
 
 
 def _seed(block: Block, batch: int, shards: Shards) -> int:
@@ -222,7 +251,7 @@ def _power(x: int) -> int:
 
 @functools.cache
 def _processors(device: torch.device) -> int:
-    """Programs that run at once."""
+    """Multiprocessors."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 

@@ -3,6 +3,9 @@
 Every program works on tiles of COLUMNS columns: of all the rows a batch touches it sees the same few columns, so that
 rows which several positions share are in its cache when they come again. Words are rows of ``E`` (embeddings) and ``R``
 (readout), both with ``n`` columns; ``-1`` stands for "no word here".
+
+The arrays of a plan hold all batches of a block. A kernel is told the number ``i`` of its batch, and not the addresses
+where the batch's part begins: Triton compiles a kernel anew for each pattern of alignment among its addresses.
 """
 
 import triton
@@ -114,9 +117,16 @@ def _seen_by(
     return total
 
 
-@triton.jit(do_not_specialize=["low", "size", "total"])
+@triton.jit
+def _batch(i, batch, total):
+    """First position of batch i, and how many it has: the last one may be smaller."""
+    low = i * batch
+    return low, tl.minimum(batch, total - low)
+
+
+@triton.jit(do_not_specialize=["i", "total"])
 def forward(
-    E, R, tokens, first, last, member, negatives, partial, low, size, total, batch, n, stride, K,
+    E, R, tokens, first, last, member, negatives, partial, i, total, batch, n, stride, K,
     POSITIONS: constexpr, EDGE: constexpr, NEGATIVES: constexpr, COLUMNS: constexpr, FLOAT: constexpr,
     PRECISION: constexpr,
 ):  # fmt: skip
@@ -126,12 +136,13 @@ def forward(
     ``partial`` is (num_programs(2), batch K + batch): sums over r are taken afterwards, in one order.
     """
     split, splits = tl.program_id(2), tl.num_programs(2)
+    low, size = _batch(i, batch, total)
     b = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
     k = tl.program_id(1) * NEGATIVES + tl.arange(0, NEGATIVES)
     inside, place = b < size, low + b
     own = inside & (tl.load(member + place, mask=inside, other=0) < 0)  # not among the negatives
     target = tl.load(tokens + place, mask=own, other=-1)
-    m = tl.load(negatives + k, mask=k < K, other=-1)
+    m = tl.load(negatives + i * K + k, mask=k < K, other=-1)
     S = tl.zeros([POSITIONS, NEGATIVES], FLOAT)
     s = tl.zeros([POSITIONS], FLOAT)
     for tile in range(split, tl.cdiv(n, COLUMNS), splits):
@@ -154,9 +165,9 @@ def _softplus_sigmoid(x):
     return tl.maximum(x, 0.0) + tl.log(1.0 + e), tl.where(x >= 0, 1.0, e) / (1.0 + e)
 
 
-@triton.jit(do_not_specialize=["low", "size"])
+@triton.jit(do_not_specialize=["i", "total"])
 def gradients(
-    S, loss, member, weight, rate, low, size, batch, K, POSITIONS: constexpr, NEGATIVES: constexpr, FLOAT: constexpr
+    S, loss, member, weight, rate, i, total, batch, K, POSITIONS: constexpr, NEGATIVES: constexpr, FLOAT: constexpr
 ):  # fmt: skip
     """(b) In place of scores the descent direction by them, times the rate; and the loss of POSITIONS positions.
 
@@ -164,20 +175,23 @@ def gradients(
     there, once; other targets have theirs at the end.
     """
     b, k = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS), tl.arange(0, NEGATIVES)
-    inside, rate = b < size, tl.load(rate)
+    low, size = _batch(i, batch, total)
+    inside, rate = b < size, tl.load(rate + i)
     same = tl.load(member + low + b, mask=inside, other=0)
     hit = same[:, None] == k[None, :]
-    W = tl.load(weight + k, mask=k < K, other=0.0)[None, :]
+    W = tl.load(weight + i * K + k, mask=k < K, other=0.0)[None, :]
     there = inside[:, None] & (k < K)[None, :]
     scores = tl.load(S + b[:, None] * K + k[None, :], mask=there, other=0.0)
     plus, p = _softplus_sigmoid(scores)
     minus, q = _softplus_sigmoid(-scores)
     tl.store(S + b[:, None] * K + k[None, :], rate * tl.where(hit, q, -W * p), mask=there)
-    total = tl.sum(tl.sum(tl.where(there, tl.where(hit, minus, W * plus), 0.0), 1), 0)
+    lost = tl.sum(tl.sum(tl.where(there, tl.where(hit, minus, W * plus), 0.0), 1), 0)
     own = inside & (same < 0)
     minus, q = _softplus_sigmoid(-tl.load(S + batch * K + b, mask=own, other=0.0))
     tl.store(S + batch * K + b, tl.where(own, rate * q, 0.0), mask=inside)
-    tl.store(loss + tl.program_id(0), total + tl.sum(tl.where(own, minus, 0.0), 0))
+    tl.store(
+        loss + i * tl.cdiv(batch, POSITIONS) + tl.program_id(0), lost + tl.sum(tl.where(own, minus, 0.0), 0)
+    )
 
 
 @triton.jit
@@ -199,12 +213,12 @@ def _gathered(room, g, start, order, x, count, COLUMNS: constexpr, WEIGHED: cons
     return total
 
 
-@triton.jit(do_not_specialize=["low", "size", "total", "seed"])
+@triton.jit(do_not_specialize=["i", "total", "window", "seed"])
 def update(
     E, R, tokens, first, last, member, G, room,
     negatives, weight, hits, own_words, own_start, own_order, own_count, own_touches,
     context_words, context_start, context_order, context_count, context_touches,
-    shrink_in, shrink_out, input_rate, low, size, total, batch, n, stride, K, window, seed,
+    shrink_in, shrink_out, input_rate, i, total, batch, n, stride, K, window, seed,
     POSITIONS: constexpr, EDGE: constexpr, COLUMNS: constexpr, SUM: constexpr, FLOAT: constexpr,
     ROUND: constexpr, PRECISION: constexpr,
 ):  # fmt: skip
@@ -214,10 +228,23 @@ def update(
     gradients by them, and gradients by the words at each place: some 3 x batch x COLUMNS numbers that
     stay in the cache.
     """
-    room += tl.program_id(0).to(tl.int64) * (3 * batch + 2 * window) * COLUMNS
+    low, size = _batch(i, batch, total)
+    # This batch's part of each array of the plan; `Groups` has the shapes.
+    negatives, weight, hits = negatives + i * K, weight + i * K, hits + i * K
+    own_words, own_start, own_order = (
+        own_words + i * batch,
+        own_start + i * (batch + 2),
+        own_order + i * batch,
+    )
+    places = batch + 2 * window
+    context_words, context_start = context_words + i * places, context_start + i * (places + 2)
+    context_order, context_touches = context_order + i * places, context_touches + i * places
+    own_touches += i * batch
+    own_count, context_count = tl.load(own_count + i), tl.load(context_count + i)
+    shrink_in, shrink_out = tl.load(shrink_in + i), tl.load(shrink_out + i)
+    input_rate = tl.load(input_rate)
+    room += tl.program_id(0).to(tl.int64) * (2 * batch + places) * COLUMNS
     room_d, room_e = room + batch * COLUMNS, room + 2 * batch * COLUMNS
-    shrink_in, shrink_out, input_rate = tl.load(shrink_in), tl.load(shrink_out), tl.load(input_rate)
-    own_count, context_count = tl.load(own_count), tl.load(context_count)
     lane, offset = tl.arange(0, POSITIONS), tl.arange(0, COLUMNS)
     for tile in range(tl.program_id(0), tl.cdiv(n, COLUMNS), tl.num_programs(0)):
         column = tile * COLUMNS + offset

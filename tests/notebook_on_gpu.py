@@ -1,0 +1,45 @@
+"""The cells of a notebook at preset ci on the pretended GPU: ``python -m tests.notebook_on_gpu 04``.
+
+Prints a line of JSON: how many kernels were launched, and the bytes that were held at most.
+"""
+
+import json
+import linecache
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from tests import pretend_cuda
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+
+def run(number: str) -> dict[str, int]:
+    """Execute the notebook whose name begins with ``number``; whatever a cell raises, this raises."""
+    import torch
+
+    import tp4lib.word2vec.training  # noqa: F401 - before the device is pretended, as a compiler is asked for
+    from tp4lib.word2vec.steps import on_triton
+
+    on_triton.lacking = lambda: "a GPU"
+    torch.set_num_threads(1)
+    (path,) = NOTEBOOKS.glob(f"{number}*.ipynb")
+    names = {"__name__": "__main__", "display": lambda *_, **__: None}
+    with pretend_cuda.device() as gpu:
+        for place, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+            code = "".join(cell["source"])
+            if cell["cell_type"] != "code" or "google.colab" in code:
+                continue
+            name = f"<cell {place} of {path.name}>"
+            linecache.cache[name] = (len(code), None, code.splitlines(True), name)  # for tracebacks
+            exec(compile(code, name, "exec"), names)
+            if "parameters" in cell["metadata"].get("tags", []):
+                names.update(preset="ci", device="cuda")
+        return {"launches": gpu.launches.total(), "peak": gpu.peak}
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    os.environ |= {"MPLBACKEND": "agg", "TP4_PROGRESS": "0"}
+    print(json.dumps(run(sys.argv[1])))
