@@ -171,6 +171,11 @@ def test_any_number_of_threads_gives_the_same_bits(width, sizes, dtype, monkeypa
         losses = [fast.numba_steps(model, block, StepSettings(wd=0.02), cores)[0] for block in blocks]
         seen.add((*losses, model.embeddings.numpy().tobytes(), model.readout.numpy().tobytes()))
     assert len(seen) == 1
+    team, tried = fast.Team(3), CBOW(len(corpus.vocab), width, dtype=dtype)
+    for block in blocks:
+        team(tried, block, StepSettings(wd=0.02))
+    assert min(team.pace.values()) > 0  # both ways were tried
+    assert torch.equal(tried.embeddings, model.embeddings)
 
 
 @needs_numba

@@ -201,7 +201,7 @@ class _Run:
         self.model, self.sampler, self.step, self.settings = model, sampler, step, settings
         self.steps, self.blocks, self.at_once = engine
         self.draw = Ahead(sampler).block if self.at_once == 1 else sampler.block
-        self.compiled = getattr(self.steps, "func", None) is fast.numba_steps
+        self.compiled = isinstance(self.steps, fast.Team)
         self.keeper, self.shards = keeper, shards
         size = sum(x.numel() * x.element_size() for x in self._arrays().values())
         self.pace = Pace(pause, size)

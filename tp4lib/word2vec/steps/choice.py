@@ -64,8 +64,7 @@ def choose(engine: str, model: CBOW, sampler: Sampler, threads: int | None, shar
             f"{f', but there is no {found}' if found else ''}; try engine='torch'"
         )
     if engine == "numba":
-        steps = functools.partial(fast.numba_steps, cores=1 if threads else torch.get_num_threads())
-        return Engine(steps, threads or 1, threads or 1)
+        return Engine(fast.Team(1 if threads else torch.get_num_threads()), threads or 1, threads or 1)
     if engine == "triton":
         # The CPU draws the next blocks while the GPU works on the first; they meet once a round.
         return Engine(functools.partial(gpu.triton_steps, shards=shards), _ROUND)

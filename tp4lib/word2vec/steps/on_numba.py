@@ -10,6 +10,7 @@ Numba is optional; `available` says whether it is here.
 import contextlib
 import functools
 import math
+import time
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
@@ -86,6 +87,27 @@ def numba_steps(model: CBOW, block: Block, settings: StepSettings, cores: int = 
     if not all(map(math.isfinite, written)):
         require_finite(model, block)  # a sum may be too large, and its numbers finite
     return float(loss), len(block)
+
+
+class Team:
+    """`numba_steps` on all cores or on one, whichever is faster now: the bits are the same.
+
+    Threads that meet twice in a step need their cores at the same time, and on a busy machine they do not get them.
+    """
+
+    AGAIN = 32  # blocks after which the slower way is tried again
+
+    def __init__(self, cores: int) -> None:
+        self.pace, self.blocks = dict.fromkeys((cores, 1), 0.0), 0  # seconds a position; 0 until it is tried
+
+    def __call__(self, model: CBOW, block: Block, settings: StepSettings) -> tuple[float, int]:
+        ways = sorted(self.pace, key=self.pace.get)
+        self.blocks += 1
+        cores, started = ways[-1 if self.blocks % self.AGAIN == 0 else 0], time.perf_counter()
+        result = numba_steps(model, block, settings, cores)
+        pace, before = (time.perf_counter() - started) / max(len(block), 1), self.pace[cores]
+        self.pace[cores] = 0.7 * before + 0.3 * pace if before else pace  # one slow block decides nothing
+        return result
 
 
 def load(model: CBOW) -> None:
