@@ -23,6 +23,7 @@ from tp4lib.word2vec.blocks import Block, Sampler
 from tp4lib.word2vec.settings import StepSettings
 from tp4lib.word2vec.shards import ALONE, Shards
 from tp4lib.word2vec.steps import on_triton as gpu
+from tp4lib.word2vec.steps.choice import compile_by
 from tp4lib.word2vec.steps.on_torch import torch_steps
 from tp4lib.word2vec.training import train
 
@@ -119,6 +120,11 @@ def interpreted() -> dict:
         for model, steps in zip(large, (torch_steps, gpu.triton_steps))
     )
     result["large scores"] = [expected / len(asked[0]), abs(got / expected - 1)]
+
+    # Rate 0, by which kernels are compiled before training, changes no bit.
+    still, before = (start(vocab_size, 256, torch.bfloat16) for _ in range(2))
+    compile_by(gpu.triton_steps, still, asked[0], settings)
+    result["rate 0"] = difference(still, before)
 
     # bfloat16: one batch, from numbers that it holds exactly, over 256 columns.
     one = Block(*(getattr(asked[0], x)[:50] for x in ("tokens", "first")), np.minimum(asked[0].last[:50], 50),
@@ -240,6 +246,10 @@ def test_the_cases_hold_what_they_should():
     )
     assert any(len(set(b.negatives[0])) < 70 for b in asked), "negatives drawn twice"
     assert any(len(b) % b.batch_size for b in asked), "a last batch that is smaller"
+
+
+def test_compiling_changes_nothing(measured):
+    assert measured["rate 0"] == 0.0
 
 
 def test_float32_and_padded_rows(measured):

@@ -199,7 +199,7 @@ class _Run:
 
     def __init__(self, model, sampler, step, settings, engine, keeper, pause, shards) -> None:
         self.model, self.sampler, self.step, self.settings = model, sampler, step, settings
-        self.steps, self.blocks, self.at_once = engine
+        self.steps, self.blocks, self.at_once, self.prepare = engine
         self.draw = Ahead(sampler).block if self.at_once == 1 else sampler.block
         self.compiled = isinstance(self.steps, fast.Team)
         self.keeper, self.shards = keeper, shards
@@ -254,6 +254,8 @@ class _Run:
             with jit.announced():
                 fast.load(self.model)
                 search.load()
+        elif self.prepare is not None:
+            self.prepare(self.model, self.sampler.block(0, 0), self.step)
         done = state["epoch"] * tokens + state["block"] * self.sampler.block_tokens
         desc = f"width {self.settings['width']}"
         with (

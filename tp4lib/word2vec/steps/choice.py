@@ -3,13 +3,15 @@
 import functools
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
 from tp4lib.base.errors import InputError
-from tp4lib.word2vec.blocks import Sampler
+from tp4lib.word2vec.blocks import Block, Sampler
 from tp4lib.word2vec.model import CBOW
+from tp4lib.word2vec.settings import StepSettings
 from tp4lib.word2vec.shards import Shards
 from tp4lib.word2vec.steps import on_numba as fast
 from tp4lib.word2vec.steps import on_triton as gpu
@@ -28,11 +30,19 @@ class Engine(NamedTuple):
     Attributes:
         steps: the function that trains on a block, and returns its loss and positions.
         blocks: how many blocks make a round; at_once: how many of them are trained on at the same time.
+        prepare: compiles what is needed, before time is taken; the model stays as it is.
     """
 
     steps: Callable[..., tuple[float | torch.Tensor, int]]
     blocks: int = 1
     at_once: int = 1
+    prepare: Callable[[CBOW, Block, StepSettings], object] | None = None
+
+
+def compile_by(steps: Callable[..., object], model: CBOW, block: Block, step: StepSettings) -> None:
+    """Train on a block at rate 0, which changes nothing: its kernels are compiled, or read where they were before."""
+    print("tp4: compiling the kernels, once on this machine ...", file=sys.stderr, flush=True)
+    steps(model, replace(block, rates=0 * block.rates), step)
 
 
 def choose(engine: str, model: CBOW, sampler: Sampler, threads: int | None, shards: Shards) -> Engine:
@@ -67,5 +77,6 @@ def choose(engine: str, model: CBOW, sampler: Sampler, threads: int | None, shar
         return Engine(fast.Team(1 if threads else torch.get_num_threads()), threads or 1, threads or 1)
     if engine == "triton":
         # The CPU draws the next blocks while the GPU works on the first; they meet once a round.
-        return Engine(functools.partial(gpu.triton_steps, shards=shards), _ROUND)
+        steps = functools.partial(gpu.triton_steps, shards=shards)
+        return Engine(steps, _ROUND, prepare=functools.partial(compile_by, steps))
     return Engine(functools.partial(torch_steps, shards=shards))
