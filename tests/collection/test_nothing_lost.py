@@ -211,7 +211,7 @@ def test_commands_that_only_look_write_nothing(home, tmp_path, line):
 def test_what_a_command_names_is_there(home, tmp_path, command):
     out = tmp_path / "out"
     _, told = ends(WRITING[command], out, changes=[], code=0)
-    named = [Path(path.rstrip(".,;:)")) for path in re.findall(rf"{re.escape(str(out))}\S+", told)]
+    named = [Path(path.rstrip(".,;:)'")) for path in re.findall(rf"{re.escape(str(out))}\S+", told)]
     assert named, told
     for path in named:
         assert path.stat().st_size > 0, path
