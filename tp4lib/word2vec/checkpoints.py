@@ -74,9 +74,7 @@ class Keeper:
             InputError: it does not.
         """
         there = sum(path.stat().st_size for path in self.folder.glob("checkpoint*.npz"))
-        require_disk(
-            2 * size - there, self.folder, "keeping two checkpoints, to resume from", "try --no-checkpoints"
-        )
+        require_disk(2 * size - there, self.folder, "to keep two checkpoints", "try --no-checkpoints")
 
     def save(self, generation: str, arrays: dict[str, Any], meta: dict[str, Any]) -> None:
         """Write this rank's arrays; it counts once every rank has."""
