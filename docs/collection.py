@@ -22,11 +22,12 @@ SUFFIX = {"image/png": "png", "image/svg+xml": "svg", "image/jpeg": "jpg"}
 
 @dataclass(frozen=True)
 class Metric:
-    """A measured number, and the published one where there is one."""
+    """A measured number, and beside it what was published and what theory predicts, where there are such."""
 
     value: float
     published: float | None = None
     unit: str = ""
+    theory: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def read(path: Path) -> Notebook:
     if report.is_file():
         saved = json.loads(report.read_text("utf-8"))
         preset = saved["preset"]
-        metrics = {key: Metric(m["value"], m.get("published"), m.get("unit", ""))
+        metrics = {key: Metric(m["value"], m.get("published"), m.get("unit", ""), m.get("theory"))
                    for key, m in saved["metrics"].items()}  # fmt: skip
     else:
         preset = book["metadata"].get("tp4", {}).get("preset", "")
@@ -163,13 +164,16 @@ def _figures(cells: list[dict[str, Any]]) -> list[Figure]:
 
 
 def _shown(source: str) -> list[str]:
-    """The names that a cell gives to ``report.show(fig, name, ...)``, in order."""
+    """The names that a cell gives to ``report.show(fig, name, ...)`` or ``(fig, *captions(name))``, in order."""
     tree = ast.parse(re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _named(node.func) == "show"]
     calls.sort(key=lambda call: (call.lineno, call.col_offset))
-    return [
-        call.args[1].value for call in calls if len(call.args) > 1 and isinstance(call.args[1], ast.Constant)
+    names = [call.args[1] for call in calls if len(call.args) > 1]
+    names = [
+        name.value.args[0] if isinstance(name, ast.Starred) and isinstance(name.value, ast.Call) else name
+        for name in names
     ]
+    return [name.value for name in names if isinstance(name, ast.Constant)]
 
 
 def _named(function: ast.expr) -> str:
@@ -181,7 +185,7 @@ def _tables(cells: list[dict[str, Any]]) -> dict[str, Metric]:
     metrics = {}
     for output in (output for cell in cells for output in cell.get("outputs", [])):
         for key, m in output.get("data", {}).get(MIME, {}).get("metrics", {}).items():
-            metrics[key] = Metric(m["value"], m.get("published"), m.get("unit", ""))
+            metrics[key] = Metric(m["value"], m.get("published"), m.get("unit", ""), m.get("theory"))
     return metrics or _stored_before(cells)
 
 

@@ -52,9 +52,11 @@ def _exact(value: float) -> str:
 def row(label: str, notebook: Notebook, key: str) -> str:
     """One line of a card: what, our number, and beside it the paper's where the paper has one, else the theory's."""
     metric = notebook.metrics[key]
-    ours = number(metric.value, metric.unit, metric.published)
-    source = "published" if f"{notebook.name}/{key}" in WORDS["published"].values() else "theory"
-    theirs = "" if metric.published is None else f" <small>({source} {_exact(metric.published)})</small>"
+    published = f"{notebook.name}/{key}" in WORDS["published"].values() or metric.theory is not None
+    source = "published" if published and metric.published is not None else "theory"
+    beside = metric.theory if metric.published is None else metric.published
+    ours = number(metric.value, metric.unit, beside)
+    theirs = "" if beside is None else f" <small>({source} {_exact(beside)})</small>"
     return f"{label} **{ours}**{theirs}"
 
 

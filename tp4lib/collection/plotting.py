@@ -1,5 +1,6 @@
 """One look for every figure: colour-blind-safe, told apart without colour too, labelled where the line ends."""
 
+import tomllib
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import offset_copy
 
+from tp4lib.base import paths
+from tp4lib.base.errors import InputError
+
 # Okabe & Ito (2008): told apart with any colour vision; black last, for the reference (width infinity).
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -21,6 +25,12 @@ LINES = (
     "-", (0, (5, 1.5)), (0, (1, 1)), (0, (3, 1, 1, 1)),
     (0, (7, 2, 2, 2)), (0, (2, 2)), (0, (4, 1, 1, 1, 1, 1)), "-",
 )  # fmt: skip
+# One colour a concept, the same in every figure; black is width infinity. Names may go on: "muP, Adam" is muP's.
+CONCEPTS = {
+    "muP": 0, "NTP": 1, "NTK": 1, "MFP": 2, "GP": 3, "NNGP": 3, "π": 4, "SP": 5, "inf": 7,
+}  # fmt: skip
+WIDTHS = mpl.colormaps["viridis_r"]
+"""Widths are ordered, and so are their colours: light and narrow to dark and wide, by log2 n, from 2^4 to 2^14."""
 PUBLISHED = dict(color="0.35", linestyle=(0, (6, 3)), linewidth=1.0, zorder=1)
 
 
@@ -55,16 +65,43 @@ def use_style() -> None:
 def style_for(keys: Iterable[Hashable]) -> dict[Hashable, dict[str, Any]]:
     """A colour, marker and line style for each key, in order; infinity is always black and solid.
 
+    A key of `CONCEPTS`, also with words after it, has that concept's colour. Whole numbers from 8 are widths and get
+    colours of `WIDTHS`. Other keys take what is left of the palette.
+
     >>> style_for([64, math.inf])[math.inf]["color"]
     '#000000'
+    >>> style_for(["SP", "muP"])["muP"]["color"], style_for(["muP, Adam"])["muP, Adam"]["color"]
+    ('#0072B2', '#0072B2')
     """
+    keys = list(keys)
+    named = {key: index for key in keys if (index := _concept(key)) is not None}
+    free = [index for index in range(len(PALETTE) - 1) if index not in named.values()] or [0]
+    widths = all(isinstance(key, int) and key >= 8 for key in keys if key not in named)
     styles, place = {}, 0
-    for key in keys:
-        last = str(key) == "inf"
-        index = len(PALETTE) - 1 if last else place % (len(PALETTE) - 1)
-        styles[key] = dict(color=PALETTE[index], marker=MARKERS[index], linestyle=LINES[index])
-        place += not last
+    for position, key in enumerate(keys):
+        index = named.get(key, free[place % len(free)])
+        place += key not in named
+        # Two keys of one concept differ in marker and line.
+        shape = position % 7 if list(named.values()).count(index) > 1 or (widths and index != 7) else index
+        colour = width_colour(key) if widths and key not in named else PALETTE[index]
+        styles[key] = dict(color=colour, marker=MARKERS[shape], linestyle=LINES[shape])
     return styles
+
+
+def width_colour(n: int) -> str:
+    """The colour of width ``n``, by log2 n: light where narrow, dark where wide.
+
+    >>> width_colour(2**14) == width_colour(2**15), width_colour(64) == width_colour(128)
+    (True, False)
+    """
+    place = (np.log2(max(n, 1)) - 4) / 10
+    return to_hex(WIDTHS(0.12 + 0.88 * float(np.clip(place, 0, 1))))
+
+
+def _concept(key: Hashable) -> int | None:
+    """The place in the palette of the concept that ``key`` names."""
+    word = str(key).replace("-", " ").split(",")[0].split(" ")[0]
+    return CONCEPTS.get(word)
 
 
 def ink(colour: Any) -> str:
@@ -148,7 +185,8 @@ def band(ax: Axes, x: Any, ys: Any, axis: int = 0, label: str | None = None, **s
 def label_lines(ax: Axes, gap: float = 11.0) -> None:
     """Write each labelled line's label right of the axes at the height of its end, ``gap`` points apart; no legend.
 
-    A label that had to move away from its line's end is tied to it by a thin rule.
+    Nothing is drawn inside the axes that could be taken for data: a label that had to move up or down is tied to the
+    height of its line by a thin grey rule outside of them, and a line that ends early is labelled at its end.
     """
     ax.figure.canvas.draw()  # fixes the transforms that the placement needs
     box, points = ax.get_window_extent(), 72 / ax.figure.dpi
@@ -163,10 +201,14 @@ def label_lines(ax: Axes, gap: float = 11.0) -> None:
         if label and not label.startswith("_") and shown.any():
             end = (xs[shown][-1], ys[shown][-1])
             pixel = line.get_transform().transform(end)
-            ends.append(((pixel[1] - box.y0) * points, (box.x1 - pixel[0]) * points, end, line))
+            left = (box.x1 - pixel[0]) * points
+            if left > 30:
+                _label_inside(ax, end, line, room=left)
+            else:
+                ends.append(((pixel[1] - box.y0) * points, line))
     ends.sort(key=lambda end: end[0])
     lowest, highest = 5.0, box.height * points
-    heights = [min(max(height, lowest), highest) for height, *_ in ends]
+    heights = [min(max(height, lowest), highest) for height, _ in ends]
     for index in range(1, len(heights)):
         heights[index] = max(heights[index], heights[index - 1] + gap)
     if (
@@ -175,20 +217,27 @@ def label_lines(ax: Axes, gap: float = 11.0) -> None:
         heights[-1] = highest
         for index in range(len(heights) - 2, -1, -1):
             heights[index] = min(heights[index], heights[index + 1] - gap)
-    moved = [abs(height - own) > 0.45 * gap or left > 30 for height, (own, left, *_) in zip(heights, ends)]
+    moved = [abs(height - own) > 0.45 * gap for height, (own, _) in zip(heights, ends)]
     indent = 16 if any(moved) else 6  # the rules need room
-    for height, (_, _, end, line), far in zip(heights, ends, moved, strict=True):
+    for height, (own, line), far in zip(heights, ends, moved, strict=True):
         place = offset_copy(ax.transAxes, ax.figure, x=indent, y=height, units="points")
         ax.annotate(
             line.get_label(), (1, 0), xytext=(1, 0), textcoords=place, va="center", fontsize="small",
             color=ink(line.get_color()), annotation_clip=False,
         )  # fmt: skip
         if far:
+            start = offset_copy(ax.transAxes, ax.figure, x=2, y=own, units="points")
             stop = offset_copy(ax.transAxes, ax.figure, x=indent - 2, y=height, units="points")
-            # The end in the line's own coordinates: the layout will still make room for the labels.
-            ax.annotate("", (1, 0), end, xycoords=stop, textcoords=line.get_transform(), annotation_clip=False,
-                        arrowprops=dict(arrowstyle="-", color=line.get_color(), alpha=0.6, linewidth=0.8,
-                                        shrinkA=4, shrinkB=0))  # fmt: skip
+            ax.annotate("", (1, 0), (1, 0), xycoords=stop, textcoords=start, annotation_clip=False,
+                        arrowprops=dict(arrowstyle="-", color="0.6", linewidth=0.7, shrinkA=0, shrinkB=0))  # fmt: skip
+
+
+def _label_inside(ax: Axes, end: tuple[float, float], line: Line2D, room: float) -> None:
+    """Label a line that ends before the axes do: right of its end if there is room, else above it."""
+    beside = room > 5.5 * len(line.get_label()) + 8
+    ax.annotate(line.get_label(), end, (6, 0) if beside else (0, 7), xycoords=line.get_transform(),
+                textcoords="offset points", ha="left" if beside else "right", va="center" if beside else "bottom",
+                fontsize="small", color=ink(line.get_color()), path_effects=[halo()], zorder=6)  # fmt: skip
 
 
 def label_points(
@@ -225,6 +274,26 @@ def label_points(
         ax.annotate(label, ax.transData.inverted().transform((x / scale, y / scale)), (dx, dy),
                     textcoords="offset points", va="center", fontsize="x-small", color=ink(colour),
                     path_effects=[halo(2)], zorder=6)  # fmt: skip
+
+
+class Captions:
+    """The captions and alt texts of a notebook's figures, from ``notebooks/captions/NAME.toml``: prose, not code.
+
+    Called with a figure's name and the numbers that its words mention, it gives the last three arguments of
+    `Report.show`: name, caption and alt text.
+    """
+
+    def __init__(self, notebook: str) -> None:
+        path = paths.shared(f"notebooks/captions/{notebook}.toml")
+        if not path.is_file():
+            raise InputError(f"no captions of {notebook!r}; expected the file {path}; write it")
+        self.words = tomllib.loads(path.read_text("utf-8"))
+
+    def __call__(self, figure: str, **numbers: Any) -> tuple[str, str, str]:
+        if figure not in self.words:
+            raise InputError(f"no caption of {figure!r}; expected one of {', '.join(self.words)}; add it")
+        words = self.words[figure]
+        return figure, *(" ".join(words[key].format(**numbers).split()) for key in ("caption", "alt"))
 
 
 def close(fig: plt.Figure) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 from tp4lib.base import packages, paths
 from tp4lib.base.errors import InputError
 from tp4lib.collection.manifest import Manifest
+from tp4lib.collection.presets import PRESETS, choose_data
+from tp4lib.collection.widgets import live
 from tp4lib.data import provenance
 from tp4lib.data.catalogue import Found
 
-PRESETS = ("ci", "laptop", "paper")
 ASKED = "TP4_ASKED"
 """Environment variable: what `tp4 reproduce` runs a notebook as, JSON with ``notebook``, ``preset`` and ``seed``."""
 MISMATCH = (
@@ -35,7 +36,7 @@ class Report:
 
     Args:
         notebook: the notebook's name, such as ``"04_word2vec_limit"``; also its folder in the run.
-        preset: one of "ci", "laptop", "paper".
+        preset: one of "ci", "class", "laptop", "paper".
         seed: the notebook's seed, recorded.
 
     Under `tp4 reproduce` the name is that of the file that runs, so that a copy keeps numbers of its own.
@@ -57,6 +58,8 @@ class Report:
         ]
         if wrong:
             raise InputError(f"the notebook's {' and '.join(wrong)}; {MISMATCH}")
+        if not asked and live():  # the data that `tp4 reproduce` would take
+            choose_data(preset)
         notebook = asked.get("notebook", notebook)
         self.notebook, self.preset, self.seed = notebook, preset, seed
         self.folder = paths.runs_dir(preset) / notebook

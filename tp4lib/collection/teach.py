@@ -3,7 +3,8 @@
 What goes: the folded answers (``<details>``), the outputs, the metadata, and the lines from ``### BEGIN SOLUTION`` to
 ``### END SOLUTION``, of hidden tests and of mark schemes (nbgrader's marks, so that a course that grades with nbgrader
 can take the originals). What stays: the text, the code, the checks. What comes: a cell to write in below each
-prediction asked for and each exercise.
+prediction asked for, each "try this" and each exercise, and in the place of "What you saw", which tells results; so
+does the first table's column "expected result", which goes. Hints (``<details><summary>Hint</summary>``) stay, folded.
 
 People misspell marks, and a mark that is overlooked gives an answer away. So marks are read leniently, and a notebook
 in which anything like a mark is left is refused. Nor is anything overwritten that a student may have written.
@@ -22,11 +23,14 @@ from urllib.parse import quote
 
 from tp4lib.base.errors import InputError
 from tp4lib.base.files import atomic_path, out_dir
-from tp4lib.collection.notebook_source import KEY, read_notebook
+from tp4lib.collection.notebook_source import FOLDED, KEY, RESULTS, fold, read_notebook
+from tp4lib.collection.presets import PRESETS
 
 ANSWER = "*Your answer:* (double-click here to write)"
 PREDICTION = "*Your prediction:* (double-click here to write, before you run the next cell)"
+SAW = "*What I saw:* (double-click here to write)"
 CODE = 'raise NotImplementedError("your code here")'
+FOLDER = "solutions"
 
 _GAP = r"(?:[^\w\n]|_)*"  # between the words of a mark
 _BLOCK = rf"(?P<block>SOLUTION|HIDDEN{_GAP}TEST|MARK{_GAP}SCHEME)"
@@ -34,6 +38,13 @@ _BLOCK = rf"(?P<block>SOLUTION|HIDDEN{_GAP}TEST|MARK{_GAP}SCHEME)"
 _MARK = re.compile(rf"{_GAP}(?P<edge>BEGIN|END){_GAP}{_BLOCK}.*", re.IGNORECASE)
 _FOLD = re.compile(r"<\s*(?P<end>/?)\s*details\b[^>]*>", re.IGNORECASE)
 _SUMMARY = re.compile(r"<\s*summary\b.*?</\s*summary\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+# Exactly so: any other spelling is an answer.
+_HINT = re.compile(
+    r"<details>\s*<summary>Hint</summary>(?:(?!</?\s*(?:details|summary)\b).)*</details>", re.DOTALL
+)
+_SEEN = re.compile(r"^(## What you saw) *$.*?(?=^## |^\*\*Next:|\Z)", re.MULTILINE | re.DOTALL)
+_EXPECTED = re.compile(r"^\|.*\| *expected result *\|\n(\|.*\|\n?)+", re.MULTILINE)
+_PRESET = re.compile(r"^preset *= *(['\"])\w+\1", re.MULTILINE)
 _PREDICT = re.compile(r"^(> )?\*\*Predict, then run\.\*\*", re.MULTILINE)
 
 # What must not be left in a student's notebook: in any cell, and in code.
@@ -67,7 +78,7 @@ class _Piece:
         return " ".join(_SUMMARY.sub(" ", self.text).split())
 
 
-def student_version(notebook: dict[str, Any]) -> dict[str, Any]:
+def student_version(notebook: dict[str, Any], preset: str | None = None) -> dict[str, Any]:
     """The notebook (nbformat 4, as JSON) without answers, outputs and metadata, with cells to write in.
 
     Raises:
@@ -81,23 +92,49 @@ def student_version(notebook: dict[str, Any]) -> dict[str, Any]:
     secrets: list[tuple[int, str]] = []
     for number, cell in enumerate(notebook["cells"], 1):
         pieces = _pieces(cell, number)
-        secrets += [(number, piece.secret) for piece in pieces if piece.taken]
+        secrets += [(number, piece.secret) for piece in pieces if piece.taken and piece.stub != SAW]
         cells += [(number, new) for new in _student_cells(cell, pieces)]
     _require_clean(cells, secrets)
+    return _dressed(notebook, [cell for _, cell in cells], preset)
+
+
+def teacher_version(notebook: dict[str, Any], preset: str | None = None) -> dict[str, Any]:
+    """The notebook with its answers and without outputs, for who teaches."""
+    cells = []
+    for cell in notebook["cells"]:
+        new = _cell(cell, "".join(cell["source"]), 0)
+        cells.append(new | ({"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {}))
+    return _dressed(notebook, cells, preset)
+
+
+def _dressed(notebook: dict[str, Any], cells: list[dict[str, Any]], preset: str | None) -> dict[str, Any]:
+    """A notebook of these cells, at this preset, which knows itself again."""
+    for cell in cells:
+        if preset is not None and "parameters" in cell["metadata"].get("tags", []):
+            cell["source"] = _PRESET.sub(f'preset = "{preset}"', cell["source"])
     # Of the notebook's metadata (which may hold outputs, of widgets for instance) only what is needed to run it.
     kept = ("kernelspec", "language_info")
     metadata = {key: notebook["metadata"][key] for key in kept if key in notebook["metadata"]}
-    book = notebook | {"metadata": metadata, "cells": [cell for _, cell in cells]}
+    book = notebook | {"metadata": metadata, "cells": cells}
     return book | {"metadata": metadata | {KEY: {"student": _digest(book)}}}
 
 
 def write_students(
-    notebooks: Sequence[Path], out: Path, say: Callable[[str], None] = print
+    notebooks: Sequence[Path],
+    out: Path,
+    say: Callable[[str], None] = print,
+    *,
+    preset: str | None = None,
+    solutions: bool = False,
 ) -> list[dict[str, Any]]:
     """Write the student versions of ``notebooks`` to the folder ``out``, under their own names; returns them.
 
     Either all are written or, where one cannot be, none. A file that is there already is replaced only if it is as an
     earlier call has written it.
+
+    Args:
+        preset: what the notebooks are set to; None leaves theirs.
+        solutions: also write them with their answers, to the folder ``solutions`` in ``out``.
 
     Raises:
         InputError: an answer may have been left in; ``out`` is the folder of a notebook itself, cannot be written, or
@@ -109,38 +146,59 @@ def write_students(
                 f"{out} holds the notebooks themselves; expected another folder; choose one with --out DIR"
             )
     books: dict[str, dict[str, Any]] = {}
+    answers: dict[str, dict[str, Any]] = {}
     for path in notebooks:
         if path.name in books:
             raise InputError(f"two notebooks are called {path.name}; expected different names; rename one")
         try:
-            books[path.name] = student_version(read_notebook(path))
+            original = read_notebook(path)
+            _require_size(original, preset)
+            books[path.name] = student_version(original, preset)
+            if solutions:
+                answers[f"{FOLDER}/{path.name}"] = teacher_version(original, preset)
         except InputError as error:
             line = str(error)
             raise InputError(line if str(path) in line else f"{path.name}, {line}") from None
-    if changed := [name for name in books if not _may_replace(out / name)]:
+    if changed := [name for name in books | answers if not _may_replace(out / name)]:
         raise InputError(
             f"{', '.join(changed)} in {out}: not as `tp4 teach` has written it, so a student's work may be in it; "
             f"expected a folder without; try --out {out}-2"
         )
-    out_dir(out)
-    for name, book in books.items():
+    out_dir(out / FOLDER if answers else out)
+    for name, book in (books | answers).items():
         with atomic_path(out / name) as part:
             # A half of a surrogate pair, which JSON can hold and UTF-8 cannot, stays the escape that it was.
             part.write_text(_json(book, indent=1) + "\n", encoding="utf-8", errors="backslashreplace")
         sources = [cell["source"] for cell in book["cells"]]
-        places = sum(source.count(word) for source in sources for word in (ANSWER, PREDICTION, CODE))
-        say(f"{out / name}: {places} places to write in")
+        places = sum(source.count(word) for source in sources for word in (ANSWER, PREDICTION, SAW, CODE))
+        say(f"{out / name}: " + (f"{places} places to write in" if name in books else "with the answers"))
     return list(books.values())
+
+
+def _require_size(notebook: dict[str, Any], preset: str | None) -> None:
+    """Refuse a preset that there is not, or that this notebook has no sizes for."""
+    if preset is None:
+        return
+    known = [
+        name
+        for name in PRESETS
+        if any(f'"{name}": ' in "".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code")
+    ]
+    if preset not in known:
+        raise InputError(
+            f"no sizes for preset {preset!r}; expected one of {', '.join(known) or 'none'}; choose another --preset"
+        )
 
 
 def _pieces(cell: dict[str, Any], number: int) -> list[_Piece]:
     """The source of a cell, cut at its marks."""
     source = "".join(cell["source"]).replace("\r\n", "\n").replace("\r", "\n")
-    pieces = _between_marks(source, number)
+    pieces = _between_marks(source if cell["cell_type"] == "code" else _without_expectations(source), number)
     if cell["cell_type"] != "code":
         pieces = [
             new for piece in pieces for new in ([piece] if piece.taken else _unfolded(piece.text, number))
         ]
+        pieces = [new for piece in pieces for new in ([piece] if piece.taken else _unseen(piece.text))]
     if _is_answer(cell) and not any(piece.taken for piece in pieces):
         pieces = [_Piece(source, taken=True, stub=CODE)]
     return pieces
@@ -177,7 +235,10 @@ def _between_marks(source: str, number: int) -> list[_Piece]:
 def _unfolded(text: str, number: int) -> Iterator[_Piece]:
     """Cut at ``<details>`` and ``</details>``, with attributes or without; folds may contain folds."""
     depth = start = 0
+    hints = [hint.span() for hint in _HINT.finditer(text)]
     for tag in _FOLD.finditer(text):
+        if depth == 0 and any(first <= tag.start() < last for first, last in hints):
+            continue
         if depth == 0 and not tag["end"]:
             yield _Piece(text[start : tag.start()])
             start = tag.end()
@@ -192,6 +253,26 @@ def _unfolded(text: str, number: int) -> Iterator[_Piece]:
     yield _Piece(text[start:])
 
 
+def _unseen(text: str) -> Iterator[_Piece]:
+    """Cut out what stands below "What you saw"."""
+    start = 0
+    for section in _SEEN.finditer(text):
+        yield _Piece(text[start : section.end(1)])
+        yield _Piece(text[section.end(1) : section.end()], taken=True, stub=SAW)
+        start = section.end()
+    yield _Piece(text[start:])
+
+
+def _without_expectations(text: str) -> str:
+    """``text`` without the column "expected result" of its table of presets."""
+
+    def narrower(table: re.Match[str]) -> str:
+        rows = table[0].rstrip("\n").split("\n")
+        return "\n".join(row.rstrip().rstrip("|").rpartition("|")[0] + "|" for row in rows) + "\n"
+
+    return _EXPECTED.sub(narrower, text)
+
+
 def _is_answer(cell: dict[str, Any]) -> bool:
     """Whether the cell is an answer from end to end: by its tags, or nbgrader's."""
     metadata = cell.get("metadata", {})
@@ -203,26 +284,30 @@ def _is_answer(cell: dict[str, Any]) -> bool:
 
 def _student_cells(cell: dict[str, Any], pieces: Sequence[_Piece]) -> Iterator[dict[str, Any]]:
     """What becomes of a cell: its kept text, and the places to write in."""
+    if RESULTS in cell.get("metadata", {}).get("tags", []):
+        return
     if cell["cell_type"] == "code":
         parts = [piece.stub if piece.taken else piece.text for piece in pieces]
         source = "\n".join(part for part in parts if part is not None)
         if source.strip() or not any(
             piece.taken for piece in pieces
         ):  # one that held nothing but hidden tests goes
-            yield _cell(cell, source, 0) | {"outputs": [], "execution_count": None}
+            answered = any(piece.stub for piece in pieces)  # what is to be filled in is not folded
+            yield _cell(cell, source, 0, unfold=answered) | {"outputs": [], "execution_count": None}
         return
     for index, piece in enumerate(pieces):
         if piece.stub is not None:
-            yield _cell({"cell_type": "markdown", "id": cell.get("id")}, ANSWER, index)
+            prompt = SAW if piece.stub == SAW else ANSWER
+            yield _cell({"cell_type": "markdown", "id": cell.get("id")}, prompt, index)
         elif not piece.taken and (text := re.sub(r"\A([ \t]*\n)+", "", piece.text).rstrip()):
             yield _cell(cell, text, index)
     if not any(piece.taken for piece in pieces) and _PREDICT.search(pieces[0].text):
         yield _cell({"cell_type": "markdown", "id": cell.get("id")}, PREDICTION, 1)
 
 
-def _cell(origin: dict[str, Any], source: str, index: int) -> dict[str, Any]:
-    """A cell like ``origin`` with another source; of what else it held, the tags and the pictures still shown."""
-    tags = origin.get("metadata", {}).get("tags")
+def _cell(origin: dict[str, Any], source: str, index: int, unfold: bool = False) -> dict[str, Any]:
+    """A cell like ``origin`` with another source; of what else it held, tags, fold and the pictures still shown."""
+    tags = [tag for tag in origin.get("metadata", {}).get("tags", []) if not (unfold and tag == FOLDED)]
     name = origin.get("id")
     if index and name is not None:  # ids are at most 64 characters and differ within a notebook
         name = hashlib.sha256(f"{name}/{index}".encode()).hexdigest()[:16]
@@ -232,6 +317,8 @@ def _cell(origin: dict[str, Any], source: str, index: int) -> dict[str, Any]:
         "metadata": {"tags": tags} if tags else {},
         "source": source,
     }
+    if FOLDED in tags:
+        fold(cell)
     pictures = {
         file: data
         for file, data in (origin.get("attachments") or {}).items()
@@ -243,7 +330,7 @@ def _cell(origin: dict[str, Any], source: str, index: int) -> dict[str, Any]:
 def _require_clean(cells: Sequence[tuple[int, dict[str, Any]]], secrets: Sequence[tuple[int, str]]) -> None:
     """Refuse a student's notebook that still holds a mark, or elsewhere what was taken out."""
     for number, cell in cells:
-        text = _plain(cell["source"])
+        text = _plain(_HINT.sub("", cell["source"]) if cell["cell_type"] == "markdown" else cell["source"])
         if found := _LEFT.search(text) or (cell["cell_type"] == "code" and _LEFT_IN_CODE.search(text)):
             raise _refused(
                 number, f"{_short(found[0])} that is no mark of an answer, or one without its other half",

@@ -14,7 +14,7 @@ def reproduce(
         list[str] | None, typer.Argument(help="Numbers or names, such as 04, or files; all by default.")
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="ci (minutes), laptop (under an hour), paper (full size).")
+        str, typer.Option(help="ci (minutes), class (3 minutes each), laptop (an hour), paper (full size).")
     ] = "ci",
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results; default $TP4_OUT, else runs/PRESET.")

@@ -14,15 +14,21 @@ def teach(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the student versions; default runs/students.")
     ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="What the students' notebooks are set to, such as class.")
+    ] = None,
+    solutions: Annotated[
+        bool, typer.Option("--solutions", help="Also write them with their answers, to DIR/solutions.")
+    ] = False,
 ) -> None:
     """Write student versions: no answers, places to write in.
 
     The originals are the teacher's. A notebook in which an answer may have been left is refused; a file in the folder
     that was changed since, a student's work, is never replaced.
 
-    Example: tp4 teach 00 01 --out class
+    Example: tp4 teach 00 01 --preset class --out class
     """
     from tp4lib.collection import reproduce as runner
 
     out = out or paths.runs_dir("students")
-    classes.write_students(runner.notebooks(notebook), out)
+    classes.write_students(runner.notebooks(notebook), out, preset=preset, solutions=solutions)
