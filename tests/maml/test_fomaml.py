@@ -136,6 +136,17 @@ def test_training_learns_features_that_transfer():
     assert after.mean > before.mean + 3 * (before.se + after.se), (before, after)
 
 
+def test_validation_characters_are_rotated_where_asked_and_test_characters_never():
+    drawn = characters(synthetic.draw(classes=80, drawers=4))
+    upright, rotated = (train.split_tasks(drawn, rotate_validation=asked) for asked in (False, True))
+    for part, times in ((0, 1), (1, 4), (2, 1)):
+        assert rotated[part].classes == times * upright[part].classes
+    count = len(upright[1].table)
+    assert torch.equal(rotated[1].table[:count], upright[1].table)
+    quarter = upright[1].table.view(count, 28, 28).rot90(1, (1, 2)).reshape(count, -1)
+    assert torch.equal(rotated[1].table[count : 2 * count], quarter)
+
+
 def characters(images: np.ndarray) -> Characters:
     return Characters(images, [f"synthetic/{c}" for c in range(len(images))], "synthetic", synthetic=True)
 

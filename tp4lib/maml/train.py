@@ -98,7 +98,9 @@ class History:
         return self.epochs[self.best_epoch - 1]
 
 
-def split_tasks(characters: Characters, seed: int = 0, **options: Any) -> tuple[Tasks, Tasks, Tasks]:
+def split_tasks(
+    characters: Characters, seed: int = 0, *, rotate_validation: bool = False, **options: Any
+) -> tuple[Tasks, Tasks, Tasks]:
     """Split the characters as the paper did: tasks to train on (rotations too), to validate and to test.
 
     Validation and test tasks do not depend on ``seed``: every run is asked the same questions.
@@ -106,6 +108,8 @@ def split_tasks(characters: Characters, seed: int = 0, **options: Any) -> tuple[
     Args:
         characters: from `tp4lib.data.omniglot.load`.
         seed: of the training tasks.
+        rotate_validation: add the three rotations of the validation characters, as the authors' code does. Their test
+            characters are never rotated, so unrotated validation tasks are the more like the test.
         options: for `Tasks`: ways, shots, queries, device, dtype.
 
     Raises:
@@ -114,7 +118,7 @@ def split_tasks(characters: Characters, seed: int = 0, **options: Any) -> tuple[
     train, validation, test = omniglot.vinyals(characters)
     return (
         Tasks(omniglot.rotations(train), seed=seed, **options),
-        Tasks(validation, seed=1, **options),
+        Tasks(omniglot.rotations(validation) if rotate_validation else validation, seed=1, **options),
         Tasks(test, seed=2, **options),
     )
 
