@@ -28,7 +28,7 @@ PAPER_PEAKS = {
     "04": 2 * 4 * VOCABULARY**2
     + 4 * 4 * VOCABULARY * 1024,  # embeddings and readout at infinity; 1,024 directions
     "05": 2 * 4 * VOCABULARY**2,
-    "07": 3 * 8 * IMAGES**2,  # a kernel of all images in float64, its sum with the ridge, and the Cholesky factor
+    "07": 3 * 8 * IMAGES**2,  # a kernel in float64 of all images, its sum with the ridge, its factor
 }
 """Bytes that the largest notebooks hold on a GPU at preset paper, by formula; docs/gpu.md has the others."""
 TABLE = Path(__file__).resolve().parent / "needs.json"
