@@ -1,12 +1,15 @@
 """Presets: which data each takes, in `tp4 reproduce` and in a live session alike."""
 
+import json
 import os
 
 import pytest
 
 from tp4lib.base.errors import InputError
-from tp4lib.collection import presets, report
+from tp4lib.collection import presets, report, reproduce
+from tp4lib.collection.notebook_source import read_notebook
 from tp4lib.collection.plan import TIMEOUTS, Plan
+from tp4lib.collection.presets import sizes_of
 from tp4lib.data.catalogue import EMBEDDED
 
 
@@ -45,3 +48,23 @@ def test_nothing_is_set_where_nobody_is_there(monkeypatch, tmp_path):
 
 def test_every_preset_has_a_limit_of_time():
     assert set(TIMEOUTS) == set(presets.PRESETS)
+
+
+def test_a_preset_that_a_notebook_has_no_sizes_for_is_refused_before_anything_runs(tmp_path):
+    """A user's notebook without sizes runs at any preset."""
+
+    def notebook(name, source):
+        empty = {"metadata": {}, "outputs": [], "execution_count": None}
+        cells = [{"cell_type": "code", "id": "a", "source": source, **empty}]
+        path = tmp_path / f"{name}.ipynb"
+        path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+        return path
+
+    few = notebook("01_few", 'SIZES = {"ci": 1, "laptop": 2}')
+    plan = reproduce.Plan("class", tmp_path / "out")
+    with pytest.raises(InputError, match="no sizes for preset 'class' in 01_few"):
+        reproduce.run([few], plan, say=lambda line: None)
+    assert not (tmp_path / "out").exists()
+    free = notebook("02_free", "preset = 'ci'")
+    assert sizes_of(read_notebook(free)) == []
+    assert sizes_of(read_notebook(few)) == ["ci", "laptop"]

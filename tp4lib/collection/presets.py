@@ -1,6 +1,7 @@
 """The sizes a notebook can be run at, and which data each takes."""
 
 import os
+from typing import Any
 
 from tp4lib.data.catalogue import EMBEDDED
 
@@ -9,6 +10,12 @@ SHIPPED = ("ci", "class")
 """Presets on data that come with the packages, so that they depend on nothing outside the environment."""
 
 _own: list[str | None] = []
+
+
+def sizes_of(notebook: dict[str, Any]) -> list[str]:
+    """The presets that a notebook has sizes for: keys of a dict in its code; none where it has no such thing."""
+    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return [name for name in PRESETS if any(f'"{name}": ' in source for source in code)]
 
 
 def choose_data(preset: str) -> None:

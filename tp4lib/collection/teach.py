@@ -24,7 +24,7 @@ from urllib.parse import quote
 from tp4lib.base.errors import InputError
 from tp4lib.base.files import atomic_path, out_dir
 from tp4lib.collection.notebook_source import FOLDED, KEY, RESULTS, fold, read_notebook
-from tp4lib.collection.presets import PRESETS
+from tp4lib.collection.presets import sizes_of
 
 ANSWER = "*Your answer:* (double-click here to write)"
 PREDICTION = "*Your prediction:* (double-click here to write, before you run the next cell)"
@@ -179,11 +179,7 @@ def _require_size(notebook: dict[str, Any], preset: str | None) -> None:
     """Refuse a preset that there is not, or that this notebook has no sizes for."""
     if preset is None:
         return
-    known = [
-        name
-        for name in PRESETS
-        if any(f'"{name}": ' in "".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code")
-    ]
+    known = sizes_of(notebook)
     if preset not in known:
         raise InputError(
             f"no sizes for preset {preset!r}; expected one of {', '.join(known) or 'none'}; choose another --preset"
