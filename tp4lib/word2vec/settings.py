@@ -60,7 +60,7 @@ class Word2VecSettings:
         shared_negatives: K; default three for every four positions of a batch, and with gensim's gradient three for
             every position. With k for each position a draw weighs ``batch_size k / K`` in a step: from about
             100 on training may diverge.
-        threads: None for all cores ($OMP_NUM_THREADS of them, where it is set), which share the columns in each step
+        threads: None for all cores (or ``OMP_NUM_THREADS`` of them), which share the columns in each step
             and give the same bits on any number of cores. Else so many threads, each with a block of its own, change
             the parameters without waiting for each other: the bits depend on who comes first; 1 is None on one core.
         seed: the windows and negatives of a seed are the same at all widths.
