@@ -244,7 +244,7 @@ def test_the_collection_runs_and_leaves_its_figures(collection):
             assert (out / name / f"{figure['name']}.svg").is_file()
             assert (out / name / f"{figure['name']}.png").is_file()
             assert (out / name / f"{figure['name']}.pdf").read_bytes().startswith(b"%PDF")
-            head, *rows = csv.reader((out / name / f"{figure['name']}.csv").open(encoding="utf-8"))
+            head, *rows = csv.reader((out / name / f"{figure['name']}.csv").read_text("utf-8").splitlines())
             assert len(head) >= 2, f"{figure['name']}: what it shows is not told"
             assert rows
             assert f"{name}/{figure['name']}.svg" in page

@@ -63,7 +63,9 @@ def test_the_two_commands_are_targets_of_make():
     assert {kind for kind, _ in BLOCKS} == {"", "bash", "python", "bibtex"}
     assert [block for kind, block in BLOCKS if kind == ""] == [first], "every other command is run below"
     for target, last in (("figures", "reproduce --preset ci --out runs/ci"), ("test", "-m pytest")):
-        done = subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True, text=True)
+        apart = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+        command = ["make", "-n", "--no-print-directory", target]
+        done = subprocess.run(command, cwd=ROOT, env=apart, check=True, capture_output=True, text=True)
         assert last in done.stdout.splitlines()[-1]
 
 
