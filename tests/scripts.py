@@ -1,16 +1,16 @@
-"""The programs in `benchmarks/` as modules, for tests of what they compute."""
+"""The programs in `benchmarks/`, `docs/` and `tools/` as modules, for tests of what they compute."""
 
 import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
 
-SCRIPTS = Path(__file__).parents[1] / "benchmarks"
+ROOT = Path(__file__).parents[1]
 
 
-def script(name: str) -> ModuleType:
-    """``benchmarks/NAME.py``."""
-    specification = importlib.util.spec_from_file_location(f"{name}_benchmark", SCRIPTS / f"{name}.py")
+def script(name: str, folder: str = "benchmarks") -> ModuleType:
+    """``FOLDER/NAME.py``."""
+    specification = importlib.util.spec_from_file_location(f"{folder}_{name}", ROOT / folder / f"{name}.py")
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module  # where dataclasses look for it
     specification.loader.exec_module(module)

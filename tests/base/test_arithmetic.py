@@ -1,20 +1,15 @@
 """`tools/arithmetic.py`: which tests it runs, and that the worst exit code is its own."""
 
-import importlib.util
 import subprocess
-from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).parents[2] / "tools" / "arithmetic.py"
+from tests.scripts import ROOT, script
 
 
 @pytest.fixture
 def tool():
-    specification = importlib.util.spec_from_file_location("arithmetic", TOOL)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return script("arithmetic", "tools")
 
 
 @pytest.mark.parametrize(
@@ -41,7 +36,7 @@ def test_values_of_options_name_no_tests(tool, monkeypatch, arguments, all_numer
 
 
 def test_every_folder_that_is_left_out_exists(tool):
-    assert [name for name in tool.WITHOUT_NUMBERS if not (TOOL.parents[1] / "tests" / name).exists()] == []
+    assert [name for name in tool.WITHOUT_NUMBERS if not (ROOT / "tests" / name).exists()] == []
 
 
 def test_one_failure_is_a_failure(tool, monkeypatch, capsys):

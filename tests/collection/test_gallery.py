@@ -11,6 +11,7 @@ import tomllib
 import pytest
 
 from tests import browsing
+from tests.scripts import script
 from tp4lib.base import paths
 
 ROOT = paths.checkout()
@@ -23,16 +24,7 @@ needs_sphinx = pytest.mark.skipif(
 )
 
 
-def load(name):
-    """A module of docs/, which is no package."""
-    spec = importlib.util.spec_from_file_location(f"gallery_{name}", ROOT / "docs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-collection, markup = load("collection"), load("markup")
+collection, markup = script("collection", "docs"), script("markup", "docs")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The commands and the Python of the README and of docs/run.md run as they stand, in the environment that the README
 makes; the README's numbers are measured."""
 
-import importlib.util
 import os
 import re
 import shlex
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.scripts import script
 from tp4lib.base import paths
 
 ROOT = paths.checkout()
@@ -147,9 +147,7 @@ def test_python_runs_as_it_stands(place):
 
 def test_generated_parts_are_up_to_date(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    spec = importlib.util.spec_from_file_location("gallery_measured", ROOT / "docs" / "measured.py")
-    measured = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(measured)
+    measured = script("measured", "docs")
     assert "<!-- begin notebooks -->" in README
     assert measured.renewed(README) == README, "run `python docs/measured.py` and commit the README"
 

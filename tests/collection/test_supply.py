@@ -1,6 +1,5 @@
 """Dependencies: bounded on both sides, locked as tested, their licences listed."""
 
-import importlib.util
 import os
 import re
 import shutil
@@ -12,12 +11,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from tests.scripts import script
 from tp4lib.base import paths
 
 ROOT = paths.checkout()
-spec = importlib.util.spec_from_file_location("supply", ROOT / "tools" / "supply.py")
-supply = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(supply)
+supply = script("supply", "tools")
 
 
 def test_every_direct_dependency_has_a_lower_and_an_upper_bound():

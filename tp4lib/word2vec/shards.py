@@ -16,6 +16,7 @@ from torch import Tensor, distributed
 from tp4lib.base import environment
 from tp4lib.base.checks import whole
 from tp4lib.base.errors import InputError
+from tp4lib.word2vec.spectrum import products, sketch
 
 
 class Shards:
@@ -127,19 +128,10 @@ def reduced(embeddings: Tensor, dim: int, shards: Shards = ALONE, rounds: int = 
     columns = int(shards.sum(torch.tensor(embeddings.shape[1], device=embeddings.device)))
     most = min(len(embeddings), columns)
     dim = whole("save_dim", dim, most=most, example=min(300, most))
-    sketch = min(dim + 10, most)
-    generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(len(embeddings), sketch, generator=generator, dtype=torch.float64)
-    # There is no QR of bfloat16: a few rows at a time are read as float32.
-    dtype = torch.float32 if embeddings.dtype == torch.bfloat16 else embeddings.dtype
-    parts, Q = embeddings.split(4096), start.to(embeddings.device, dtype)
-
-    def transposed_times(Q: Tensor) -> Tensor:  # E^T Q, (own columns, sketch)
-        return sum(rows.to(dtype).T @ q for rows, q in zip(parts, Q.split(4096)))
-
+    Q = sketch(embeddings, len(embeddings), min(dim + 10, most), seed)
+    times, transposed_times = products(embeddings)  # E Q is a sum over ranks; E^T Q has this rank's columns
     for _ in range(rounds + 1):
-        B = transposed_times(Q)
-        Q = torch.linalg.qr(shards.sum(torch.cat([rows.to(dtype) @ B for rows in parts])))[0]
+        Q = torch.linalg.qr(shards.sum(times(transposed_times(Q))))[0]
     B = transposed_times(Q)  # Q^T E = B^T
     values, vectors = torch.linalg.eigh(shards.sum(B.T @ B))
     order = values.argsort(descending=True)[:dim]

@@ -1,9 +1,38 @@
 """Leading singular values and directions of trained embeddings, which may be too large for a decomposition."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from tp4lib.base.checks import whole
+
+Product = Callable[[Tensor], Tensor]
+
+
+_ROWS = 4096  # that are read at a time
+
+
+def sketch(matrix: Tensor, rows: int, columns: int, seed: int) -> Tensor:
+    """Random directions (rows, columns) to begin with, where the matrix is: in float32 if it is no float64."""
+    generator = torch.Generator().manual_seed(seed)
+    dtype = matrix.dtype if matrix.dtype == torch.float64 else torch.float32  # there is no QR of bfloat16
+    return torch.randn(rows, columns, generator=generator, dtype=torch.float64).to(matrix.device, dtype)
+
+
+def products(matrix: Tensor, minus: float = 0.0) -> tuple[Product, Product]:
+    """Q -> M Q and Q -> M^T Q with M = matrix - minus I, a few rows of the matrix at a time, in the dtype of Q."""
+    parts = matrix.split(_ROWS)
+
+    def times(Q: Tensor) -> Tensor:
+        product = torch.cat([rows.to(Q.dtype) @ Q for rows in parts])
+        return product - minus * Q if minus else product
+
+    def transposed_times(Q: Tensor) -> Tensor:
+        product = sum(rows.to(Q.dtype).T @ q for rows, q in zip(parts, Q.split(_ROWS)))
+        return product - minus * Q if minus else product
+
+    return times, transposed_times
 
 
 def leading(
@@ -31,20 +60,9 @@ def leading(
     """
     most = min(matrix.shape)
     count = whole("count", count, most=most, example=min(64, most))
-    dtype = matrix.dtype if matrix.dtype == torch.float64 else torch.float32
-    parts = matrix.split(4096)  # a few rows at a time are read as numbers that QR knows
-
-    def times(Q: Tensor) -> Tensor:
-        product = torch.cat([rows.to(dtype) @ Q for rows in parts])
-        return product - minus * Q if minus else product
-
-    def transposed_times(Q: Tensor) -> Tensor:
-        product = sum(rows.to(dtype).T @ q for rows, q in zip(parts, Q.split(4096)))
-        return product - minus * Q if minus else product
-
-    generator = torch.Generator().manual_seed(seed)
+    times, transposed_times = products(matrix, minus)
     spare = min(count + 10, most)  # directions beyond the last wanted one make it exact sooner
-    Q = torch.randn(matrix.shape[1], spare, generator=generator, dtype=torch.float64).to(matrix.device, dtype)
+    Q = sketch(matrix, matrix.shape[1], spare, seed)
     for _ in range(rounds):
         Q = torch.linalg.qr(transposed_times(times(torch.linalg.qr(Q)[0])))[0]
     _, values, turned = torch.linalg.svd(times(Q), full_matrices=False)

@@ -47,9 +47,7 @@ def train_widths(
         InputError: as `train` does.
     """
     trained = {}
-    itemsize = (
-        torch.finfo(getattr(torch, str(settings.get("dtype", "float32")).removeprefix("torch."))).bits // 8
-    )
+    itemsize = getattr(torch, str(settings.get("dtype", "float32")).removeprefix("torch.")).itemsize
     for width in widths:
         what = [__version__, str(width), settings, corpus.vocab.digest, corpus.digest, asked_by(evaluate)]
         digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:8]

@@ -13,14 +13,13 @@ from typing import Any
 import torch
 
 from tp4lib import __version__
-from tp4lib.base import checkpoint, jit
+from tp4lib.base import checkpoint
 from tp4lib.base.checks import real, whole
 from tp4lib.base.device import resolve
 from tp4lib.base.divergence import Diverged, diverged, is_diverged
 from tp4lib.base.errors import InputError
 from tp4lib.base.files import out_dir
 from tp4lib.base.progress import bar
-from tp4lib.word2vec import search
 from tp4lib.word2vec.analogies import asked_by
 from tp4lib.word2vec.blocks import LARGEST, Ahead, Sampler
 from tp4lib.word2vec.checkpoints import Keeper, Pace
@@ -199,9 +198,8 @@ class _Run:
 
     def __init__(self, model, sampler, step, settings, engine, keeper, pause, shards) -> None:
         self.model, self.sampler, self.step, self.settings = model, sampler, step, settings
-        self.steps, self.blocks, self.at_once, self.prepare = engine
+        self.steps, self.blocks, self.at_once, self.prepare, self.looks = engine
         self.draw = Ahead(sampler).block if self.at_once == 1 else sampler.block
-        self.compiled = isinstance(self.steps, fast.Team)
         self.keeper, self.shards = keeper, shards
         size = sum(x.numel() * x.element_size() for x in self._arrays().values())
         self.pace = Pace(pause, size)
@@ -250,12 +248,7 @@ class _Run:
     def go(self, evaluate: Callable[[torch.Tensor], Any] | None) -> None:
         epochs, blocks, tokens = self.settings["epochs"], self.sampler.blocks, self.settings["tokens"]
         state = self.state
-        if self.compiled:  # outside of what is timed
-            with jit.announced():
-                fast.load(self.model)
-                search.load()
-        elif self.prepare is not None:
-            self.prepare(self.model, self.sampler.block(0, 0), self.step)
+        self.prepare(self.model, self.sampler, self.step)  # outside of what is timed
         done = state["epoch"] * tokens + state["block"] * self.sampler.block_tokens
         desc = f"width {self.settings['width']}"
         with (
@@ -311,8 +304,8 @@ class _Run:
         block = self.draw(self.state["epoch"], number)
         try:
             result = self.steps(self.model, block, self.step)
-            # numba looks itself; checking on a GPU would synchronize with it after every block
-            if not self.compiled and self.model.embeddings.device.type == "cpu":
+            # checking on a GPU would synchronize with it after every block
+            if not self.looks and self.model.embeddings.device.type == "cpu":
                 require_finite(self.model, block, self.shards)
         except Diverged as problem:
             raise self._not_finite(number, problem) from None

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import torch
 
+from tp4lib.base import jit
 from tp4lib.base.errors import InputError
+from tp4lib.word2vec import search
 from tp4lib.word2vec.blocks import Block, Sampler
 from tp4lib.word2vec.model import CBOW
 from tp4lib.word2vec.settings import StepSettings
@@ -31,18 +33,26 @@ class Engine(NamedTuple):
         steps: the function that trains on a block, and returns its loss and positions.
         blocks: how many blocks make a round; at_once: how many of them are trained on at the same time.
         prepare: compiles what is needed, before time is taken; the model stays as it is.
+        looks: whether the steps themselves refuse parameters that are no longer finite.
     """
 
     steps: Callable[..., tuple[float | torch.Tensor, int]]
     blocks: int = 1
     at_once: int = 1
-    prepare: Callable[[CBOW, Block, StepSettings], object] | None = None
+    prepare: Callable[[CBOW, Sampler, StepSettings], object] = lambda model, sampler, step: None
+    looks: bool = False
 
 
 def compile_by(steps: Callable[..., object], model: CBOW, block: Block, step: StepSettings) -> None:
     """Train on a block at rate 0, which changes nothing: its kernels are compiled, or read where they were before."""
     print("tp4: compiling the kernels, once on this machine ...", file=sys.stderr, flush=True)
     steps(model, replace(block, rates=0 * block.rates), step)
+
+
+def _load(model: CBOW, sampler: Sampler, step: StepSettings) -> None:
+    with jit.announced():
+        fast.load(model)
+        search.load()
 
 
 def choose(engine: str, model: CBOW, sampler: Sampler, threads: int | None, shards: Shards) -> Engine:
@@ -74,9 +84,11 @@ def choose(engine: str, model: CBOW, sampler: Sampler, threads: int | None, shar
             f"{f', but there is no {found}' if found else ''}; try engine='torch'"
         )
     if engine == "numba":
-        return Engine(fast.Team(1 if threads else torch.get_num_threads()), threads or 1, threads or 1)
+        team = fast.Team(1 if threads else torch.get_num_threads())
+        return Engine(team, threads or 1, threads or 1, _load, looks=True)
     if engine == "triton":
         # The CPU draws the next blocks while the GPU works on the first; they meet once a round.
         steps = functools.partial(gpu.triton_steps, shards=shards)
-        return Engine(steps, _ROUND, prepare=functools.partial(compile_by, steps))
+        prepare = lambda model, sampler, step: compile_by(steps, model, sampler.block(0, 0), step)  # noqa: E731
+        return Engine(steps, _ROUND, prepare=prepare)
     return Engine(functools.partial(torch_steps, shards=shards))
