@@ -9,13 +9,13 @@ same run with rows that grow for ever, with at most ``max-rows`` a layer, and wi
 
 import argparse
 import multiprocessing
-import resource
 import time
 from pathlib import Path
 
 import torch
 
 from tp4lib.base.files import out_dir, write_json
+from tp4lib.base.memory import own_peak
 from tp4lib.data import images
 from tp4lib.data.provenance import environment
 from tp4lib.pi_limit.network import PiMLP
@@ -47,7 +47,7 @@ def run(data: images.Images, args: argparse.Namespace, **options) -> dict:
                 "seconds": time.perf_counter() - begun,
                 "rows_per_layer": [len(layer) for layer in net.layers],
                 "weights_mb": net.nbytes / 2**20,
-                "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                "peak_rss_mb": own_peak() / 2**20,
                 "loss": loss,
                 "test_accuracy": accuracy(net, x_test, data.test_y),
                 "largest_compression_error": max(

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shlex
 import statistics
 import subprocess
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 
 from tp4lib.base.files import out_dir, write_json
+from tp4lib.base.memory import own_peak
 from tp4lib.parametrization import mup
 from tp4lib.program import InfiniteWidth, train_mlp
 
@@ -38,11 +38,11 @@ def case(activation: str, depth: int, steps: int, inputs: int, samples: int) -> 
     xi = torch.randn(inputs, 3, generator=generator, dtype=torch.float64)
     y = torch.randn(inputs, 1, generator=generator, dtype=torch.float64)
     train_mlp(InfiniteWidth(256), xi, y, mup(depth), activation=activation, steps=2)  # torch's first calls
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = own_peak()
     begin = time.perf_counter()
     result = train_mlp(InfiniteWidth(samples), xi, y, mup(depth), activation=activation, lr=0.5, steps=steps)
     seconds = time.perf_counter() - begin
-    gib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    gib = (own_peak() - before) / 2**30
     return {"seconds": seconds, "gib": gib, "loss": float(result.losses[-1])}
 
 

@@ -209,11 +209,11 @@ def test_line_ends_marks_and_endless_lines_are_no_obstacle(tmp_path):
 def measured(code, *arguments):
     """MiB of memory at most that a process took beyond what its imports did, and what it printed."""
     head = (
-        "import resource, sys\nfrom tp4lib.word2vec.corpus import Corpus\nfrom tp4lib.base.errors import InputError\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\nbefore = peak()\n"
+        "import sys\nfrom tp4lib.word2vec.corpus import Corpus\nfrom tp4lib.base.errors import InputError\n"
+        "from tp4lib.base.memory import own_peak\nbefore = own_peak()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", head + code + "\nprint(peak() - before)", *map(str, arguments)],
+        [sys.executable, "-c", head + code + "\nprint((own_peak() - before) / 2**20)", *map(str, arguments)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     *printed, grown = done.stdout.split()
