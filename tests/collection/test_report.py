@@ -77,5 +77,5 @@ def test_numbers_travel_as_data_at_full_precision_beside_the_table(tmp_path, mon
 
 def test_a_figure_carries_its_caption_and_alt_text_as_data(picture):
     made, _ = picture
-    told = {"figure": {"caption": "A < B", "alt": 'A "map" and a line'}}
+    told = {"figure": {"name": "two", "caption": "A < B", "alt": 'A "map" and a line'}}
     assert made._repr_mimebundle_(include=None, exclude=None) == {report.MIME: told}

@@ -98,7 +98,7 @@ class Report:
         plt.close(fig)
         entry = {"name": name, "caption": caption, "alt": alt, "files": ["svg", "png", "pdf", "csv"]}
         self._figures = [figure for figure in self._figures if figure["name"] != name] + [entry]
-        return Picture(small.getvalue(), caption, alt, width=image.width * CSS_DPI // INLINE_DPI)
+        return Picture(small.getvalue(), name, caption, alt, width=image.width * CSS_DPI // INLINE_DPI)
 
     def metric(
         self,
@@ -157,11 +157,11 @@ class Report:
 class Picture:
     """A figure as Jupyter shows it: the image with its alt text, and the caption below."""
 
-    def __init__(self, png: bytes, caption: str, alt: str, width: int) -> None:
-        self.png, self.caption, self.alt, self.width = png, caption, alt, width
+    def __init__(self, png: bytes, name: str, caption: str, alt: str, width: int) -> None:
+        self.png, self.name, self.caption, self.alt, self.width = png, name, caption, alt, width
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        return {MIME: {"figure": {"caption": self.caption, "alt": self.alt}}}
+        return {MIME: {"figure": {"name": self.name, "caption": self.caption, "alt": self.alt}}}
 
     def _repr_html_(self) -> str:
         data = base64.b64encode(self.png).decode()
