@@ -66,6 +66,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     evaluate: Callable[[torch.Tensor], Any] | None = None,
+    after_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     shards: Shards = ALONE,
     **changes: Any,
@@ -85,6 +86,7 @@ def train(
             ``evaluate`` asks have to be those of the run.
         evaluate: called with the embeddings after each epoch; returns something with ``accuracy`` (percent, or None),
             ``correct``, ``answered`` and ``total``. What it asks is compared as `analogies.asked_by` tells.
+        after_epoch: called with the history so far after each epoch, its checkpoint and its score included.
         checkpoint_seconds: time between checkpoints within an epoch; 0 for one after every block of the text.
         shards: the ranks that share the columns (`Shards.join`); the numbers are those of one rank but for the order
             of sums. Each keeps a checkpoint of its columns.
@@ -124,7 +126,7 @@ def train(
         run.allow_for_start()
     if resume:
         run.restore()
-    run.go(evaluate)
+    run.go(evaluate, after_epoch)
     return Trained(model, run.state["history"], record)
 
 
@@ -245,7 +247,7 @@ class _Run:
     def _arrays(self) -> dict[str, torch.Tensor]:
         return {name: _bits(getattr(self.model, name)) for name in ("embeddings", "readout")}
 
-    def go(self, evaluate: Callable[[torch.Tensor], Any] | None) -> None:
+    def go(self, evaluate: Callable | None, after_epoch: Callable | None) -> None:
         epochs, blocks, tokens = self.settings["epochs"], self.sampler.blocks, self.settings["tokens"]
         state = self.state
         self.prepare(self.model, self.sampler, self.step)  # outside of what is timed
@@ -261,6 +263,8 @@ class _Run:
                     self._evaluate(evaluate)
                     if self.shards.any(self.pace.affordable()):
                         self.save()
+                    if after_epoch is not None:
+                        after_epoch(state["history"])
                     continue
                 self._train_round(progress)
                 if state["block"] == blocks:
