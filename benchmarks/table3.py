@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tp4lib.base.checks import whole
+from tp4lib.base.checks import real, whole
 from tp4lib.base.errors import InputError, fail
 from tp4lib.base.files import atomic_path, out_dir, write_json
 from tp4lib.data import catalogue as datasets
@@ -158,7 +158,10 @@ def go(corpus: Corpus, run: Run, epochs: int, results: Results, out: Path, comma
         results.put(run, command, history=history)
         last = history[-1]
         scored = "no question" if last["accuracy"] is None else f"{last['accuracy']:.2f} %"
-        print(f"{name_of(run)}, epoch {last['epoch']} of {epochs}: loss {last['loss']:.4f}, {scored}", flush=True)
+        print(
+            f"{name_of(run)}, epoch {last['epoch']} of {epochs}: loss {last['loss']:.4f}, {scored}",
+            flush=True,
+        )
 
     done = train(
         corpus, run[0], epochs=epochs, seed=run[1], device="cpu", out=folder, resume=(folder / CHECKPOINT).is_file(),
@@ -188,24 +191,22 @@ def read_options() -> argparse.Namespace:
 def main() -> None:
     chosen = read_options()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    clock = None
-    if chosen.hours is not None:
-        # As if somebody pressed Ctrl-C: training then keeps a checkpoint.
-        clock = threading.Timer(chosen.hours * 3600, os.kill, (os.getpid(), signal.SIGINT))
-        clock.daemon = True
-        clock.start()
     started = time.monotonic()
+    # At the end of its time as if somebody pressed Ctrl-C: training then keeps a checkpoint.
+    clock = threading.Timer((chosen.hours or 0.0) * 3600, os.kill, (os.getpid(), signal.SIGINT))
+    clock.daemon = True
     try:
+        if chosen.hours is not None:
+            real("hours", chosen.hours, above=0, most=24 * 365, example=2)
+            clock.start()
         work(chosen)
     except InputError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        print(
-            f"stopped after {(time.monotonic() - started) / 60:.1f} min; the same command goes on", flush=True
-        )
+        minutes = (time.monotonic() - started) / 60
+        print(f"stopped after {minutes:.1f} min; the same command goes on", flush=True)
     finally:
-        if clock is not None:
-            clock.cancel()
+        clock.cancel()
 
 
 def work(chosen: argparse.Namespace) -> None:
