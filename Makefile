@@ -21,8 +21,8 @@ ifdef LOCK
 export PIP_CONSTRAINT := requirements.lock
 endif
 
-.PHONY: figures test test-gpu test-lowest test-arithmetic test-pythons fuzz gallery install browser learn2learn lint format \
-        laptop clean
+.PHONY: figures test test-gpu test-lowest test-arithmetic test-pythons fuzz claims gallery install browser learn2learn lint \
+        format laptop clean
 # `make -j figures test`: tests that watch this folder must not run beside what writes in it.
 .NOTPARALLEL:
 
@@ -59,6 +59,10 @@ test-pythons:
 fuzz: $(READY)
 	log=$$(mktemp) && TP4_FUZZ=10000 TP4_FUZZ_LOG=$$log "$(BIN)/python" -m pytest tests/test_fuzz.py --hypothesis-seed=0; \
 	code=$$?; cat $$log; rm -f $$log; exit $$code
+
+# Every number in prose with its source; fails where one was typed by hand that a run could contradict.
+claims: $(READY)
+	"$(BIN)/python" tools/claims.py
 
 # Sphinx over the executed notebooks -> docs/_build/html/index.html; runs nothing, fetches nothing.
 gallery: $(DOCS)

@@ -3,9 +3,13 @@
 Run `python docs/measured.py` to renew the README's parts between `<!-- begin NAME -->` and `<!-- end NAME -->`.
 """
 
+import itertools
 import json
+import math
 import re
+import statistics
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import collection
 import wall
 
 from tp4lib.collection.needs import duration
+from tp4lib.data.published import published
 
 RESULTS = collection.ROOT / "benchmarks" / "results"
 README = collection.ROOT / "README.md"
@@ -25,6 +30,13 @@ def parts() -> dict[str, str]:
         "times": times(),
         "speed": speed(),
         "gensim": gensim(),
+        "start": start(),
+        "whole": whole(),
+        "roofline": roofline(),
+        "paper_epochs": paper_epochs(),
+        "large": large(),
+        "storage": storage(),
+        "table3": table3(),
         "cores": cores(),
     }
 
@@ -88,6 +100,10 @@ def _result(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
 
 
+def _row(label: str, cells: Iterable[str]) -> str:
+    return f"| {label} | {' | '.join(cells)} |"
+
+
 def _width(value: Any) -> str:
     return "∞" if str(value) == "inf" else str(value)
 
@@ -127,6 +143,158 @@ def gensim() -> str:
         cells = " | ".join(f"{by_width[w]:.1f} %" if w in by_width else "–" for w in widths)
         lines.append(f"| {change} | {cells} |")
     return "\n".join(lines)
+
+
+def start() -> str:
+    """What is left of the gap without gensim's gradient, and how far seeds lie apart."""
+    runs = {(run["change"], run["width"]): run["accuracy"] for run in _result("word2vec_gensim")["runs"]}
+    width = max(width for change, width in runs)
+    gap = runs["no weight decay", width] - runs["small start", width]
+    seeds: dict[str, list[float]] = {}
+    for run in _accuracies():
+        same = {key: value for key, value in run["settings"].items() if key != "seed"}
+        seeds.setdefault(json.dumps(same, sort_keys=True), []).append(run["accuracy"])
+    apart = max(max(found) - min(found) for found in seeds.values() if len(found) > 1)
+    return (
+        f"At width {width} muP's initialization is worth {gap:.1f} points of its own. One seed a row; where a setting "
+        f"was trained with two seeds, they lie {apart:.1f} points apart at most."
+    )
+
+
+def whole() -> str:
+    """Seconds of whole commands, theirs and ours."""
+    lines = [
+        "| text | width | gensim | tp4 | whole | training alone | processor's time | pairs of runs |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for run in _result("word2vec_whole")["result"]:
+        width = "∞" if run["width"] == "inf" else run["width"]
+        width += f", {run['columns']:,} columns" if run["width"] == "inf" else ""
+        theirs, ours = (statistics.median(run["seconds"][who]) for who in ("gensim", "tp4"))
+        processor = [statistics.median(run["processor"][who]) for who in ("gensim", "tp4")]
+        lines.append(
+            f"| {run['bytes'] / 1e6:g} MB | {width} | {theirs:.0f} s | {ours:.0f} s | {run['ratio']:.2f} times "
+            f"| {run['steady']:.1f} times | {processor[0] / processor[1]:.1f} times | {len(run['seconds']['tp4'])} |"
+        )
+    return "\n".join(lines)
+
+
+def roofline() -> str:
+    """Which part of the bound a step reaches."""
+    runs = _result("word2vec_roofline")["result"]
+    return ", ".join(f"{run['fraction']:.2f} of the bound at width {_width(run['width'])}" for run in runs)
+
+
+def _accuracies() -> list[dict[str, Any]]:
+    return _result("word2vec_accuracy")["runs"]
+
+
+def paper_epochs() -> str:
+    """Accuracies with the full vocabulary and the paper's fifteen epochs, beside the published ones."""
+    runs = [run for run in _accuracies() if run["settings"]["epochs"] == 15]
+    cells = [
+        f"{run['accuracy']:.1f} % at width {run['width']} (published "
+        f"{published('table3', task='text8', model='muP', width=str(run['width'])):g})"
+        for run in runs
+    ]
+    return f"Of {runs[0]['answered']:,} analogies are answered {', '.join(cells)}"
+
+
+def large() -> str:
+    """Width infinity with the largest vocabulary that was trained on a CPU, beside finite widths."""
+    most = max(run["vocab_size"] for run in _accuracies() if run["width"] == "inf")
+    runs = [run for run in _accuracies() if run["vocab_size"] == most]
+    error = max(math.sqrt(run["accuracy"] * (100 - run["accuracy"]) / run["answered"]) for run in runs)
+    limit = next(run for run in runs if run["width"] == "inf")
+    minutes = sum(limit["settings"]["tokens"] / speed for speed in limit["tokens_per_second"]) / 60
+    head = " | ".join(f"width {_width(run['width'])}" for run in runs)
+    return "\n".join(
+        [
+            f"| {most:,} words, {limit['settings']['epochs']} epochs, one seed | {head} |",
+            "|---|" + "--:|" * len(runs),
+            _row("analogies", (f"{run['accuracy']:.1f} %" for run in runs)),
+            _row("loss of the last epoch", (f"{run['loss_by_epoch'][-1]:.3f}" for run in runs)),
+            "",
+            f"Training width infinity took {minutes:.0f} minutes on two cores. The standard error of an accuracy on "
+            f"{limit['answered']:,} questions is {error:.1f} points at most.",
+        ]
+    )
+
+
+def storage() -> str:
+    """Parameters of 16 bits beside those of 32, at width infinity."""
+    runs = {
+        run["settings"]["dtype"]: run
+        for run in _accuracies()
+        if run["width"] == "inf" and run["settings"]["batch_size"] == 32 and run["vocab_size"] == 5000
+    }
+    half, single = runs["bfloat16"], runs["float32"]
+    error = math.sqrt(2 * single["accuracy"] * (100 - single["accuracy"]) / single["answered"])
+    seen = "" if abs(half["accuracy"] - single["accuracy"]) > 2 * error else ": no difference seen"
+    return (
+        f"{half['accuracy']:.1f} % of {half['answered']:,} analogies, with float32 {single['accuracy']:.1f} % "
+        f"(`{half['command']}`){seen}"
+    )
+
+
+def table3() -> str:
+    """Table 3 with several seeds: analogies and loss after each epoch; cities told from states; means over seeds."""
+    if not (RESULTS / "table3.json").is_file():
+        return "Not run yet."
+    result = _result("table3")
+    about, by_width = result["about"], {}
+    for run in result["runs"].values():
+        if "figure1" in run:  # a run that has come to its end
+            by_width.setdefault(run["width"], []).append(run)
+    widths = sorted(by_width, key=float)
+    first = by_width[widths[0]][0]
+    size = "all" if about["max_bytes"] is None else f"the first {about['max_bytes'] / 1e6:g} MB"
+    lines = [
+        f"`{result['command']}`: {size} of {about['text']['name'].split('.')[0]}, {about['vocab_size']:,} words "
+        f"(the paper: all that occur five times), {about['epochs']} epochs (the paper: 15), "
+        f"{first['history'][-1]['answered']:,} analogies, {first['figure1']['cities']} cities and "
+        f"{first['figure1']['states']} states. Mean over seeds ± its standard error.",
+        "",
+        "| | " + " | ".join(f"width {_width(width)}" for width in widths) + " |",
+        "|---|" + "--:|" * len(widths),
+        _row("seeds", (str(len(by_width[width])) for width in widths)),
+    ]
+    for epoch in range(about["epochs"]):
+        for label, key, digits in (("analogies, %", "accuracy", 1), ("loss", "loss", 4)):
+            found = ([run["history"][epoch][key] for run in by_width[width]] for width in widths)
+            lines.append(_row(f"{label}, epoch {epoch + 1}", (_mean(values, digits) for values in found)))
+    for label, place in (("two coordinates", "plane"), ("all that are kept", "space")):
+        found = ([run["figure1"][place]["accuracy"] for run in by_width[width]] for width in widths)
+        lines.append(_row(f"cities told from states, %, {label}", (_mean(values, 1) for values in found)))
+    return "\n".join([*lines, "", _gaps(by_width, widths)])
+
+
+def _mean(values: list[float], digits: int) -> str:
+    mean = f"{statistics.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(values) / math.sqrt(len(values)):.{digits}f}"
+
+
+def _gaps(by_width: dict[Any, list[dict[str, Any]]], widths: list[Any]) -> str:
+    """What the last loss says of each step in the width, with equal windows and negatives."""
+    told = []
+    for narrow, wide in itertools.pairwise(widths):
+        pairs = [
+            one["history"][-1]["loss"] - other["history"][-1]["loss"]
+            for one in by_width[narrow]
+            for other in by_width[wide]
+            if one["seed"] == other["seed"]
+        ]
+        gap = f"{statistics.mean(pairs):.4f}"
+        if len(pairs) > 1:
+            error = statistics.stdev(pairs) / math.sqrt(len(pairs))
+            gap += f" ± {error:.4f}"
+            gap += "" if abs(statistics.mean(pairs)) > 2 * error else " (no difference seen)"
+        else:
+            gap += " (one seed)"
+        told.append(f"from width {narrow} to {_width(wide)} the last loss falls by {gap}")
+    return f"With equal windows and negatives, {'; '.join(told)}."
 
 
 def cores() -> str:
