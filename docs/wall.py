@@ -139,8 +139,9 @@ def _published(notebooks: list[Notebook]) -> str:
         ours, book = metrics.get(key), key.split("/")[0]
         link = f"[{book[:2]}](notebooks/{book}.ipynb)" if ours else ""
         width = row["width"].replace("inf", "∞")
+        theirs = f"{row['value']} ± {row['std']}" if row["std"] else row["value"]
         lines.append(
-            f"| {row['source']} | {row['task']} | {row['model']} | {width} | {row['value']} "
+            f"| {row['source']} | {row['task']} | {row['model']} | {width} | {theirs} "
             f"| {number(ours.value if ours else None)} | {link} |"
         )
     return "\n".join(lines) + "\n"
