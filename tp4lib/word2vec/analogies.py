@@ -63,6 +63,13 @@ class Questions:
         )
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
 
+    @functools.cached_property
+    def in_capitals(self) -> tuple[list[str], Tensor]:
+        """The different words, in capitals, and the places of each question's four among them: (Q, 4)."""
+        places: dict[str, int] = {}
+        rows = [[places.setdefault(word.upper(), len(places)) for word in row] for row in self.quadruples]
+        return list(places), torch.tensor(rows)
+
     @classmethod
     def load(cls, path: str | Path) -> "Questions":
         """Read the format of questions-words.txt: ``: name`` opens a section, other lines hold four words.
@@ -211,10 +218,11 @@ def evaluate(
         questions = Questions.load(questions)
     folded: dict[str, int] = {}
     same = torch.tensor([folded.setdefault(word.upper(), i) for i, word in enumerate(words)])
-    ids = [[folded.get(word.upper(), -1) for word in question] for question in questions.quadruples]
-    known = [place for place, question in enumerate(ids) if min(question) >= 0]
-    asked = torch.tensor([ids[place] for place in known], dtype=torch.long).view(-1, 4)
-    best = _answers(embeddings, asked[:, :3], same, shards) if known else asked[:, 0]
+    different, places = questions.in_capitals
+    ids = torch.tensor([folded.get(word, -1) for word in different])[places]  # (Q, 4), unknown words -1
+    known = (ids >= 0).all(dim=1).nonzero()[:, 0]
+    asked = ids[known]
+    best = _answers(embeddings, asked[:, :3], same, shards) if len(known) else asked[:, 0]
     right = same[best] == asked[:, 3]
     answers: list[str | None] = [None] * len(questions)
     tally = torch.zeros(len(questions.sections), 3, dtype=torch.long)
@@ -222,7 +230,7 @@ def evaluate(
     tally[:, 2] = torch.bincount(section_of, minlength=len(tally))
     tally[:, 1] = torch.bincount(section_of[known], minlength=len(tally))
     tally[:, 0] = torch.bincount(section_of[known][right], minlength=len(tally))
-    for place, answer in zip(known, best.tolist(), strict=True):
+    for place, answer in zip(known.tolist(), best.tolist(), strict=True):
         answers[place] = words[answer]
     sections = tuple(
         Section(name, *row) for name, row in zip(questions.sections, tally.tolist(), strict=True)
