@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -334,7 +335,8 @@ def measure(arguments: argparse.Namespace) -> None:
             python=platform.python_version(), torch=torch.__version__, gpu=gpu_name(arguments.device),
             gensim=metadata.version("gensim") if not arguments.full else None,
         )  # fmt: skip
-        write_json(arguments.out, {"machine": machine, "result": result})
+        command = shlex.join(["python", "benchmarks/word2vec.py", *sys.argv[1:]])
+        write_json(arguments.out, {"command": command, "machine": machine, "result": result})
 
 
 if __name__ == "__main__":

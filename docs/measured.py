@@ -29,6 +29,7 @@ def parts() -> dict[str, str]:
         "notebooks": notebooks(),
         "times": times(),
         "speed": speed(),
+        "whole": whole(),
         "gensim": gensim(),
         "start": start(),
         "whole": whole(),
@@ -127,6 +128,24 @@ def speed() -> str:
             f"| {case['members']} perceptrons at once, {case['inputs']} inputs, batch {case['batch_size']}, "
             f"{case['optimizer'].upper()} | a Python loop over torch.optim | {case['ratio_loop_to_sweep']:.1f} |"
         )
+    return "\n".join(lines)
+
+
+def whole() -> str:
+    """Whole commands beside gensim's script: medians, and how busy the machine was."""
+    lines = [
+        "| text | width | gensim | tp4 | whole | training alone | processor's time | pairs of runs | load |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for run in _result("word2vec_whole")["result"]:
+        width = f"infinity, {run['columns']:,} columns" if run["width"] == "inf" else run["width"]
+        middle = {
+            what: [statistics.median(run[what][who]) for who in ("gensim", "tp4")]
+            for what in ("seconds", "training", "processor")
+        }
+        cells = [f"{run['bytes'] / 1e6:g} MB", width, *(f"{seconds:.1f} s" for seconds in middle["seconds"])]
+        cells += [f"{theirs / ours:.2f} times" for theirs, ours in middle.values()]
+        lines.append(f"| {' | '.join(cells)} | {len(run['seconds']['tp4'])} | {run['load']:.1f} |")
     return "\n".join(lines)
 
 
