@@ -30,7 +30,12 @@ QUICK = ("00", "01", "02", "03")
 )
 def test_every_cell_runs_on_a_gpu(number, tmp_path):
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TP4_")}
-    here = {"TP4_OUT": str(tmp_path), "TP4_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    here = {
+        "TP4_OUT": str(tmp_path),
+        "TP4_CACHE": str(tmp_path / "cache"),
+        "TP4_OFFLINE": "1",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
     ran = subprocess.run(
         [sys.executable, "-m", "tests.notebook_on_gpu", number],
         cwd=tmp_path, env=kept | here | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=1200,
