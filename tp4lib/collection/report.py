@@ -12,6 +12,7 @@ from typing import Any
 from tp4lib.base import packages, paths
 from tp4lib.base.errors import InputError
 from tp4lib.collection.figure_data import as_csv
+from tp4lib.collection.gallery import metrics_table
 from tp4lib.collection.manifest import Manifest
 from tp4lib.collection.presets import PRESETS, choose_data
 from tp4lib.collection.widgets import live
@@ -185,17 +186,7 @@ class Table:
         return {MIME: {"metrics": self.metrics}}
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{html.escape(key)}</td><td>{_number(m['value'])}&nbsp;{html.escape(m.get('unit', ''))}</td>"
-            f"<td>{_number(m.get('published'))}</td><td>{_number(m.get('theory'))}</td>"
-            f"<td>{html.escape(m.get('note', ''))}</td></tr>"
-            for key, m in self.metrics.items()
-        )
-        return (
-            "<table><thead><tr><th>quantity</th><th>measured</th><th>published</th><th>theory</th><th>note</th></tr>"
-            "</thead>"
-            f"<tbody>{rows}</tbody></table>"
-        )
+        return metrics_table(self.metrics)
 
     def __repr__(self) -> str:
         return "\n".join(
