@@ -18,7 +18,7 @@ import zlib
 import numpy as np
 import pytest
 
-from tests.data.test_images import batches, write_archive, write_folder, write_npz
+from tests.data.test_images import batches, these_are_official, write_archive, write_folder, write_npz  # noqa: F401
 from tests.data.test_omniglot import drawings, png, write_zips
 from tests.data.test_omniglot import write_folder as write_drawings
 from tp4lib.base import archives
@@ -539,7 +539,7 @@ def test_tars_made_to_do_harm(tmp_path, monkeypatch, small_limits, member, says)
     assert os.listdir(tmp_path) == [path.name]
 
 
-def test_a_tar_cut_at_any_place_or_with_flipped_bits(tmp_path):
+def test_a_tar_cut_at_any_place_or_with_flipped_bits(tmp_path, these_are_official):  # noqa: F811
     write_archive(tmp_path, batches())
     path = tmp_path / "cifar-10-python.tar.gz"
     whole, good = path.read_bytes(), load("cifar10", tmp_path)

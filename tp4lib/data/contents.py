@@ -103,7 +103,7 @@ def cifar10(path: Path, title: str, known: Collection[str], official: Mapping[st
 
 def _cifar10_folder(path: Path) -> tuple[str, bool]:
     found, same = hashlib.sha256(), True
-    for name, md5 in CIFAR10_BATCHES.items():
+    for name in CIFAR10_BATCHES:
         try:
             data = archives.whole_file(path / name, CIFAR10_MOST)
         except archives.Damaged as error:
@@ -113,8 +113,13 @@ def _cifar10_folder(path: Path) -> tuple[str, bool]:
             ) from None
         found.update(f"{name}\0{len(data)}\0".encode())
         found.update(data)
-        same &= hashlib.md5(data, usedforsecurity=False).hexdigest() == md5
+        same &= is_official_batch(name, data)
     return found.hexdigest(), same
+
+
+def is_official_batch(name: str, data: bytes) -> bool:
+    """Whether ``data`` is the official file ``name`` of CIFAR-10, byte for byte."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest() == CIFAR10_BATCHES[name]
 
 
 def readable_digest(path: Path, algorithm: str = "sha256") -> str:
