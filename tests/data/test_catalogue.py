@@ -12,7 +12,7 @@ from tp4lib.base import paths
 from tp4lib.base.errors import InputError
 from tp4lib.collection.commands import data as data_command
 from tp4lib.data import catalogue as datasets
-from tp4lib.data import listing, provenance
+from tp4lib.data import provenance
 
 BODY = b"the quick brown fox " * 5000
 GOOD = "sha256:" + hashlib.sha256(BODY).hexdigest()
@@ -72,8 +72,8 @@ def test_order_of_places(places):
 
 
 def test_find_downloads_into_the_cache_once(server, places, monkeypatch):
-    remote = listing.Remote(f"{server}/good", "text8.zip", GOOD)
-    monkeypatch.setitem(datasets.DATASETS, "text8", replace(datasets.DATASETS["text8"], remotes=(remote,)))
+    remotes = {"text8.zip": (f"{server}/good", GOOD)}
+    monkeypatch.setitem(datasets.DATASETS, "text8", replace(datasets.DATASETS["text8"], remotes=remotes))
     monkeypatch.setenv("TP4_OFFLINE", "0")
     first, second = datasets.find("text8"), datasets.find("text8")
     assert (first.source, second.source) == ("download", "cache")
@@ -87,9 +87,9 @@ def test_find_downloads_into_the_cache_once(server, places, monkeypatch):
 
 
 def test_failed_download_falls_back_and_says_so(server, places, monkeypatch, capsys):
-    remote = listing.Remote(f"{server}/404", "images_background.zip", GOOD)
+    remotes = {"images_background.zip": (f"{server}/404", GOOD)}
     monkeypatch.setitem(
-        datasets.DATASETS, "omniglot", replace(datasets.DATASETS["omniglot"], remotes=(remote,))
+        datasets.DATASETS, "omniglot", replace(datasets.DATASETS["omniglot"], remotes=remotes)
     )
     monkeypatch.setenv("TP4_OFFLINE", "0")
     found = datasets.find("omniglot")

@@ -52,7 +52,7 @@ def test_a_small_copy_is_called_what_it_is(tmp_path, layout):
     assert title == TITLE
     assert counts == {"characters": CHARACTERS, "alphabets": 3, "drawings": CHARACTERS * DRAWERS}
     loaded = omniglot.load(folder)
-    assert (loaded.title, loaded.found.sha256(), len(loaded.images)) == (title, digest, CHARACTERS)
+    assert (loaded.title, loaded.found.sha256, len(loaded.images)) == (title, digest, CHARACTERS)
     assert datasets.verify(loaded.found) == "differs"
 
 
@@ -240,17 +240,17 @@ def test_a_sample_of_cifar10_is_known_by_its_digest_alone(tmp_path):
     write_npz(tmp_path, test_labels=np.zeros(20, int))
     after = images.load("cifar10", tmp_path).found
     assert before.title == after.title == "images in CIFAR-10's form"
-    assert before.sha256() != after.sha256()
+    assert before.sha256 != after.sha256
     assert after.counts == {"train_images": 50, "test_images": 20}
 
 
 def test_the_digest_of_cifar10s_folder_is_over_its_files(tmp_path):
     files = batches()
     write_batches(tmp_path, files)
-    digests = {datasets.find("cifar10", tmp_path).sha256()}
+    digests = {datasets.find("cifar10", tmp_path).sha256}
     for name in ("data_batch_4", "test_batch"):
         (tmp_path / "cifar-10-batches-py" / name).write_bytes(files["data_batch_1"])
-        digests.add(datasets.find("cifar10", tmp_path).sha256())
+        digests.add(datasets.find("cifar10", tmp_path).sha256)
     assert len(digests) == 3
     (tmp_path / "cifar-10-batches-py" / "data_batch_2").unlink()
     with pytest.raises(InputError, match="as CIFAR-10: data_batch_2 is not there; expected"):
@@ -260,9 +260,7 @@ def test_the_digest_of_cifar10s_folder_is_over_its_files(tmp_path):
 def test_digits_have_a_digest():
     found = images.load("digits", train_size=100).found
     assert found.counts == {"train_images": 1500, "test_images": 297}
-    assert (
-        found.sha256() == images.load("digits").found.sha256() != images.load("digits", seed=1).found.sha256()
-    )
+    assert found.sha256 == images.load("digits").found.sha256 != images.load("digits", seed=1).found.sha256
 
 
 def test_no_picture_becomes_zeros_by_a_number_that_is_none(monkeypatch):

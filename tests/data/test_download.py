@@ -17,8 +17,7 @@ import pytest
 from tp4lib.base.errors import InputError
 from tp4lib.data import catalogue as datasets
 from tp4lib.data import download as downloads
-from tp4lib.data import listing
-from tp4lib.data.contents import Contents, matches
+from tp4lib.data.contents import matches
 
 BODY = bytes(range(256)) * 400
 GOOD = "sha256:" + hashlib.sha256(BODY).hexdigest()
@@ -264,13 +263,14 @@ def test_one_file_of_two_is_no_data_set_and_the_second_run_fetches_the_other(ser
 
     def remotes(*paths):
         names = ("images_background.zip", "images_evaluation.zip")
-        found = tuple(listing.Remote(server.url(path), name, GOOD) for path, name in zip(paths, names))
+        found = {name: (server.url(path), GOOD) for path, name in zip(paths, names)}
         # The bodies are no zips: that they are what was expected is all that is looked at here.
         changed = replace(datasets.DATASETS["omniglot"], remotes=found, read=as_expected)
         monkeypatch.setitem(datasets.DATASETS, "omniglot", changed)
 
     def as_expected(path, title, known, official):
-        return Contents(title, "", {}, all(matches(path / name, each) for name, each in official.items()))
+        same = all(matches(path / name, each) for name, each in official.items())
+        return {"title": title, "sha256": "", "official": same}
 
     remotes("/good", "/404")
     with pytest.raises(InputError, match="404"):

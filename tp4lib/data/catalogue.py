@@ -35,7 +35,7 @@ class Found:
         source: "data_dir", "TP4_DATA", "cache", "download" or "embedded".
         title: what it is in words, by its content: see `tp4lib.data.contents`.
         synthetic: it was drawn by a program, and has to be labelled so wherever it is shown.
-        digest: SHA-256 over all content that is read; None where it is made in memory and not yet made.
+        sha256: over all content that is read; None where it is made in memory and not yet made.
         counts: of what is in it, such as ``{"characters": 1623, "alphabets": 50, "drawings": 32460}``.
         official: whether it is the official download, by its digest; None where no official digest is known.
         licence: under which it comes: that of the real data set, or of what stands in for it.
@@ -47,7 +47,7 @@ class Found:
     source: str
     title: str
     synthetic: bool = False
-    digest: str | None = None
+    sha256: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     official: bool | None = None
     licence: str | None = None
@@ -59,17 +59,16 @@ class Found:
 
     def describe(self) -> str:
         """One line for people: what it is and where it came from, without a path of this machine."""
-        came = {
-            "data_dir": "data_dir",
-            "TP4_DATA": "$TP4_DATA",
-            "cache": "the cache",
-            "download": "the official download",
-        }
-        return f"{self.name}: {self.title} [{came.get(self.source, 'embedded default')}]"
+        came = _CAME.get(self.source, self.source)
+        return f"{self.name}: {self.title} [{came}]"
 
-    def sha256(self) -> str | None:
-        """Digest over all content that is read; None where it is made in memory and not yet made."""
-        return self.digest
+
+_CAME = {
+    "TP4_DATA": "$TP4_DATA",
+    "cache": "the cache",
+    "download": "the official download",
+    EMBEDDED: "embedded default",
+}
 
 
 def find(name: str, data_dir: str | Path | None = None) -> Found:
@@ -158,19 +157,18 @@ def fetch(name: str) -> Found:
     """
     dataset = _dataset(name)
     if not dataset.remotes:
-        raise InputError(
-            f"{name} has no download; expected one of {', '.join(_downloadable())}; it comes with gensim"
-        )
+        downloadable = ", ".join(each.name for each in DATASETS.values() if each.remotes)
+        raise InputError(f"{name} has no download; expected one of {downloadable}; it comes with gensim")
     if offline():
         raise InputError(
             f"cannot download {name}: TP4_OFFLINE is set; unset it, or put the files in $TP4_DATA"
         )
     folder = paths.cache_dir() / dataset.folder
     folder.mkdir(parents=True, exist_ok=True)
-    for remote in dataset.remotes:
-        target = folder / remote.filename
-        if not (target.is_file() and matches(target, remote.digest)):
-            download(remote.url, target, remote.digest)
+    for filename, (url, digest) in dataset.remotes.items():
+        target = folder / filename
+        if not (target.is_file() and matches(target, digest)):
+            download(url, target, digest)
     found = _look(dataset, paths.cache_dir(), "download")
     assert found is not None, "the files just downloaded are one of the data set's own forms"
     return found
@@ -192,10 +190,6 @@ def _dataset(name: str) -> Dataset:
     return DATASETS[name]
 
 
-def _downloadable() -> list[str]:
-    return [name for name, dataset in DATASETS.items() if dataset.remotes]
-
-
 def _look(dataset: Dataset, folder: Path, source: str) -> Found | None:
     """The data set in the first of its forms that ``folder`` holds.
 
@@ -207,14 +201,11 @@ def _look(dataset: Dataset, folder: Path, source: str) -> Found | None:
         _require_nothing_odd(dataset, folder)
         return None
     path, form = places[0]
-    official = {remote.filename: remote.digest for remote in dataset.remotes}
+    official = {filename: digest for filename, (_, digest) in dataset.remotes.items()}
     read = dataset.read(path, form.title, form.known, official)
     if path.name == "enwik9.zip":
-        path = _cleaned(path, paths.cache_dir() / f"fil9-{read.sha256[:32]}")
-    return Found(
-        dataset.name, path, source, read.title, digest=read.sha256, counts=read.counts,
-        official=read.official, licence=dataset.licence, held=read.held,
-    )  # fmt: skip
+        path = _cleaned(path, paths.cache_dir() / f"fil9-{read['sha256'][:32]}")
+    return Found(dataset.name, path, source, licence=dataset.licence, **read)
 
 
 def _places(dataset: Dataset, folder: Path) -> list[tuple[Path, Form]]:
@@ -252,12 +243,8 @@ def _embedded(dataset: Dataset) -> Found:
         path = path or _cleaned(_gensim_test_data(dump), paths.cache_dir() / "wiki-slice.txt")
     elif dataset.name == "questions":
         path = _gensim_test_data("questions-words.txt")
-    if path is None:
-        return Found(dataset.name, None, EMBEDDED, title, dataset.synthetic, licence=licence)
-    read = dataset.read(path, title, (), {})
-    return Found(
-        dataset.name, path, EMBEDDED, title, dataset.synthetic, read.sha256, read.counts, licence=licence
-    )
+    read = {"title": title} if path is None else dataset.read(path, title, (), {}) | {"title": title}
+    return Found(dataset.name, path, EMBEDDED, synthetic=dataset.synthetic, licence=licence, **read)
 
 
 def _cleaned(dump: Path, target: Path) -> Path:

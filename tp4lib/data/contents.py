@@ -6,9 +6,7 @@ known files; anything else of the same form may be used, and is called what it i
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +28,7 @@ CIFAR10_MOST = 1 << 26
 """Bytes of one of these files; each has 31 million."""
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What was found.
-
-    Attributes:
-        title: in words.
-        sha256: digest over all content that is read.
-        counts: of what is in it, where that is known without decoding, such as ``{"characters": 1623}``.
-        official: whether the digest is that of the official files; None where no official digest is known.
-        held: what was read on the way, for the reader of this data set.
-    """
-
-    title: str
-    sha256: str
-    counts: dict[str, int] = field(default_factory=dict)
-    official: bool | None = None
-    held: Any = None
-
-
-def text(path: Path, title: str, known: Collection[str], official: Mapping[str, str]) -> Contents:
+def text(path: Path, title: str, known: Collection[str], official: Mapping[str, str]) -> dict[str, Any]:
     """A text or a packed text.
 
     Args:
@@ -58,47 +37,47 @@ def text(path: Path, title: str, known: Collection[str], official: Mapping[str, 
         known: digests that are proof of it, as ``"sha256:..."`` or ``"md5:..."``, besides
         official: names of the official downloads and their digests.
 
+    Returns:
+        ``title``, ``sha256``, ``counts``, ``official`` and ``held`` of `tp4lib.data.catalogue.Found`.
+
     Raises:
         InputError: no file, or an empty one; for all readers here: what cannot be read.
     """
-    size, sha256 = _size(path), readable_digest(path)
-    is_official = _is(path, official[path.name], sha256) if path.name in official else None
+    size, sha256, is_official = _of_file(path, official)
     same = is_official or any(_is(path, each, sha256) for each in known)
     told = title if same else f"{path.name}, {size:,} bytes, of unknown digest"
-    return Contents(told, sha256, {"bytes": size}, is_official)
+    return {"title": told, "sha256": sha256, "counts": {"bytes": size}, "official": is_official}
 
 
-def questions(path: Path, title: str, known: Collection[str], official: Mapping[str, str]) -> Contents:
+def questions(path: Path, title: str, known: Collection[str], official: Mapping[str, str]) -> dict[str, Any]:
     """Analogy questions: all lines but those that begin with a colon."""
-    _size(path)
-    with _readable(path):
-        data = path.read_bytes()
-    sha256 = hashlib.sha256(data).hexdigest()
-    count = sum(bool(line.strip()) and not line.lstrip().startswith(b":") for line in data.splitlines())
+    _, sha256, _ = _of_file(path, {})
+    lines = path.read_bytes().splitlines()
+    count = sum(bool(line.strip()) and not line.lstrip().startswith(b":") for line in lines)
     told = title if f"sha256:{sha256}" in known else f"{path.name}, {count:,} questions"
-    return Contents(told, sha256, {"questions": count})
+    return {"title": told, "sha256": sha256, "counts": {"questions": count}}
 
 
-def omniglot(path: Path, title: str, known: Collection[str], official: Mapping[str, str]) -> Contents:
+def omniglot(path: Path, title: str, known: Collection[str], official: Mapping[str, str]) -> dict[str, Any]:
     """All drawings under a folder in Omniglot's layout."""
     held = drawings.read(path)
     zips = [matches(each, official.get(each.name, "md5:")) for each in held.archives.values()]
     same = f"sha256:{held.sha256}" in known or (len(zips) == len(drawings.PARTS) and all(zips))
     counts = held.counts
     told = f"{counts['characters']:,} characters of {counts['alphabets']:,} alphabets in Omniglot's layout"
-    return Contents(title if same else told, held.sha256, counts, same, held)
+    told = title if same else told
+    return {"title": told, "sha256": held.sha256, "counts": counts, "official": same, "held": held}
 
 
-def cifar10(path: Path, title: str, known: Collection[str], official: Mapping[str, str]) -> Contents:
+def cifar10(path: Path, title: str, known: Collection[str], official: Mapping[str, str]) -> dict[str, Any]:
     """CIFAR-10's archive, the folder it unpacks to, or a sample in one ``.npz`` file."""
     if path.is_dir():
         sha256, is_official = _cifar10_folder(path)
     else:
-        _size(path)
-        sha256 = readable_digest(path)
-        is_official = _is(path, official[path.name], sha256) if path.name in official else None
+        _, sha256, is_official = _of_file(path, official)
     same = is_official or f"sha256:{sha256}" in known
-    return Contents(title if same else "images in CIFAR-10's form", sha256, {}, is_official)
+    told = title if same else "images in CIFAR-10's form"
+    return {"title": told, "sha256": sha256, "official": is_official}
 
 
 def _cifar10_folder(path: Path) -> tuple[str, bool]:
@@ -124,8 +103,12 @@ def is_official_batch(name: str, data: bytes) -> bool:
 
 def readable_digest(path: Path, algorithm: str = "sha256") -> str:
     """`tp4lib.base.files.digest`; a file that cannot be read is told in one line."""
-    with _readable(path):
+    try:
         return files.digest(path, algorithm)
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path}: {error.strerror or error}; expected a readable file; choose another folder"
+        ) from None
 
 
 def matches(path: Path, expected: str) -> bool:
@@ -139,8 +122,8 @@ def _is(path: Path, expected: str, sha256: str) -> bool:
     return expected == f"sha256:{sha256}" if expected.startswith("sha256:") else matches(path, expected)
 
 
-def _size(path: Path) -> int:
-    """Bytes of a file that is one, and not empty."""
+def _of_file(path: Path, official: Mapping[str, str]) -> tuple[int, str, bool | None]:
+    """Bytes and SHA-256 of a file that is one, and not empty, and whether it is official; None where none is."""
     if not os.path.isfile(path):
         raise InputError(
             f"{path} is {archives.what_is(path)}; expected a file; move it away or choose another folder"
@@ -149,14 +132,5 @@ def _size(path: Path) -> int:
         raise InputError(
             f"{path} is an empty file; expected data; remove it, or choose another folder with --data-dir"
         )
-    return size
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"cannot read {path}: {error.strerror or error}; expected a readable file; choose another folder"
-        ) from None
+    sha256 = readable_digest(path)
+    return size, sha256, _is(path, official[path.name], sha256) if path.name in official else None

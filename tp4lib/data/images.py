@@ -92,7 +92,7 @@ def load(
     seed = checks.whole("seed", seed, least=0, example=0)
     parts = _digits(seed) if found.path is None else _cifar10(found.path)
     counts = {"train_images": len(parts[0][0]), "test_images": len(parts[1][0])}
-    found = replace(found, counts=counts, digest=found.digest or _digest(parts))
+    found = replace(found, counts=counts, sha256=found.sha256 or _digest(parts))
     train, train_y = _take(*parts[0], train_size, "train_size", seed)
     test, test_y = _take(*parts[1], test_size, "test_size", seed)
     original = train.shape[1]

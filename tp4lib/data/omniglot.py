@@ -57,7 +57,7 @@ def load(data_dir: str | Path | None = None) -> Characters:
         images = synthetic.draw()
         names = [f"synthetic/character{c + 1:03d}" for c in range(len(images))]
         counts = {"characters": len(images), "drawings": images.shape[0] * images.shape[1]}
-        found = replace(found, digest=hashlib.sha256(images.data).hexdigest(), counts=counts)
+        found = replace(found, sha256=hashlib.sha256(images.data).hexdigest(), counts=counts)
         return Characters(images, names, found.title, synthetic=True, found=found)
     drawn = found.held  # the very bytes that the title and the digest are of
     drawings.require_some(drawn, found.path)

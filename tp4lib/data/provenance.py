@@ -62,16 +62,8 @@ def source(data: Found | Path) -> dict[str, Any]:
             "name": name, "title": name, "source": "file", "synthetic": False, "sha256": readable_digest(data),
             "counts": {"bytes": data.stat().st_size}, "official": None, "licence": None,
         }  # fmt: skip
-    return {
-        "name": data.name,
-        "title": data.title,
-        "source": data.source,
-        "synthetic": data.synthetic,
-        "sha256": data.sha256(),
-        "counts": dict(data.counts),
-        "official": data.official,
-        "licence": data.licence,
-    }
+    told = ("name", "title", "source", "synthetic", "sha256", "official", "licence")
+    return {**{key: getattr(data, key) for key in told}, "counts": dict(data.counts)}
 
 
 def environment(device: "torch.device | str | None" = None, threads: int | None = None) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def run(
                 patience=settings.patience,
                 save_to=checkpoint,
                 resume=resume,
-                settings={**told, "data (SHA-256)": characters.found.sha256()},
+                settings={**told, "data (SHA-256)": characters.found.sha256},
             ),
         )
         metrics = {
