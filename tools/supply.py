@@ -22,7 +22,7 @@ _OWN = {"tp4lib"}
 
 def direct() -> dict[str, str]:
     """Direct dependencies of the core and of every extra, with their bounds, as ``{"torch": ">=2.6,<3"}``."""
-    return {package.name: package.bounds for package in packages.declared(ROOT / "pyproject.toml")}
+    return {package.name: package.bounds for package in packages.declared()}
 
 
 def lowest() -> str:

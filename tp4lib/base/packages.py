@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 
 from tp4lib.base import paths
 from tp4lib.base.errors import InputError
@@ -23,8 +22,14 @@ OUTSIDE = {"learn2learn": ">=0.2.0,<0.2.1"}
 CORE = "core"
 """The group of the dependencies that are no extra."""
 
-# The two whose modules have another name. An installed package tells its modules itself; a missing one cannot.
-_MODULES = {"scikit-learn": "sklearn", "pillow": "PIL"}
+# Those whose modules have another name; of the last, another character.
+_MODULES = {
+    "scikit-learn": "sklearn",
+    "pillow": "PIL",
+    "pytest-xdist": "xdist",
+    "sphinx-mathjax-offline": "sphinx-mathjax-offline",
+}
+_ONLY_NAMES_OTHERS = ("jupyter",)
 _LINE = re.compile(r"""([\w.-]+)(?:\[[^]]*\])?\s*\(?([^;)]*)\)?\s*(?:;.*extra\s*==\s*["']([\w-]+)["'].*)?""")
 
 
@@ -38,17 +43,16 @@ class Package:
 
     @property
     def version(self) -> str | None:
-        """The installed version; None where it is missing or its modules cannot be found."""
+        """The installed version; None where it is missing or its module cannot be found."""
         return metadata.version(self.name) if _installed(self.name) else None
 
     @property
     def lacking(self) -> list[str]:
-        """What is not installed of it: nothing, itself, or parts of a package that only names others (jupyter)."""
+        """What is not installed of it: nothing, itself, or parts of a package that only names others."""
         if not _installed(self.name):
             return [self.name]
-        if modules_of(self.name):
-            return []
-        parts = [_LINE.match(line)[1] for line in metadata.requires(self.name) or () if ";" not in line]
+        lines = metadata.requires(self.name) if self.name in _ONLY_NAMES_OTHERS else ()
+        parts = [_LINE.match(line)[1] for line in lines or () if ";" not in line]
         return [part for part in parts if not _installed(part)]
 
     @property
@@ -64,17 +68,10 @@ class Package:
         return {"docs": "make gallery"}.get(self.group, "make install")
 
 
-def declared(pyproject: Path | None = None) -> list[Package]:
-    """Every declared dependency: the core's first, then those of each extra.
-
-    Args:
-        pyproject: a ``pyproject.toml``; default that of the checkout, or the installed package's metadata.
-    """
-    root = paths.checkout()
-    if pyproject is None and root is not None:
-        pyproject = root / "pyproject.toml"
-    if pyproject is not None:
-        project = tomllib.loads(pyproject.read_text("utf-8"))["project"]
+def declared() -> list[Package]:
+    """Every declared dependency, of the checkout's pyproject.toml or the installed package: the core's first."""
+    if (root := paths.checkout()) is not None:
+        project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
         lines = [(line, CORE) for line in project["dependencies"]]
         lines += [(line, extra) for extra, ask in project["optional-dependencies"].items() for line in ask]
     else:
@@ -125,7 +122,7 @@ def explained(error: ImportError) -> str | None:
             f"this Python lacks its own module {module!r} ({error}); expected a complete Python {sys.version_info[0]}."
             f"{sys.version_info[1]}; install one, with its C libraries, and run `make install`"
         )
-    owner = next((each for each in declared() if module in modules_of(each.name)), None)
+    owner = next((each for each in declared() if module == module_of(each.name)), None)
     command = owner.command if owner else Package(module, "", "notebooks").command
     if isinstance(error, ModuleNotFoundError):
         return _absent([owner.name if owner else module], command)
@@ -133,19 +130,14 @@ def explained(error: ImportError) -> str | None:
 
 
 def within(version: str, bounds: str) -> bool:
-    """Whether ``version`` lies within bounds such as ``">=2.6,<3"``; build tags and pre-release marks do not count.
+    """Whether ``version`` lies within ``">=LOWEST,<END"``, either of them or both; build tags do not count.
 
     >>> within("2.14.1+cpu", ">=2.6,<3"), within("3.0", ">=2.6,<3"), within("2.6.0", ">=2.6")
     (True, False, True)
     """
-    here = _release(version)
-    for bound in filter(None, bounds.replace(" ", "").split(",")):
-        sign, limit = re.fullmatch(r"([<>=!~]+)(.*)", bound).groups()
-        there = _release(limit)
-        if not {"<": here < there, "<=": here <= there, ">": here > there, ">=": here >= there,
-                "==": here == there, "!=": here != there}.get(sign, True):  # fmt: skip
-            return False
-    return True
+    limits = dict(re.findall(r"(>=|<)([\w.]+)", bounds))
+    here, end = _release(version), limits.get("<")
+    return _release(limits.get(">=", "")) <= here and (end is None or here < _release(end))
 
 
 def _package(line: str, group: str) -> Package:
@@ -162,33 +154,15 @@ def _absent(names: list[str], command: str) -> str:
     )
 
 
-def modules_of(name: str) -> list[str]:
-    """Top-level modules of a distribution; what it installs itself, where it is here."""
-    plain = name.replace("-", "_").lower()
-    try:
-        distribution = metadata.distribution(name)
-    except metadata.PackageNotFoundError:
-        return [_MODULES.get(name.lower(), plain)]
-    listed = (distribution.read_text("top_level.txt") or "").split()
-    if not listed:  # a line of RECORD is "folder/file.py,digest,size"; torch has ten thousand
-        record = (distribution.read_text("RECORD") or "").splitlines()
-        listed = {line.partition(".py,")[0].partition("/")[0] for line in record if ".py," in line}
-    modules = {module for module in listed if module.isidentifier()}
-    # Some ship their tests as a module, too: the one of the package's own name is what is meant.
-    return [plain] if plain in modules else sorted(modules)
+def module_of(name: str) -> str:
+    """The module of a declared distribution, installed or not."""
+    return _MODULES.get(name.lower(), name.replace("-", "_").lower())
 
 
 def _installed(name: str) -> bool:
     try:
         metadata.distribution(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return all(map(_importable, modules_of(name)))
-
-
-def _importable(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
+        return find_spec(module_of(name)) is not None
     except ImportError:
         return False
     except ValueError:  # it is loaded, and was not found in the ordinary way

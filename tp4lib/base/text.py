@@ -1,7 +1,5 @@
 """Text files as a user names them: opened, unpacked on the way, and refused in one line where they cannot be read."""
 
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,18 +32,6 @@ def require_file(path: str | Path, expected: str, option: str) -> None:
     Raises:
         InputError: it is something else, or not there.
     """
-    try:
-        mode = os.stat(path).st_mode
-    except PermissionError as error:
-        what = f"cannot be read ({error.strerror})"
-    except (OSError, ValueError):  # also a name that no file could have
-        what = "is a link to a file that does not exist" if os.path.islink(path) else "does not exist"
-    else:
-        if stat.S_ISREG(mode):
-            return
-        kinds = {
-            stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
-            stat.S_IFBLK: "a device",
-        }  # fmt: skip
-        what = f"is {kinds.get(stat.S_IFMT(mode), 'no regular file')}"
-    raise InputError(f"{path} {what}; expected {expected}; check {option}")
+    if (what := archives.what_is(path)) != "a file":
+        told = "does not exist" if what == "not there" else f"is {what}"
+        raise InputError(f"{path} {told}; expected {expected}; check {option}")
