@@ -118,7 +118,7 @@ def test_a_finished_run_can_be_gone_on_with(tmp_path, monkeypatch, linked):
 
 def test_what_a_killed_writer_left_is_removed(tmp_path):
     (tmp_path / "unfinished").mkdir()
-    for name in (".vectors.bin.1-x.part", ".checkpoint-0001.0of2.npz.abc.part", ".metrics.json.y.part"):
+    for name in (".vectors.bin.4194305-x.tp4.part", ".checkpoint-0001.0of2.npz.4194305-abc.tp4.part"):
         (tmp_path / "unfinished" / name).write_text("half")
     finished(tmp_path, "first")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.npz", "metrics.json", "vectors.bin"]

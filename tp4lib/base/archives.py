@@ -12,10 +12,8 @@ import lzma
 import math
 import os
 import stat
-import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -32,22 +30,6 @@ MOST = 10**11
 
 _CHUNK = 1 << 16
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-_ERRORS = (
-    OSError,
-    EOFError,
-    ValueError,  # also of text that is no UTF-8
-    TypeError,
-    KeyError,
-    IndexError,
-    OverflowError,
-    MemoryError,
-    RuntimeError,  # also RecursionError and NotImplementedError
-    struct.error,
-    zlib.error,
-    lzma.LZMAError,
-    zipfile.BadZipFile,
-    tarfile.TarError,
-)
 
 
 class Damaged(ValueError):
@@ -56,19 +38,14 @@ class Damaged(ValueError):
 
 @contextmanager
 def reasons() -> Iterator[None]:
-    """Whatever a reader stumbles on, as `Damaged`."""
+    """Whatever a reader stumbles on, as `Damaged`: a damaged file can fail anywhere in it, also for memory."""
     try:
         yield
     except Damaged:
         raise
-    except _ERRORS as error:
+    except Exception as error:
         words = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise Damaged(words[:200] or type(error).__name__) from None
-
-
-def _opened(path: Path) -> BinaryIO:
-    with reasons():
-        return open(path, "rb")
 
 
 class Stream:
@@ -134,8 +111,9 @@ class _Streams(io.RawIOBase):
 @contextmanager
 def unpacked(path: Path) -> Iterator[Stream]:
     """Open a text, unpacking .xz, .gz, .bz2 and .zip (its one member) on the way, without its byte order mark."""
-    with _opened(path) as raw:
-        packed = path.stat().st_size
+    with reasons():
+        raw, packed = open(path, "rb"), path.stat().st_size  # noqa: SIM115
+    with raw:
         if path.suffix == ".zip":
             with Zip(path) as archive:
                 names = [name for name in archive.files if not is_clutter(name)]
@@ -248,25 +226,28 @@ def npz(path: Path) -> dict[str, np.ndarray]:
 
 def array(archive: Zip, name: str) -> np.ndarray:
     """One array of an npz file."""
-    with archive.open(name) as member:
-        _check_header(member, archive.files[name].file_size)
+    with archive.open(name) as member, reasons():
+        shape, _, dtype = header(member)
+        told = dtype.itemsize * math.prod(shape)
+        # Before anything is allocated: NumPy believes a header, and reads (and so checksums) no more than it says.
+        if min(shape, default=0) < 0 or member.tell() + told != archive.files[name].file_size:
+            size = archive.files[name].file_size
+            raise Damaged(f"an array of {told:,} bytes by its header, in a file of {size:,}")
     with archive.open(name) as member, reasons():
         return np.lib.format.read_array(member, allow_pickle=False)
 
 
-def _check_header(member: BinaryIO, size: int) -> None:
-    """Before anything is allocated: NumPy believes a header, and reads (and so checksums) no more than it says."""
-    with reasons():
-        version = np.lib.format.read_magic(member)
-        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in header:
-            raise Damaged(f"an array of unknown format {version}")
-        shape, _, dtype = header[version](member)
-        if dtype.hasobject:
-            raise Damaged("an array of objects, which only a pickle could hold")
-        told = dtype.itemsize * math.prod(shape)
-        if min(shape, default=0) < 0 or member.tell() + told != size:
-            raise Damaged(f"an array of {told:,} bytes by its header, in a file of {size:,}")
+def header(member: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether by columns, and type of the array that begins here; objects are refused."""
+    version = np.lib.format.read_magic(member)
+    if version not in ((1, 0), (2, 0)):
+        raise Damaged(f"an array of unknown format {version}")
+    first = version == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    told = read(member)
+    if told[2].hasobject:
+        raise Damaged("an array of objects, which only a pickle could hold")
+    return told
 
 
 def is_clutter(name: str) -> bool:

@@ -181,9 +181,7 @@ def _write(member: BinaryIO, x: torch.Tensor) -> None:
 
 
 def _fill(member: BinaryIO, x: torch.Tensor, name: str) -> None:
-    major, _ = npy.read_magic(member)
-    read = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
-    shape, fortran_order, dtype = read(member)
+    shape, fortran_order, dtype = archives.header(member)
     expected = torch.empty(0, dtype=x.dtype).numpy().dtype
     if (shape, dtype, fortran_order) != (tuple(x.shape), expected, False):
         raise ValueError(f"{name}: {shape} of {dtype} instead of {tuple(x.shape)} of {expected}")

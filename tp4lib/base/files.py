@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,19 +31,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         InputError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}-", suffix=PART)
-        os.close(handle)
-    except OSError as error:
-        raise InputError(
-            f"cannot write in {path.parent}: {error.strerror}; expected a writable folder; choose another --out"
-        ) from None
-    part = Path(name)
+    part = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}{PART}"
+    with _writable(path.parent):
+        part.touch(exist_ok=False)
     try:
         yield part
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(part, 0o666 & ~_umask())
         os.replace(part, path)
     except OSError as error:
         raise InputError(
@@ -50,6 +45,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write in {folder}: {error.strerror}; expected a writable folder; choose another --out"
+        ) from None
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -156,12 +161,8 @@ def _locked(path: Path) -> Iterator[None]:
         yield
         return
     while True:
-        try:
+        with _writable(path.parent):
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise InputError(
-                f"cannot write in {path.parent}: {error.strerror}; expected a writable folder; choose another --out"
-            ) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -173,24 +174,12 @@ def _locked(path: Path) -> Iterator[None]:
         except OSError:  # a file system without locks: go on as before there were any
             pass
         # The run before may have removed this very file between our opening and locking it: then take the new one.
-        if _is_file_at(handle, path):
-            break
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                break
         os.close(handle)
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
-
-
-def _is_file_at(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tp4lib.base.errors import InputError
-from tp4lib.base.files import atomic_path, digest, json_bytes, out_dir, write_json
+from tp4lib.base.files import atomic_path, digest, json_bytes, out_dir, remove_stale_parts, write_json
 
 UNFINISHED = "unfinished"
 METRICS = "metrics.json"
@@ -69,13 +69,7 @@ class Work:
         """Make ``folder`` ready; see `working`."""
         self.exchange()
         self._forget_links()
-        for name in (
-            METRICS,
-            self._checkpoints,
-            *self._others,
-        ):  # half-written by a killed run: OUT is ours alone
-            for part in self.folder.glob(f".{name}.*.part"):
-                part.unlink()
+        remove_stale_parts(self.folder)
         unfinished = sorted(self.folder.glob(self._checkpoints))
         self._require_ours()
         if unfinished and not resume:
