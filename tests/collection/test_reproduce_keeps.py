@@ -403,21 +403,15 @@ def test_a_result_that_was_changed_by_hand_is_refused_before_anything(tmp_path):
     assert run(a, out=out)[0].error is None
 
 
-def test_results_of_a_version_without_ledgers_are_known(tmp_path):
+def test_results_without_their_ledger_are_not_replaced(tmp_path):
     a, out = book(tmp_path / "01_a.ipynb", "1 one"), tmp_path / "out"
     run(a, out=out)
     for manifest in out.rglob(".tp4-written.json"):
         manifest.unlink()
-    (out / "01_a" / "mine.txt").write_text("mine")
-    told = json.loads((out / "01_a" / "run.json").read_text())
-    files.write_json(
-        out / "01_a" / "run.json", {k: told[k] for k in ("ok", "error", "seconds", "peak_memory_bytes")}
-    )
-    run(book(a, "2 two"), out=out)
-    assert value(out) == 2
-    assert sorted(p.name for p in (out / "01_a").iterdir() if not p.name.startswith(".")) == [
-        "metrics.json", "mine.txt", "run.json", "two.png", "two.svg",
-    ]  # fmt: skip
+    before = snapshot(out)
+    with pytest.raises(InputError, match="was not written by tp4"):
+        run(book(a, "2 two"), out=out)
+    assert snapshot(out) == before
 
 
 def test_what_a_live_session_has_written_is_ours_and_other_files_are_not_replaced_by_it(

@@ -17,7 +17,7 @@ from typing import Any
 
 from tp4lib.collection.kernel_process import PARENT
 from tp4lib.collection.manifest import read_json
-from tp4lib.collection.notebook_process import LAST_LINE, QUIT_CELL
+from tp4lib.collection.notebook_process import LAST_LINE
 from tp4lib.collection.report import ASKED, MISMATCH
 from tp4lib.collection.staging import Stage
 
@@ -77,7 +77,7 @@ class Executor:
         started = time.monotonic()
         with self._lock:
             if self._stopped:
-                return Outcome(stage.name, 0.0, "was not started")
+                raise KeyboardInterrupt
             process = subprocess.Popen(
                 [sys.executable, "-m", "tp4lib.collection.notebook_process", json.dumps(request)],
                 env=self._environment | {"TP4_OUT": folder, ASKED: json.dumps(asked)},
@@ -113,20 +113,14 @@ class Executor:
         return Outcome(stage.name, time.monotonic() - started, error, peak)
 
     def each(
-        self,
-        stages: Mapping[Path, Stage],
-        parameters: dict[str, Any],
-        workers: int,
-        tick: Callable[[], None],
+        self, work: Mapping[Path, Callable[[], Outcome]], workers: int, tick: Callable[[], None]
     ) -> Iterator[tuple[Path, Outcome]]:
-        """Run notebooks, each in its stage, ``workers`` at once; yield each with its outcome as it ends.
+        """Do the work of each notebook, that of ``workers`` at once; yield each with its outcome as it ends.
 
         ``tick`` is called every second. Closing the generator, or whatever is raised in it, ends those that run.
         """
         with ThreadPoolExecutor(workers) as pool:
-            futures = {
-                pool.submit(self.execute, stage, parameters): source for source, stage in stages.items()
-            }
+            futures = {pool.submit(self._unless_stopped, do): source for source, do in work.items()}
             try:
                 waiting = set(futures)
                 while waiting:
@@ -138,6 +132,11 @@ class Executor:
                 for future in futures:
                     future.cancel()
                 self.stop()
+
+    def _unless_stopped(self, do: Callable[[], Outcome]) -> Outcome:
+        if self._stopped:
+            raise KeyboardInterrupt
+        return do()
 
     def running(self) -> dict[str, float]:
         """The notebooks that run now, and since how many seconds."""
@@ -173,8 +172,6 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def _failure(executed: Path, log: str, peak: int | None) -> str | None:
     """The source of the cell that failed in an executed notebook, and its error, as text."""
-    if quits := _quit(executed):
-        return quits
     last = ""
     for cell in _code_cells(executed):
         head, papermill = _head(cell), cell["metadata"]["papermill"]
@@ -196,8 +193,6 @@ def _failure(executed: Path, log: str, peak: int | None) -> str | None:
 
 def _unfinished(executed: Path) -> str | None:
     """The cell at which a notebook ended without an error, as by ``sys.exit(0)``, or that was not run."""
-    if quits := _quit(executed):
-        return quits
     last = ""
     for cell in _code_cells(executed):
         if any(output["output_type"] == "error" for output in cell["outputs"]):
@@ -209,18 +204,6 @@ def _unfinished(executed: Path) -> str | None:
                 after = f"after\n{last}" if last else ""
                 return f"{_head(cell)}  this cell was not run; expected every cell to run {after}".rstrip()
             last = _head(cell)
-    return None
-
-
-def _quit(executed: Path) -> str | None:
-    """The cell that has ended the kernel itself, as ``quit()`` does."""
-    code = read_json(executed.with_name(QUIT_CELL))
-    for cell in _code_cells(executed):
-        if "".join(cell["source"]) == code:
-            return (
-                f"{_head(cell)}  the notebook ended its own kernel in this cell; "
-                "expected it to run to its last cell; remove quit() or exit()"
-            )
     return None
 
 

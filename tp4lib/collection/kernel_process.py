@@ -1,16 +1,11 @@
 """The Jupyter kernel that `tp4 reproduce` starts: IPython's own, in this environment, ended with its parent."""
 
 import ctypes
-import json
 import os
 import signal
 import sys
-from pathlib import Path
 
 from tp4lib.base import environment
-
-QUIT = "TP4_KERNEL_QUIT"
-"""Environment variable: the file into which the kernel writes, as JSON, the code that asked it to end."""
 
 PARENT = "TP4_PARENT"
 """Environment variable with the process id of whoever starts a process that calls `end_with_parent`."""
@@ -33,15 +28,18 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
+def stay(*_: object) -> None:
+    """In the place of ``quit`` and ``exit``: a kernel that ends takes the cells below with it, and the reason."""
+    raise RuntimeError(
+        "the notebook ended its own kernel in this cell; expected it to run to its last cell; remove quit() or exit()"
+    )
+
+
 if __name__ == "__main__":
     from ipykernel.kernelapp import IPKernelApp
 
     end_with_parent()
     app = IPKernelApp.instance()
     app.initialize()
-    # quit() ends the kernel a moment after its cell, when the next one may have begun already.
-    note = Path(os.environ[QUIT])
-    app.shell.observe(
-        lambda _: note.write_text(json.dumps(app.kernel.get_parent("shell")["content"]["code"])), "exit_now"
-    )
+    app.shell.push({"quit": stay, "exit": stay}, interactive=False)
     app.start()

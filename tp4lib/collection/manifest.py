@@ -81,7 +81,7 @@ class Manifest:
         noted = read_json(self.folder / FILE)
         if isinstance(noted, dict) and all(isinstance(each, list) for each in noted.values()):
             return noted
-        return {name: [digest(self.folder / name)] for name in _written_before_manifests(self.folder)}
+        return {}
 
 
 def read_json(path: Path) -> Any:
@@ -90,20 +90,6 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8")) if path.is_file() else None
     except (OSError, ValueError, RecursionError):
         return None
-
-
-def _written_before_manifests(folder: Path) -> list[str]:
-    """What version 0.1 wrote in a folder of results, or in the folder of a run, told by its own metrics.json."""
-    told, names = read_json(folder / "metrics.json"), set()
-    if isinstance(told, dict):
-        if {"notebook", "metrics", "figures"} <= told.keys():
-            names = {f"{figure['name']}.{suffix}" for figure in told["figures"] for suffix in ("svg", "png")}
-        elif {"notebooks", "runs", "runner"} <= told.keys():
-            names = {"index.html", *(f"{name}.ipynb" for name in told["runs"])}
-        names |= {"metrics.json"} if names or "notebook" in told else set()
-    if is_run(read_json(folder / "run.json")):
-        names.add("run.json")
-    return sorted(name for name in names if (folder / name).is_file())
 
 
 def is_run(told: Any) -> bool:

@@ -3,17 +3,13 @@
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from tp4lib.base.memory import children_peak, own_peak
-from tp4lib.collection.kernel_process import PARENT, QUIT, end_with_parent
+from tp4lib.collection.kernel_process import PARENT, end_with_parent
 
 LAST_LINE = "tp4 notebook process: "
 """What the last line of stdout starts with; a JSON object with ``peak_memory_bytes`` follows."""
-
-QUIT_CELL = "quit.json"
-"""File of a stage: the code of the cell that has ended the kernel, as ``quit()`` does."""
 
 
 def main(request: dict[str, Any]) -> int:
@@ -28,7 +24,6 @@ def main(request: dict[str, Any]) -> int:
     # Relative names: papermill formats paths, so that braces would fail, and writes them into the notebook.
     os.chdir(request["stage"])
     os.environ[PARENT] = str(os.getpid())  # for the kernel
-    os.environ[QUIT] = str(Path(QUIT_CELL).absolute())
     try:
         papermill.execute_notebook(
             "source.ipynb", "executed.ipynb", request["parameters"], cwd=request["cwd"], kernel_name="python3",

@@ -6,12 +6,14 @@ this program did not write is replaced or removed (`manifest`).
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import platform
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -84,19 +86,9 @@ def run(selected: Sequence[Path], plan: Plan, say: Callable[[str], None] = print
     _require_own_names(selected)
     _require_apart(selected, plan.out)
     _require_sizes(selected, plan.preset)
-    environment = plan.environment(device)
-    this = _Run(
-        out=plan.out,
-        asked={"seed": plan.seed, "preset": plan.preset, "device": device, "threads": plan.threads},
-        parameters={"preset": plan.preset, "seed": plan.seed, "device": plan.device},
-        given={"data": environment.get("TP4_DATA"), **_library()},
-        executor=Executor(environment, plan.timeout or TIMEOUTS[plan.preset]),
-        workers=plan.workers,
-        in_place=plan.in_place,
-        say=say,
-    )
+    this = _Run(plan, device, say)
     with alone_in(plan.out):
-        return this.execute(selected, plan.resume)
+        return this.execute(selected)
 
 
 def gather(out: Path, workers: int, **asked: Any) -> dict[str, Any]:
@@ -143,89 +135,87 @@ def gather(out: Path, workers: int, **asked: Any) -> dict[str, Any]:
     return merged
 
 
-@dataclasses.dataclass
 class _Run:
-    """One call of `run`: the notebooks it still has to run, and what became of the others.
+    """One call of `run`: the notebooks it still has to run, and what became of the others."""
 
-    Attributes:
-        asked: seed, preset, device, threads.
-        parameters: for the notebooks.
-        given: what else the numbers depend on: data, code, versions.
-        contents: each notebook file as it was read.
-    """
+    def __init__(self, plan: Plan, device: str, say: Callable[[str], None]) -> None:
+        self.plan, self.say = plan, say
+        environment = plan.environment(device)
+        self.asked = {"seed": plan.seed, "preset": plan.preset, "device": device, "threads": plan.threads}
+        # What else the numbers depend on: data, code, versions.
+        self.given = {"data": environment.get("TP4_DATA"), **_library()}
+        self.executor = Executor(environment, plan.timeout or TIMEOUTS[plan.preset])
+        self.outcomes: dict[Path, Outcome] = {}
+        self.contents: dict[Path, bytes] = {}  # each notebook file as it was read
+        self._lock = threading.Lock()  # of the folder's own files
 
-    out: Path
-    asked: dict[str, Any]
-    parameters: dict[str, Any]
-    given: dict[str, Any]
-    executor: Executor
-    workers: int
-    in_place: bool
-    say: Callable[[str], None]
-    outcomes: dict[Path, Outcome] = dataclasses.field(default_factory=dict)
-    contents: dict[Path, bytes] = dataclasses.field(default_factory=dict)
-
-    def execute(self, selected: Sequence[Path], resume: bool) -> list[Outcome]:
-        chosen = {source: Stage(self.out, result_name(source)) for source in selected}
+    def execute(self, selected: Sequence[Path]) -> list[Outcome]:
+        stages_of = {source: Stage(self.plan.out, result_name(source)) for source in selected}
         self._heads = {
-            source: f"[{k}/{len(selected)}] {each.name}" for k, (source, each) in enumerate(chosen.items(), 1)
+            source: f"[{k}/{len(selected)}] {each.name}"
+            for k, (source, each) in enumerate(stages_of.items(), 1)
         }
-        todo = self._prepare(chosen, resume)
+        self._put_in_order(list(stages_of.values()))
+        todo: dict[Path, Callable[[], Outcome]] = {}
+        for source, stage in stages_of.items():
+            if (notebook := self._read(source, stage)) is not None:
+                todo[source] = functools.partial(self._one, stage, notebook)
         self._gather()
         try:
-            coming = self.executor.each(todo, self.parameters, self.workers, self._tick)
-            with contextlib.closing(coming):
+            with contextlib.closing(self.executor.each(todo, self.plan.workers, self._tick)) as coming:
                 for source, outcome in coming:
-                    self._end(source, todo[source], outcome)
+                    self._end(source, stages_of[source], outcome)
         finally:
             _status("")
-            never = [stage for source, stage in todo.items() if source not in self.outcomes]
-            for stage in never:
-                stage.cancel()
-            if never:
-                with contextlib.suppress(InputError):  # what ended the run is told, not this
-                    self._gather()
         return [self.outcomes[source] for source in selected]
 
-    def _prepare(self, chosen: dict[Path, Stage], resume: bool) -> dict[Path, Stage]:
-        """Refuse what cannot work, then make the stages; returns those of the notebooks that are to be run."""
-        Manifest(self.out).require(["metrics.json", "index.html"])
-        names = [stage.name for stage in chosen.values()]
-        for stage in stages(self.out):
+    def _put_in_order(self, chosen: Sequence[Stage]) -> None:
+        """Complete what earlier runs have left, and refuse what cannot work."""
+        Manifest(self.plan.out).require(["metrics.json", "index.html"])
+        names = [stage.name for stage in chosen]
+        for stage in stages(self.plan.out):
             try:
                 stage.recover()
             except InputError:
                 if stage.name in names:
                     raise
-        for stage in chosen.values():
+        for stage in chosen:
             stage.require_free()
-        return {source: stage for source, stage in chosen.items() if self._begin(source, stage, resume)}
 
-    def _begin(self, source: Path, stage: Stage, resume: bool) -> bool:
-        """Whether a notebook is to be run: not one that is kept from an earlier run, or cannot be read."""
-        identity = self.asked | self.given
+    def _read(self, source: Path, stage: Stage) -> dict[str, Any] | None:
+        """The notebook, if it is to be run: not one that is kept from an earlier run, or cannot be read."""
         try:
             notebook = read_notebook(source)
         except InputError as error:
-            stage.begin(identity)
+            stage.begin(self.asked | self.given)
             self._end(source, stage, Outcome(stage.name, 0.0, str(error)))
-            return False
+            return None
         self.contents[source] = source.read_bytes()
-        identity |= {"source": source_digest(notebook)}
-        if resume and (outcome := _finished(stage, identity)) is not None:
+        if self.plan.resume and (outcome := _finished(stage, self._identity(notebook))) is not None:
             self.outcomes[source] = self._stored(source, stage, outcome)
             self.say(f"{self._heads[source]}  kept from the run before")
-            return False
-        stage.begin(identity)
+            return None
+        return notebook
+
+    def _identity(self, notebook: dict[str, Any]) -> dict[str, Any]:
+        """All that the numbers of a notebook depend on."""
+        return self.asked | self.given | {"source": source_digest(notebook)}
+
+    def _one(self, stage: Stage, notebook: dict[str, Any]) -> Outcome:
+        """Begin a notebook and run it."""
+        stage.begin(self._identity(notebook))
         write_json(stage.source, notebook)
-        return True
+        self._gather()
+        parameters = {"preset": self.plan.preset, "seed": self.plan.seed, "device": self.plan.device}
+        return self.executor.execute(stage, parameters)
 
     def _end(self, source: Path, stage: Stage, outcome: Outcome) -> None:
         """Exchange the results of a notebook that went well, record a failure, and tell."""
         told = {**outcome.told(), "disk_bytes": stage.disk_bytes()}
         if outcome.error is None:
             try:
-                stage.finish(told)
+                with self._lock:
+                    stage.finish(told)
                 outcome = self._stored(source, stage, outcome)
             except (InputError, OSError) as error:
                 outcome = dataclasses.replace(outcome, error=f"{error}; the results wait in {stage.folder}")
@@ -239,16 +229,17 @@ class _Run:
 
     def _stored(self, source: Path, stage: Stage, outcome: Outcome) -> Outcome:
         """With --in-place, the outcome of storing the outputs in the notebook that they came from."""
-        if not self.in_place:
+        if not self.plan.in_place:
             return outcome
         if source.read_bytes() != self.contents[source]:
             error = f"{source} was changed while it ran: its outputs were not stored in it; run it again"
             return dataclasses.replace(outcome, error=error)
-        store_outputs(self.out / f"{stage.name}.ipynb", source, self.asked["preset"])
+        store_outputs(stage.out / f"{stage.name}.ipynb", source, self.plan.preset)
         return outcome
 
     def _gather(self) -> None:
-        gather(self.out, self.workers, **self.asked)
+        with self._lock:
+            gather(self.plan.out, self.plan.workers, **self.asked)
 
     def _tick(self) -> None:
         running = ", ".join(f"{name} {clock(seconds)}" for name, seconds in self.executor.running().items())
@@ -371,15 +362,12 @@ def _of_all(reports: dict[str, Any], merged: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, list[Any]] = {"preset": [], "seed": [], "version": [], "commit": []}
     for report in reports.values():
         environment = report.get("environment", {})
-        values = {
-            "preset": report.get("preset"),
-            "seed": report.get("seed"),
-            "version": environment.get("versions", {}).get("tp4lib"),
-            "commit": environment.get("commit"),
-        }
-        for key, value in values.items():
-            if value not in found[key]:
-                found[key].append(value)
+        version = environment.get("versions", {}).get("tp4lib")
+        for key, value in (
+            ("preset", report.get("preset")), ("seed", report.get("seed")),
+            ("version", version), ("commit", environment.get("commit")),
+        ):  # fmt: skip
+            found[key] += [value] * (value not in found[key])
     mixed = {key: sorted(values, key=str) for key, values in found.items() if len(values) > 1}
     of_all = {key: None if key in mixed else (found[key] or [merged[key]])[0] for key in ("preset", "seed")}
     return {**of_all, "mixed": mixed}

@@ -38,7 +38,6 @@ class Stage:
         self.report = self.folder / name
         self.source = self.folder / "source.ipynb"
         self.executed = self.folder / "executed.ipynb"
-        self._failed_before = self.folder / "failed-before.json"
 
     def require_free(self) -> None:
         """Refuse a folder in which this notebook's results would meet files that are not ours.
@@ -66,20 +65,9 @@ class Stage:
         begun = {**identity, "begun": now(), "id": uuid.uuid4().hex}
         write_json(self.folder / "stage.json", begun)  # first: it says whose the folder is
         self.report.mkdir(exist_ok=True)
-        if (failed := self.folder / "failed.json").exists():
-            os.replace(failed, self._failed_before)
         for file in (*self.folder.iterdir(), *self.report.iterdir()):
-            if file.name != "stage.json" and file != self._failed_before and not _is_folder(file):
+            if file.name != "stage.json" and not _is_folder(file):
                 file.unlink()
-
-    def cancel(self) -> None:
-        """Take `begin` back where the notebook was not started after all; checkpoints and an older failure stay."""
-        if self.executed.exists():
-            return
-        if self._failed_before.exists():
-            os.replace(self._failed_before, self.folder / "failed.json")
-        elif not any(self.report.iterdir()):
-            self._discard()
 
     def fail(self, told: dict[str, Any]) -> None:
         """Remember why there are no new results."""
