@@ -29,7 +29,6 @@ def parts() -> dict[str, str]:
         "notebooks": notebooks(),
         "times": times(),
         "speed": speed(),
-        "whole": whole(),
         "gensim": gensim(),
         "start": start(),
         "whole": whole(),
@@ -178,24 +177,6 @@ def start() -> str:
         f"At width {width} muP's initialization is worth {gap:.1f} points of its own. One seed a row; where a setting "
         f"was trained with two seeds, they lie {apart:.1f} points apart at most."
     )
-
-
-def whole() -> str:
-    """Seconds of whole commands, theirs and ours."""
-    lines = [
-        "| text | width | gensim | tp4 | whole | training alone | processor's time | pairs of runs |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
-    ]
-    for run in _result("word2vec_whole")["result"]:
-        width = "∞" if run["width"] == "inf" else run["width"]
-        width += f", {run['columns']:,} columns" if run["width"] == "inf" else ""
-        theirs, ours = (statistics.median(run["seconds"][who]) for who in ("gensim", "tp4"))
-        processor = [statistics.median(run["processor"][who]) for who in ("gensim", "tp4")]
-        lines.append(
-            f"| {run['bytes'] / 1e6:g} MB | {width} | {theirs:.0f} s | {ours:.0f} s | {run['ratio']:.2f} times "
-            f"| {run['steady']:.1f} times | {processor[0] / processor[1]:.1f} times | {len(run['seconds']['tp4'])} |"
-        )
-    return "\n".join(lines)
 
 
 def roofline() -> str:

@@ -12,9 +12,10 @@ import types
 import pytest
 
 from tests import browsing
+from tests.ideas import idea_lines
 from tp4lib.base import paths
 from tp4lib.collection import reproduce
-from tp4lib.collection.notebook_source import idea_lines, is_folded, source_digest
+from tp4lib.collection.notebook_source import is_folded, source_digest
 
 BOOKS = sorted((paths.checkout() / "notebooks").glob("*.ipynb"))
 NAMES = [book.stem for book in BOOKS]

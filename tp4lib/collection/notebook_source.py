@@ -1,6 +1,5 @@
 """Reading notebooks as people save them, which source their outputs belong to, and what a reader sees of it."""
 
-import ast
 import hashlib
 import json
 import os
@@ -20,9 +19,6 @@ FOLDED = "hide-input"
 """Tag of the cells whose code is folded away: set-up, sizes, figures, tables; the site's builder reads it."""
 RESULTS = "results"
 """Tag of the cells that say what came out; a student's version has a place to write instead."""
-
-# Calls and modules that are no ideas, where they stand in a visible cell.
-_PLUMBING = {"report", "plotting", "plt", "print", "display", "exercises", "Markdown", "fig", "ax", "axes"}
 
 _FORMAT = (4, 5)
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -101,44 +97,6 @@ def is_folded(cell: dict[str, Any]) -> bool:
     )
 
 
-def idea_lines(notebook: dict[str, Any]) -> tuple[int, int]:
-    """How many lines of code are ideas, and how many a reader sees: blank lines and comments count for neither.
-
-    What is folded is not seen. Of what is seen, the parameters, imports, printing, reports and figures are no ideas.
-    """
-    ideas = seen = 0
-    for cell in notebook["cells"]:
-        if cell["cell_type"] != "code" or is_folded(cell):
-            continue
-        lines = "".join(cell["source"]).splitlines()
-        code = {
-            number
-            for number, line in enumerate(lines, 1)
-            if line.strip() and not line.lstrip().startswith("#")
-        }
-        plumbing = code if "parameters" in cell["metadata"].get("tags", []) else _plumbing("\n".join(lines))
-        seen += len(code)
-        ideas += len(code - plumbing)
-    return ideas, seen
-
-
-def _plumbing(source: str) -> set[int]:
-    """The lines of statements that are no ideas."""
-    found: set[int] = set()
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.stmt) or hasattr(node, "body"):
-            continue
-        roots = set()
-        if isinstance(node, (ast.Assign, ast.Expr)):
-            value = node.value
-            while isinstance(value, (ast.Call, ast.Attribute, ast.Subscript)):
-                value = value.func if isinstance(value, ast.Call) else value.value
-            roots = {value.id} if isinstance(value, ast.Name) else set()
-        if isinstance(node, (ast.Import, ast.ImportFrom)) or roots & _PLUMBING:
-            found |= set(range(node.lineno, node.end_lineno + 1))
-    return found
-
-
 def store_outputs(executed: Path, source: Path, preset: str) -> None:
     """Put the outputs of a run into the notebook that it came from, with the digest of its source.
 
@@ -185,25 +143,26 @@ def _parsed(path: str | Path) -> Any:
         text = Path(path).read_bytes().decode("utf-8-sig")
         if not text.strip():
             raise _unusable(path, "is empty")
-        return json.loads(text)
-    except UnicodeDecodeError:
-        raise _unusable(path, "is not UTF-8 text") from None
-    except RecursionError:
-        raise _unusable(path, "is not a notebook (it is nested too deeply)") from None
-    except json.JSONDecodeError as error:
         if mark := _MERGE_MARKS.search(text):
             line = text.count("\n", 0, mark.start()) + 1
             raise InputError(
                 f"{path} holds the marks of a merge conflict (line {line}); expected a notebook; "
                 "resolve it with `git mergetool`, or check the file out again"
-            ) from None
-        raise _unusable(path, f"is not JSON ({error.msg}, line {error.lineno})") from None
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise _unusable(path, "cannot be read as a notebook") from None
+            )
+        return json.loads(text)
+    except InputError:
+        raise
+    except UnicodeDecodeError:
+        what = "is not UTF-8 text"
+    except RecursionError:
+        what = "is not a notebook (it is nested too deeply)"
+    except json.JSONDecodeError as error:
+        what = f"is not JSON ({error.msg}, line {error.lineno})"
+    except ValueError:
+        what = "cannot be read as a notebook"
     except OSError as error:
-        raise _unusable(path, f"cannot be read: {error.strerror or error}") from None
+        what = f"cannot be read: {error.strerror or error}"
+    raise _unusable(path, what)
 
 
 def _unusable(path: str | Path, what: str) -> InputError:
@@ -213,20 +172,16 @@ def _unusable(path: str | Path, what: str) -> InputError:
 
 
 def _is_cell(cell: Any) -> bool:
+    if not isinstance(cell, dict) or cell.get("cell_type") not in ("code", "markdown", "raw"):
+        return False
+    source, metadata, outputs = cell.get("source"), cell.get("metadata", {}), cell.get("outputs", [])
     return (
-        isinstance(cell, dict)
-        and cell.get("cell_type") in ("code", "markdown", "raw")
-        and _is_text(cell.get("source"))
-        and isinstance(cell.get("metadata", {}), dict)
-        and isinstance(cell.get("metadata", {}).get("tags", []), list)
-        and isinstance(cell.get("outputs", []), list)
-        and all(isinstance(output, dict) and "output_type" in output for output in cell.get("outputs", []))
-    )
-
-
-def _is_text(source: Any) -> bool:
-    return isinstance(source, str) or (
-        isinstance(source, list) and all(isinstance(line, str) for line in source)
+        isinstance(source, str | list)
+        and all(isinstance(line, str) for line in source)
+        and isinstance(metadata, dict)
+        and isinstance(metadata.get("tags", []), list)
+        and isinstance(outputs, list)
+        and all(isinstance(output, dict) and "output_type" in output for output in outputs)
     )
 
 
