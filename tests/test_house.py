@@ -46,7 +46,7 @@ EXCEPTIONS = {
 }
 # Imports inside functions: the command line starts at once, and what needs more packages needs them only when used.
 LATE = (
-    "tp4lib.collection.cli", "tp4lib.collection.commands.", "tp4lib.collection.needs",
+    "tp4lib.collection.cli", "tp4lib.collection.commands.",
     "tp4lib.collection.kernel_process", "tp4lib.coordcheck.", "tp4lib.word2vec.steps.on_triton",
     "tp4lib.scale.cheat_sheet", "tp4lib.__main__",
 )  # fmt: skip

@@ -8,12 +8,15 @@ import sys
 import pytest
 import typer
 
+from tests.scripts import script
 from tp4lib.base import paths
 from tp4lib.base.errors import InputError
 from tp4lib.collection import cli, needs
 from tp4lib.collection.commands import doctor
 from tp4lib.collection.presets import PRESETS
 from tp4lib.collection.reproduce import notebooks
+
+renewal = script("needs", "tools")
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +105,7 @@ def test_needs_are_those_of_a_whole_run(tmp_path):
     folder, table = tmp_path / "run", tmp_path / "needs.json"
     folder.mkdir()
     (folder / "metrics.json").write_text(json.dumps(merged()))
-    assert needs.main(folder, table) == "laptop"
+    assert renewal.main(folder, table) == "laptop"
     written = json.loads(table.read_text())
     found, count = needs.needs("laptop", table=written), len(notebooks())
     assert (found.seconds, found.memory, found.disk) == (60 * count, count << 20, 100 * count)
@@ -125,7 +128,7 @@ def test_needs_are_those_of_a_whole_run(tmp_path):
 )
 def test_needs_of_part_of_a_run_are_refused(run):
     with pytest.raises(InputError, match="expected the"):
-        needs.measured(run, 2)
+        renewal.measured(run, 2)
 
 
 def test_a_file_that_is_no_run_or_no_table_is_refused_in_one_line(tmp_path):
@@ -134,11 +137,11 @@ def test_a_file_that_is_no_run_or_no_table_is_refused_in_one_line(tmp_path):
         if content is not None:
             (tmp_path / "metrics.json").write_text(content)
         with pytest.raises(InputError, match="tells of no run"):
-            needs.main(tmp_path, table)
+            renewal.main(tmp_path, table)
     (tmp_path / "metrics.json").write_text(json.dumps(merged()))
     table.write_text("[]")
     with pytest.raises(InputError, match="is damaged"):
-        needs.main(tmp_path, table)
+        renewal.main(tmp_path, table)
     assert table.read_text() == "[]"
 
 
@@ -167,9 +170,7 @@ def test_the_table_that_ships_covers_the_collection():
     table = json.loads(needs.TABLE.read_text())
     assert "ci" in table
     for preset, entry in table.items():
-        assert set(entry["notebooks"]) == {path.stem for path in notebooks()}, (
-            "see tp4lib/collection/needs.py"
-        )
+        assert set(entry["notebooks"]) == {path.stem for path in notebooks()}, "see tools/needs.py"
         found = needs.needs(preset)
         assert 2**28 < found.memory < 2**36
 
