@@ -88,6 +88,8 @@ def test_published_is_what_a_paper_prints_and_theory_has_its_own_column(path):
         "It differs by 3 points.",
         "Accuracy: 41.68 % published, 49.9 % here.",
         "| `laptop` | 9 h | as below |",
+        "## Try this\n1. Set `lr=0.3`. The slope is -0.77.",
+        "Smaller (p < 0.003) than it was (> 5).",
     ],
 )
 def test_measured_numbers_have_no_source(text):
@@ -102,6 +104,7 @@ def test_measured_numbers_have_no_source(text):
         "It falls like $n^{-1/2}$ (theory −0.5).",
         "`tp4 word2vec --max-vocab 44000` has 44,000 words.",
         "Python 3.11 to 3.13, seven layers, 12 steps.",
+        "## Try this\n1. Set `steps` to 200. What happens?",
         "| `ci` | 30 s | slopes within 0.1 |",
         "<!-- begin x -->38.5 %<!-- end x -->",
     ],

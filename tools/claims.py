@@ -49,7 +49,7 @@ _NUMBER = re.compile(
 # What stands before a number that only names or defines something.
 _NAMES = re.compile(
     r"(?:sections?|tables?|figures?|equations?|theorems?|corollar(?:y|ies)|appendi(?:x|ces)|notebooks?|exercises?|"
-    r"tr(?:y|ies)|versions?|presets?|python|torch|numpy|numba|gensim|papermill|typer|ruff|cuda|torch|"
+    r"tr(?:y|ies)|versions?|presets?|python|torch|numpy|numba|gensim|papermill|typer|ruff|cuda|"
     r"python 3\.\d+ to|theory|[★☆] ·|^#+|\n#+)[ (:=]*$",
     re.IGNORECASE,
 )
@@ -64,7 +64,7 @@ _MASKS = (
     re.compile(r"```.*?```", re.DOTALL),
     re.compile(r"`[^`]*`"),
     re.compile(r"\]\([^)]*\)"),
-    re.compile(r"<[^>]*>"),
+    re.compile(r"<[/!a-z][^>]*>", re.IGNORECASE),
     re.compile(r"https?://\S+|\b\d{4}\.\d{4,5}\b"),  # addresses; numbers of preprints
 )
 _MATH = re.compile(r"\$\$.*?\$\$|\$[^$]*\$", re.DOTALL)
@@ -220,12 +220,12 @@ def claims(piece: Prose, allowed: list[Listed]) -> Iterator[Claim]:
         claim = Claim(piece, found[0].strip(), piece.text.split("\n")[number].strip())
         tested = _PRESET.match(claim.line) or _within(found, bounds)
         claim.source = _source(found, text, claim.line, piece, bool(tested))
-        if not claim.source and not found["word"] and not found["unit"]:
-            claim.source = "setting" if _within(found, asked) and not _within(found, folded) else ""
-        if not claim.source and before is not None and before[1].source == "definition":
-            plain = not found["unit"] and not found["word"] and "." not in found["digits"]
-            if plain and _MORE.fullmatch(text[before[0] : found.start()]):
-                claim.source = "definition"
+        if not claim.source and not found["word"] and not found["unit"] and "." not in found["digits"]:
+            if _within(found, asked) and not _within(found, folded):
+                claim.source = "setting"
+            elif before is not None and before[1].source == "definition":
+                more = _MORE.fullmatch(text[before[0] : found.start()])
+                claim.source = "definition" if more else ""
         for entry, (start, end) in allowances if not claim.source else ():
             if start <= found.start() and found.end() <= end:
                 claim.source = f"listed: {entry.why}"
