@@ -17,7 +17,7 @@ from PIL import Image
 from tests.data.test_images import batches, write_npz
 from tests.data.test_images import write_folder as write_batches
 from tests.data.test_omniglot import ALPHABETS, DRAWERS, drawings, png, write_folder, write_zips
-from tp4lib.base import archives
+from tp4lib.base import archives, environment
 from tp4lib.base.errors import InputError
 from tp4lib.data import catalogue as datasets
 from tp4lib.data import images, omniglot, provenance
@@ -312,7 +312,7 @@ def test_a_folder_without_any_data_set_is_told_once(tmp_path, monkeypatch, capsy
 )
 def test_offline_is_a_switch(monkeypatch, value, is_offline):
     monkeypatch.setenv("TP4_OFFLINE", value)
-    assert datasets.offline() is is_offline
+    assert environment.flag("TP4_OFFLINE") is is_offline
 
 
 def test_a_dump_is_cleaned_anew_when_it_is_another(tmp_path, monkeypatch):

@@ -118,11 +118,7 @@ def restoring(path: str | Path) -> Iterator[None]:
 
 
 def require_same(saved: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
-    """Refuse to continue a run under other settings, naming the first difference.
-
-    Raises:
-        InputError: some key of ``now`` differs from, or is missing in, ``saved``.
-    """
+    """Refuse to continue a run under other settings, naming the first difference."""
     for key in sorted(set(saved) | set(now)):
         before, after = (repr(part[key])[:100] if key in part else "nothing" for part in (saved, now))
         if before != after:

@@ -49,9 +49,6 @@ def require_memory(needed: int, device: torch.device, what: str, hint: str = "")
     Args:
         needed: bytes that ``what`` will take.
         hint: what to type instead, for example ``"try --max-vocab 20000"``.
-
-    Raises:
-        InputError: less memory is available; the line names both sizes and ends with ``hint``.
     """
     there = available_memory(device)
     if needed > there:

@@ -101,9 +101,6 @@ def require_disk(needed: int, folder: str | Path, what: str, hint: str) -> None:
 
     Args:
         needed: bytes. folder: an existing one. what: for instance "two checkpoints". hint: what to type instead.
-
-    Raises:
-        InputError: fewer bytes are free.
     """
     free = shutil.disk_usage(folder).free
     if needed > free:

@@ -86,9 +86,6 @@ def require(*groups: str) -> None:
 
     Args:
         groups: ``"core"`` or names of extras.
-
-    Raises:
-        InputError: packages of these groups are missing; the line names all of them.
     """
     missing = [package for package in declared() if package.group in groups and package.lacking]
     if missing:

@@ -108,7 +108,7 @@ class Work:
             found = json.loads(content)
             ours = found["program"] == self._program
             as_written = content == json_bytes(found)
-            told = dict(found.pop(_WRITTEN, {}))
+            told = dict(found.pop(_WRITTEN))
         except (OSError, ValueError, TypeError, KeyError):
             ours = False
         if not ours:
@@ -116,8 +116,8 @@ class Work:
                 f"{there[0]} is not of a finished run of tp4 {self._program} with its metrics.json; expected an empty "
                 "folder, or one of such a run; choose another --out, or move the file away"
             )
-        for path in there if told else ():  # a run of an earlier version has told nothing
-            own = _digest_of(found) if as_written else None
+        own = _digest_of(found) if as_written else None
+        for path in there:
             if told.get(path.name) != (own if path.name == METRICS else digest(path)):
                 raise InputError(
                     f"{path} was changed since tp4 {self._program} wrote it; expected results as they were written; "

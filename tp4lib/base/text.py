@@ -27,11 +27,7 @@ def open_text(path: str | Path) -> Iterator[archives.Stream]:
 
 
 def require_file(path: str | Path, expected: str, option: str) -> None:
-    """Refuse what is no regular file, and say what it is: to open a pipe would be to wait for its writer.
-
-    Raises:
-        InputError: it is something else, or not there.
-    """
+    """Refuse what is no regular file, and say what it is: to open a pipe would be to wait for its writer."""
     if (what := archives.what_is(path)) != "a file":
         told = "does not exist" if what == "not there" else f"is {what}"
         raise InputError(f"{path} {told}; expected {expected}; check {option}")

@@ -34,11 +34,7 @@ class Manifest:
         return path.is_file() and not path.is_symlink() and digest(path) in self._noted().get(name, ())
 
     def require(self, names: Iterable[str]) -> None:
-        """Refuse to write ``names`` where something that is not ours has one of them.
-
-        Raises:
-            InputError: as said.
-        """
+        """Refuse to write ``names`` where something that is not ours has one of them."""
         for name in names:
             path = self.folder / name
             if os.path.lexists(path) and not self.is_ours(name):

@@ -50,11 +50,7 @@ class Plan:
     resume: bool = False
 
     def check(self) -> str:
-        """Refuse what cannot run; returns the device that ``device`` means here.
-
-        Raises:
-            InputError: an argument that cannot work.
-        """
+        """Refuse what cannot run; returns the device that ``device`` means here."""
         if self.preset not in PRESETS:
             raise InputError(
                 f"unknown preset {self.preset!r}; expected one of {', '.join(PRESETS)}; try --preset ci"

@@ -40,11 +40,7 @@ class Stage:
         self.executed = self.folder / "executed.ipynb"
 
     def require_free(self) -> None:
-        """Refuse a folder in which this notebook's results would meet files that are not ours.
-
-        Raises:
-            InputError: as said.
-        """
+        """Refuse a folder in which this notebook's results would meet files that are not ours."""
         for place in (self.results, self.folder):
             if os.path.lexists(place) and not place.is_dir():
                 raise InputError(f"{place} is a file; expected a name that is free; choose another --out")

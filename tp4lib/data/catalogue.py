@@ -79,7 +79,7 @@ def find(name: str, data_dir: str | Path | None = None) -> Found:
     """
     found = find_local(name, data_dir)
     forced = EMBEDDED in (str(data_dir), os.environ.get("TP4_DATA"))
-    if found.is_embedded and DATASETS[name].remotes and not forced and not offline():
+    if found.is_embedded and DATASETS[name].remotes and not forced and not environment.flag("TP4_OFFLINE"):
         try:
             return fetch(name)
         except InputError as error:
@@ -159,7 +159,7 @@ def fetch(name: str) -> Found:
     if not dataset.remotes:
         downloadable = ", ".join(each.name for each in DATASETS.values() if each.remotes)
         raise InputError(f"{name} has no download; expected one of {downloadable}; it comes with gensim")
-    if offline():
+    if environment.flag("TP4_OFFLINE"):
         raise InputError(
             f"cannot download {name}: TP4_OFFLINE is set; unset it, or put the files in $TP4_DATA"
         )
@@ -177,11 +177,6 @@ def fetch(name: str) -> Found:
 def verify(found: Found) -> str:
     """ "ok" where what was found has the official digest, "differs" where not, else "no digest" (none is known)."""
     return {True: "ok", False: "differs", None: "no digest"}[found.official]
-
-
-def offline() -> bool:
-    """Whether downloads are switched off by ``TP4_OFFLINE=1``."""
-    return environment.flag("TP4_OFFLINE")
 
 
 def _dataset(name: str) -> Dataset:
