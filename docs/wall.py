@@ -9,6 +9,7 @@ import math
 import tomllib
 from pathlib import Path
 
+import jinja2
 from collection import ROOT, Notebook
 
 WORDS = tomllib.loads((Path(__file__).parent / "wall.toml").read_text("utf-8"))
@@ -21,11 +22,16 @@ def write(source: Path, notebooks: list[Notebook]) -> dict[str, str]:
         folder.mkdir(parents=True)
         for figure in notebook.figures:
             (folder / f"{figure.name}.{figure.suffix}").write_bytes(figure.image)
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    told = {"notebooks": notebooks, "words": WORDS, "numbers": numbers, "answers": answers(notebooks)}
     return {
-        "wall": "\n".join(map(_section, notebooks)),
-        "presets": _presets(notebooks),
-        "notebooks": _overview(notebooks),
-        "published": _published(notebooks),
+        name: templates.get_template(f"{name}.md").render(told)
+        for name in ("wall", "presets", "notebooks", "published")
     }
 
 
@@ -60,88 +66,18 @@ def row(label: str, notebook: Notebook, key: str) -> str:
     return f"{label} **{ours}**{theirs}"
 
 
-def _numbers(notebook: Notebook, keys: dict[str, str]) -> list[str]:
+def numbers(notebook: Notebook, keys: dict[str, str]) -> list[str]:
     """A run at another preset may lack some of the named numbers; what was not measured is not shown."""
     return [row(label, notebook, key) for label, key in keys.items() if key in notebook.metrics]
 
 
-def _section(notebook: Notebook) -> str:
-    cards = "\n".join(_card(notebook, figure) for figure in notebook.figures)
-    return f"""## {notebook.title}
-
-::::{{grid}} 1 1 2 3
-:gutter: 3
-:class-container: wall
-
-{cards}
-::::
-"""
-
-
-def _card(notebook: Notebook, figure) -> str:
-    words = WORDS["figures"].get(f"{notebook.name}/{figure.name}", {})
-    claim = words.get("claim") or figure.caption
-    rows = "\n".join(f"- {row}" for row in _numbers(notebook, words.get("numbers", {})))
-    alt = " ".join(figure.alt.split())
-    return f""":::{{grid-item-card}}
-:img-top: figures/{notebook.name}/{figure.name}.{figure.suffix}
-:img-alt: {alt}
-:class-img-top: picture
-:link: notebooks/{notebook.name}
-:link-type: doc
-:link-alt: Notebook {notebook.title}
-
-**{claim}**
-
-{rows}
-:::
-"""
-
-
-def _presets(notebooks: list[Notebook]) -> str:
-    by_preset: dict[str, list[str]] = {}
-    for notebook in notebooks:
-        by_preset.setdefault(notebook.preset, []).append(notebook.name[:2])
-    if len(by_preset) == 1:
-        return f"preset `{next(iter(by_preset))}`"
-    return "; ".join(
-        f"preset `{preset}` (notebooks {', '.join(names)})" for preset, names in by_preset.items()
-    )
-
-
-def _overview(notebooks: list[Notebook]) -> str:
-    lines = [
-        "| notebook | of the paper | measured here (published, or theory) | time, 2 cores |",
-        "|---|---|---|---|",
-    ]
-    for notebook in notebooks:
-        words = WORDS["notebooks"].get(notebook.name, {})
-        rows = "<br>".join(_numbers(notebook, words.get("numbers", {}))) or "–"
-        lines.append(
-            f"| [{notebook.title}](notebooks/{notebook.path.name}) | {words.get('paper', '')} | {rows} "
-            f"| {notebook.run_time} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _published(notebooks: list[Notebook]) -> str:
-    """Every row of `data/paper_results.csv`, beside the metric that answers it."""
+def answers(notebooks: list[Notebook]) -> list[dict[str, str]]:
+    """Every row of `data/paper_results.csv`, with the metric that answers it and that metric's notebook."""
     metrics = {f"{book.name}/{key}": metric for book in notebooks for key, metric in book.metrics.items()}
     with open(ROOT / "data" / "paper_results.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    lines = [
-        "| table | task | model | width | published, % | measured here, % | notebook |",
-        "|---|---|---|---|--:|--:|---|",
-    ]
     for row in rows:
-        place = "/".join(row[column] for column in ("table", "task", "model", "width"))
-        key = WORDS["published"].get(place, "")
-        ours, book = metrics.get(key), key.split("/")[0]
-        link = f"[{book[:2]}](notebooks/{book}.ipynb)" if ours else ""
-        width = row["width"].replace("inf", "∞")
-        theirs = f"{row['value']} ± {row['std']}" if row["std"] else row["value"]
-        lines.append(
-            f"| {row['source']} | {row['task']} | {row['model']} | {width} | {theirs} "
-            f"| {number(ours.value if ours else None)} | {link} |"
-        )
-    return "\n".join(lines) + "\n"
+        key = WORDS["published"].get("/".join(row[name] for name in ("table", "task", "model", "width")), "")
+        ours = metrics.get(key)
+        row |= {"ours": number(ours.value if ours else None), "book": key.split("/")[0] if ours else ""}
+    return rows
