@@ -29,14 +29,7 @@ def is_diverged(loss: float, untrained: float, factor: float = FACTOR) -> bool:
 
 
 def diverged(where: str, loss: float, untrained: float, advice: str) -> Diverged:
-    """The error to raise: what happened at which step, what was expected, and what to type next.
-
-    Args:
-        where: the step in the run's own terms, such as ``"epoch 2, block 14 of 90"``.
-        loss: there.
-        untrained: of the untrained network.
-        advice: such as ``"try a smaller --lr"``.
-    """
+    """The error to raise; ``where`` is the step in the run's own terms, such as ``"epoch 2, block 14 of 90"``."""
     return Diverged(
         f"training diverged in {where}: the loss is {loss:.4g}; expected at most {FACTOR:g} times that of the "
         f"untrained network, {untrained:.4g}; {advice}"

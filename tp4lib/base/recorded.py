@@ -16,11 +16,6 @@ class Recorded:
             nothing else; it must not make the host wait, nor depend on numbers of the host that change.
         inputs: examples of its arguments, on a GPU.
         state: what it changes; as before when this returns.
-
-    Example:
-        >>> def step(x):  # doctest: +SKIP
-        ...     return total.add_(x.sum())
-        >>> quick = Recorded(step, [x], state=[total])  # doctest: +SKIP
     """
 
     def __init__(

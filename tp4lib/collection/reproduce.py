@@ -74,13 +74,9 @@ def run(selected: Sequence[Path], plan: Plan, say: Callable[[str], None] = print
     are whole: a notebook that fails, or is killed, leaves the old ones, and the page says that they are older
     (`staging`).
 
-    Args:
-        selected: notebooks; their results have the `result_name`.
-        say: receives the progress line of each notebook.
-
     Raises:
-        InputError: an argument that cannot work; a folder that does not exist, cannot be written, holds somebody else's
-            files under the names of the results, or in which another run works.
+        InputError: an argument that cannot work; a folder that cannot be written, holds somebody else's files under the
+            names of the results, or in which another run works.
     """
     device = plan.check()
     _require_own_names(selected)

@@ -16,17 +16,11 @@ def draw(classes: int = 300, drawers: int = 20, seed: int = 0) -> np.ndarray:
     some characters (to ignore such differences) helps on others. This is **not** Omniglot: accuracies on it compare
     with each other, never with published ones.
 
-    Args:
-        classes: how many characters.
-        drawers: drawings of each.
-        seed: the same seed draws the same alphabet.
-
     Returns:
-        uint8 ``(classes, drawers, 28, 28)``, ink 255 on paper 0.
+        uint8 ``(classes, drawers, 28, 28)``, ink 255 on paper 0; the same seed draws the same alphabet.
 
-    Example:
-        >>> draw(classes=3, drawers=2).shape
-        (3, 2, 28, 28)
+    >>> draw(classes=3, drawers=2).shape
+    (3, 2, 28, 28)
     """
     generator = torch.Generator().manual_seed(seed)
 

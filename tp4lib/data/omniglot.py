@@ -205,12 +205,6 @@ def split(images: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np
     Args:
         images: ``(classes, drawers, 28, 28)``; Omniglot's 1623 classes give exactly 1028, 172 and 423.
         seed: of the shuffle; it is a property of the experiment, not of a run.
-
-    Returns:
-        three arrays of the same form.
-
-    Raises:
-        InputError: fewer than 3 classes.
     """
     classes = len(images)
     if classes < 3:
@@ -230,8 +224,7 @@ def vinyals(characters: Characters) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     set, 172 characters. Training: the other 1028. (Vinyals et al. 2016.) Characters of one alphabet look alike and
     are drawn by the same people, so that this is a little harder than a random `split` of the same sizes.
 
-    Returns:
-        three arrays ``(classes, drawers, 28, 28)``; for anything but the whole of Omniglot, `split` with seed 0.
+    For anything but the whole of Omniglot it is `split` with seed 0.
     """
     test = set(characters.names[-VINYALS[2] :])
     validation = {name for name in characters.names if name.split("/")[1] in _VINYALS_VALIDATION} - test

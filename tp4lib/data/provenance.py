@@ -32,10 +32,7 @@ def record(
     """The part of a ``metrics.json`` that tells how to get the rest again: ``seed, preset, data, environment``.
 
     Args:
-        seed: of the run.
-        data: what it read, found by `tp4lib.data.catalogue.find` or a file that the user named.
-        preset: None where there are no presets.
-        device: where it was computed.
+        data: what the run read, found by `tp4lib.data.catalogue.find` or a file that the user named.
         threads: CPU threads; None for what torch uses now.
 
     >>> sorted(record(seed=0, device="cpu"))
