@@ -310,7 +310,7 @@ def told(capsys, arguments):
         (["reproduce", "--preset", "huge"], "unknown preset 'huge'"),
         (["reproduce", "--data-dir", "absent"], "no data folder absent"),
         (["reproduce", "--data-dir", "folder"], "no data set in folder; expected files of text8, fil9"),
-        (["reproduce", "--data-dir", "fifo"], "--data-dir fifo is not a folder"),
+        (["reproduce", "--data-dir", "fifo"], "no data folder fifo: it is a pipe; expected a folder"),
         (["reproduce", "--out", "/proc/nothing"], "cannot write to the output folder"),
         (["reproduce", "--out", "fifo"], "cannot write to the output folder fifo: File exists"),
         (["reproduce", "--timeout", "inf"], "--timeout = inf; expected a finite number > 0"),
@@ -349,9 +349,9 @@ def test_a_data_folder_of_the_environment_is_checked_too(tmp_path, monkeypatch, 
     assert "choose another TP4_DATA" in told(capsys, ["reproduce", "--preset", "laptop", *out])
     (tmp_path / "empty").mkdir()
     assert "no data set in" in told(capsys, ["reproduce", "--preset", "laptop", *out])
-    plan.require_data("ci", None)
+    plan.Plan("ci", tmp_path / "out").check()
     (tmp_path / "empty" / "text8").write_text("words")
-    plan.require_data("laptop", None)
+    plan.Plan("laptop", tmp_path / "out").check()
 
 
 def test_threads_of_the_environment_may_be_a_list(monkeypatch):

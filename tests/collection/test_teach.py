@@ -364,7 +364,9 @@ def test_a_preset_is_set_and_solutions_go_to_a_folder_of_their_own(tmp_path):
     changed(out / "solutions" / "01_a.ipynb", lambda b: b["cells"].pop())
     with pytest.raises(InputError, match=r"solutions/01_a.ipynb in "):
         teach.write_students([source], out, solutions=True)
-    with pytest.raises(InputError, match="no sizes for preset 'paper'; expected one of ci, class"):
+    with pytest.raises(
+        InputError, match=r"no sizes for preset 'paper' in 01_a\.ipynb; expected one of ci, class"
+    ):
         teach.write_students([source], tmp_path / "other", preset="paper")
     assert not (tmp_path / "other").exists()
 

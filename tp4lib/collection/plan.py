@@ -60,7 +60,11 @@ class Plan:
         checks.whole("--threads", self.threads, example=1)
         if self.timeout is not None:
             checks.real("--timeout", self.timeout, above=0, most=LONGEST, example=TIMEOUTS[self.preset])
-        require_data(self.preset, self.data_dir)
+        told, place = "--data-dir", self.data_dir
+        if place is None and self.preset not in SHIPPED:  # what the notebooks will look at
+            told, place = "TP4_DATA", os.environ.get("TP4_DATA")
+        if place and str(place) != EMBEDDED:
+            datasets.require_any(place, told)
         return str(devices.resolve(self.device))
 
     def environment(self, device: str) -> dict[str, str]:
@@ -77,22 +81,3 @@ class Plan:
             **dict.fromkeys(_THREADS, str(self.threads)),
             **({"TP4_DATA": data} if data is not None else {}),
         }
-
-
-def require_data(preset: str, data_dir: Path | None) -> None:
-    """A folder named for its data holds some, or a run would go on with drawn characters without a word."""
-    told, place = "--data-dir", data_dir
-    if place is None and preset not in SHIPPED:  # what the notebooks will look at
-        told, place = "TP4_DATA", os.environ.get("TP4_DATA")
-    if not place or str(place) == EMBEDDED:
-        return
-    if not os.path.isdir(place):
-        what = f"{told} {place} is not a folder" if os.path.exists(place) else f"no data folder {place}"
-        raise InputError(f"{what}; expected a folder with data sets; choose another {told}, or leave it out")
-    if datasets.holds_any(place):
-        return
-    known = ", ".join(datasets.DATASETS)
-    raise InputError(
-        f"no data set in {place}; expected files of {known}, as `tp4 data` names them; "
-        f"choose another {told}, or leave it out"
-    )

@@ -1,8 +1,10 @@
 """The sizes a notebook can be run at, and which data each takes."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
+from tp4lib.base.errors import InputError
 from tp4lib.data.catalogue import EMBEDDED
 
 PRESETS = ("ci", "class", "laptop", "paper")
@@ -16,6 +18,18 @@ def sizes_of(notebook: dict[str, Any]) -> list[str]:
     """The presets that a notebook has sizes for: keys of a dict in its code; none where it has no such thing."""
     code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     return [name for name in PRESETS if any(f'"{name}": ' in source for source in code)]
+
+
+def require_sizes(notebooks: Mapping[str, dict[str, Any]], preset: str) -> None:
+    """Refuse a preset that there is not, or that one of the notebooks has no sizes for, although it has for others."""
+    known = {name: sizes_of(notebook) for name, notebook in notebooks.items()}
+    lacking = {name: sizes for name, sizes in known.items() if sizes and preset not in sizes}
+    if lacking or preset not in PRESETS:
+        possible = [each for each in PRESETS if all(each in sizes for sizes in lacking.values())]
+        where = f" in {', '.join(lacking)}" if lacking else ""
+        raise InputError(
+            f"no sizes for preset {preset!r}{where}; expected one of {', '.join(possible)}; choose another --preset"
+        )
 
 
 def choose_data(preset: str) -> None:

@@ -27,7 +27,7 @@ from tp4lib.collection.execution import Executor, Outcome, clock
 from tp4lib.collection.manifest import Manifest, read_json
 from tp4lib.collection.notebook_source import read_notebook, source_digest, store_outputs
 from tp4lib.collection.plan import TIMEOUTS, Plan
-from tp4lib.collection.presets import sizes_of
+from tp4lib.collection.presets import require_sizes
 from tp4lib.collection.staging import Stage, stages
 from tp4lib.data import catalogue as datasets
 from tp4lib.data import provenance
@@ -81,7 +81,11 @@ def run(selected: Sequence[Path], plan: Plan, say: Callable[[str], None] = print
     device = plan.check()
     _require_own_names(selected)
     _require_apart(selected, plan.out)
-    _require_sizes(selected, plan.preset)
+    readable = {}
+    for source in selected:
+        with contextlib.suppress(InputError):  # what is no notebook is told when it is its turn
+            readable[source.stem] = read_notebook(source)
+    require_sizes(readable, plan.preset)
     this = _Run(plan, device, say)
     with alone_in(plan.out):
         return this.execute(selected)
@@ -279,21 +283,6 @@ def _require_own_names(selected: Sequence[Path]) -> None:
                 f"{other} and {source} have one name, and so would their results; expected different names; "
                 "rename one, or run them one after the other with different --out"
             )
-
-
-def _require_sizes(selected: Sequence[Path], preset: str) -> None:
-    """Refuse a preset that one of the notebooks has no sizes for, although it has for others."""
-    without = []
-    for path in selected:
-        with contextlib.suppress(InputError):  # what is no notebook is told when it is its turn
-            known = sizes_of(read_notebook(path))
-            if known and preset not in known:
-                without.append(path.stem)
-    if without:
-        raise InputError(
-            f"no sizes for preset {preset!r} in {', '.join(without)}; expected notebooks that have them; name others, "
-            "or choose another --preset"
-        )
 
 
 def _require_apart(selected: Sequence[Path], out: Path) -> None:

@@ -24,7 +24,7 @@ from urllib.parse import quote
 from tp4lib.base.errors import InputError
 from tp4lib.base.files import atomic_path, out_dir
 from tp4lib.collection.notebook_source import FOLDED, KEY, RESULTS, fold, read_notebook
-from tp4lib.collection.presets import sizes_of
+from tp4lib.collection.presets import require_sizes
 
 ANSWER = "*Your answer:* (double-click here to write)"
 PREDICTION = "*Your prediction:* (double-click here to write, before you run the next cell)"
@@ -152,13 +152,14 @@ def write_students(
             raise InputError(f"two notebooks are called {path.name}; expected different names; rename one")
         try:
             original = read_notebook(path)
-            _require_size(original, preset)
+            if preset is not None:
+                require_sizes({path.name: original}, preset)
             books[path.name] = student_version(original, preset)
             if solutions:
                 answers[f"{FOLDER}/{path.name}"] = teacher_version(original, preset)
         except InputError as error:
             line = str(error)
-            raise InputError(line if str(path) in line else f"{path.name}, {line}") from None
+            raise InputError(line if path.name in line else f"{path.name}, {line}") from None
     if changed := [name for name in books | answers if not _may_replace(out / name)]:
         raise InputError(
             f"{', '.join(changed)} in {out}: not as `tp4 teach` has written it, so a student's work may be in it; "
@@ -173,17 +174,6 @@ def write_students(
         places = sum(source.count(word) for source in sources for word in (ANSWER, PREDICTION, SAW, CODE))
         say(f"{out / name}: " + (f"{places} places to write in" if name in books else "with the answers"))
     return list(books.values())
-
-
-def _require_size(notebook: dict[str, Any], preset: str | None) -> None:
-    """Refuse a preset that there is not, or that this notebook has no sizes for."""
-    if preset is None:
-        return
-    known = sizes_of(notebook)
-    if preset not in known:
-        raise InputError(
-            f"no sizes for preset {preset!r}; expected one of {', '.join(known) or 'none'}; choose another --preset"
-        )
 
 
 def _pieces(cell: dict[str, Any], number: int) -> list[_Piece]:

@@ -124,13 +124,17 @@ def named_folder() -> str | None:
     return folder
 
 
-def holds_any(folder: str | Path) -> bool:
-    """Whether some data set of the catalogue lies in ``folder``, and is what it should be."""
+def require_any(folder: str | Path, told: str) -> None:
+    """Refuse a folder, named by ``told``, that holds no data set: a run would take stand-ins without a word."""
+    advice = f"choose another {told}, or leave it out"
+    _require_folder(folder, f"no data folder {folder}", advice)
     for dataset in DATASETS.values():
         with contextlib.suppress(InputError):
-            if _look(dataset, Path(folder), "data_dir"):
-                return True
-    return False
+            if _look(dataset, Path(folder), told):
+                return
+    raise InputError(
+        f"no data set in {folder}; expected files of {', '.join(DATASETS)}, as `tp4 data` names them; {advice}"
+    )
 
 
 def _require_folder(folder: str | Path, name: str, advice: str) -> None:
