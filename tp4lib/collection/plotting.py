@@ -73,7 +73,8 @@ def style_for(keys: Iterable[Hashable]) -> dict[Hashable, dict[str, Any]]:
     ('#0072B2', '#0072B2')
     """
     keys = list(keys)
-    named = {key: index for key in keys if (index := _concept(key)) is not None}
+    words = {key: str(key).replace("-", " ").split(",")[0].split(" ")[0] for key in keys}
+    named = {key: CONCEPTS[word] for key, word in words.items() if word in CONCEPTS}
     free = [index for index in range(len(PALETTE) - 1) if index not in named.values()] or [0]
     widths = all(isinstance(key, int) and key >= 8 for key in keys if key not in named)
     styles, place = {}, 0
@@ -95,12 +96,6 @@ def width_colour(n: int) -> str:
     """
     place = (np.log2(max(n, 1)) - 4) / 10
     return to_hex(WIDTHS(0.12 + 0.88 * float(np.clip(place, 0, 1))))
-
-
-def _concept(key: Hashable) -> int | None:
-    """The place in the palette of the concept that ``key`` names."""
-    word = str(key).replace("-", " ").split(",")[0].split(" ")[0]
-    return CONCEPTS.get(word)
 
 
 def ink(colour: Any) -> str:
@@ -202,7 +197,9 @@ def label_lines(ax: Axes, gap: float = 11.0) -> None:
             pixel = line.get_transform().transform(end)
             left = (box.x1 - pixel[0]) * points
             if left > 30:
-                _label_inside(ax, end, line)
+                ax.annotate(label, end, (6, 0), xycoords=line.get_transform(), textcoords="offset points",
+                            va="center", fontsize="small", color=ink(line.get_color()), path_effects=[halo()],
+                            zorder=6, annotation_clip=False)  # fmt: skip
             else:
                 ends.append(((pixel[1] - box.y0) * points, line))
     ends.sort(key=lambda end: end[0])
@@ -229,13 +226,6 @@ def label_lines(ax: Axes, gap: float = 11.0) -> None:
             stop = offset_copy(ax.transAxes, ax.figure, x=indent - 2, y=height, units="points")
             ax.annotate("", (1, 0), (1, 0), xycoords=stop, textcoords=start, annotation_clip=False,
                         arrowprops=dict(arrowstyle="-", color="0.6", linewidth=0.7, shrinkA=0, shrinkB=0))  # fmt: skip
-
-
-def _label_inside(ax: Axes, end: tuple[float, float], line: Line2D) -> None:
-    """Label a line that ends before the axes do, right of its end."""
-    ax.annotate(line.get_label(), end, (6, 0), xycoords=line.get_transform(), textcoords="offset points", va="center",
-                fontsize="small", color=ink(line.get_color()), path_effects=[halo()], zorder=6,
-                annotation_clip=False)  # fmt: skip
 
 
 def label_points(
