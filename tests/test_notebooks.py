@@ -436,6 +436,30 @@ def test_09_any_module_in_mup_passes_its_check_and_planted_bugs_are_found(collec
         assert m[f"others/{model}, muP, passes"]
         assert not m[f"others/{model}, SP, passes"]
     assert m["decay/ratio of the widest to the base"] == pytest.approx(1)
+    for schedule, spoilt in {"LambdaLR": False, "OneCycleLR to RATE": True}.items():
+        ratio = m[f"schedule/{schedule}, ratio over muP's"]
+        assert (ratio > 1.5) if spoilt else ratio == pytest.approx(1), schedule
+
+
+def test_09_the_stored_numbers_are_those_that_mup_promises():
+    """At preset laptop: no module is further than 0.15 from theory's power, the best rate drifts by at most 0.15."""
+    tables = [
+        output["data"].get("application/vnd.tp4+json", {}).get("metrics")
+        for cell in code_cells("09_mup_for_your_model")
+        for output in cell["outputs"]
+        if "data" in output
+    ]
+    (report,) = filter(None, tables)
+    m = {key: metric["value"] for key, metric in report.items()}
+    for key in ("check/muP, largest power", "check/muP, smallest power", "drift/muP"):
+        assert abs(m[key]) <= 0.15, key
+    assert m["check/SP, largest power"] > 0.5
+    assert m["drift/SP"] <= -0.7  # a minimum that is not bracketed has stopped the run
+    named = {
+        key: metric["note"] for key, metric in report.items() if key.startswith("blame/") and "note" in metric
+    }
+    assert len(named) == 5
+    assert not any(note.startswith("None") for note in named.values())
 
 
 def test_10_ordinary_transformers_approach_the_one_of_width_infinity(collection):

@@ -220,7 +220,7 @@ def test_verdicts_on_exact_powers():
     blown = ModuleCheck(
         "muP", WIDTHS, {"flat": n * np.ones((1, 3))}, {"flat": change["flat"]}, {"flat": 0.0}, none, 0.15
     )
-    assert blown.verdict("flat") == "START BLOWS UP"
+    assert blown.verdict("flat") == "BLOWS UP AT INITIALIZATION"
     noisy = {"noisy": (n / 100) ** [0.4, -0.4, 0.0]}  # three seeds of which each has another power
     found = ModuleCheck("muP", WIDTHS, {"noisy": np.ones((4, 3))}, noisy, {"noisy": 0.0}, none, 1e-3)
     assert found.verdict("noisy") == "ok, but noisy"

@@ -60,7 +60,7 @@ class Blame(dict):
         for name in sorted(self, key=lambda n: -abs(self[n]))[:most]:
             *off, module = self.rows[name]
             body.append([name, *map(shown, off), module or "", "TO BLAME" if name == self.worst else ""])
-        return TextTable(["parameter", "off at start", "off in a step", "effect", "on", ""], body)
+        return TextTable(["parameter", "off at initialization", "off in a step", "effect", "on", ""], body)
 
 
 def blame(

@@ -17,7 +17,7 @@ def two_panels(found: Any, step: int | None) -> Figure:
     fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.0))
     title = f"{found.parametrization.name}: measured power of the width (predicted: in brackets, dashed)"
     fig.suptitle(title, x=0.01, ha="left")
-    _panel(found, axes[0], 0, "size at the start, |h$_0$|")
+    _panel(found, axes[0], 0, "size at initialization, |h$_0$|")
     title = f"change after {step} step{'s' * (step > 1)}, |h$_{{{step}}}$ − h$_0$|"
     _panel(found, axes[1], step, title)
     for ax in axes:  # last: labels are placed where the finished layout has put the lines

@@ -77,7 +77,7 @@ class ModuleCheck:
         start, change = self._fit(self.start, name), self._fit(self.change, name)
         predicted = self.predicted.get(name)
         if start[0] is not None and self._beyond(start[0], start[1]):
-            return "START BLOWS UP"
+            return "BLOWS UP AT INITIALIZATION"
         if change[0] is None:
             return "not measured"
         if predicted is None:
@@ -102,7 +102,7 @@ class ModuleCheck:
             body.append(
                 [f"{len(lost)} runs", "", "", "", f"DIVERGED, first at width {self.widths[i]}, step {step}"]
             )
-        return TextTable(["module", "power at start", "power of change", "predicted", "verdict"], body)
+        return TextTable(["module", "power at initialization", "power of change", "predicted", "verdict"], body)
 
     def plot(self, ax: Any = None) -> Any:
         """Change of every module's output against the width; what is as predicted in grey, the faults labelled."""
