@@ -102,7 +102,9 @@ class ModuleCheck:
             body.append(
                 [f"{len(lost)} runs", "", "", "", f"DIVERGED, first at width {self.widths[i]}, step {step}"]
             )
-        return TextTable(["module", "power at initialization", "power of change", "predicted", "verdict"], body)
+        return TextTable(
+            ["module", "power at initialization", "power of change", "predicted", "verdict"], body
+        )
 
     def plot(self, ax: Any = None) -> Any:
         """Change of every module's output against the width; what is as predicted in grey, the faults labelled."""
