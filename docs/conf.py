@@ -66,6 +66,7 @@ html_use_index = False  # the search finds every name; the alphabetical index do
 html_domain_indices = False
 html_static_path = ["_static"]
 html_css_files = ["gallery.css"]
+html_js_files = ["tables.js"]
 html_copy_source = True  # "download notebook" is this copy, byte for byte the executed file
 html_sourcelink_suffix = ""
 html_last_updated_fmt = None  # the same notebooks make the same pages

@@ -1,4 +1,4 @@
-"""The pages that show numbers: the picture wall, and which notebook reproduces what. No number is typed by hand.
+"""The parts of pages that show numbers: pictures, and which notebook reproduces what. No number is typed by hand.
 
 `wall.toml` says in words what each figure shows and names the metrics that belong to it; the values come from the
 executed notebooks, the published ones from `data/paper_results.csv` and the metrics themselves.
@@ -6,12 +6,15 @@ executed notebooks, the published ones from `data/paper_results.csv` and the met
 
 import csv
 import math
+import struct
 import tomllib
 from pathlib import Path
 
 import jinja2
-from collection import ROOT, Notebook
+import ways
+from collection import ROOT, Figure, Notebook
 
+WIDE = 1000  # pixels of a figure that half the page would shrink too far
 WORDS = tomllib.loads((Path(__file__).parent / "wall.toml").read_text("utf-8"))
 
 
@@ -22,17 +25,29 @@ def write(source: Path, notebooks: list[Notebook]) -> dict[str, str]:
         folder.mkdir(parents=True)
         for figure in notebook.figures:
             (folder / f"{figure.name}.{figure.suffix}").write_bytes(figure.image)
+    return parts(notebooks)
+
+
+def parts(notebooks: list[Notebook]) -> dict[str, str]:
+    """The generated parts of pages, by name; each is a template."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    told = {"notebooks": notebooks, "words": WORDS, "numbers": numbers, "answers": answers(notebooks)}
-    return {
-        name: templates.get_template(f"{name}.md").render(told)
-        for name in ("wall", "presets", "notebooks", "published")
+    figures = {f"{book.name}/{figure.name}": (book, figure) for book in notebooks for figure in book.figures}
+    told = {"notebooks": notebooks, "words": WORDS, "numbers": numbers, "answers": answers(notebooks),
+            "wide": wide, "figures": figures}  # fmt: skip
+    made = ("wall", "pictures", "presets", "notebooks", "published")
+    return {name: templates.get_template(f"{name}.md").render(told) for name in made} | {
+        "ways": ways.write(notebooks, WORDS["ways"])
     }
+
+
+def wide(figure: Figure) -> bool:
+    """Whether a figure needs a row of its own, or its letters could not be read."""
+    return figure.image[:4] == b"\x89PNG" and struct.unpack(">I", figure.image[16:20])[0] > WIDE
 
 
 def number(value: float | None, unit: str = "", near: float | None = None) -> str:

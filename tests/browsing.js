@@ -35,6 +35,10 @@ Promise.all([typeset, document.fonts.ready, ...images]).then(() => {
   const wide = document.scrollingElement, limit = wide.clientWidth;
   const sticks = wide.scrollWidth > limit + 1 ? [...document.querySelectorAll('body *')]
     .filter(e => shown(e) && e.getBoundingClientRect().right > limit + 1).slice(0, 5).map(brief) : [];
+  // Tables whose cells have to be scrolled into sight.
+  const cut = [...document.querySelectorAll('table')].filter(t => shown(t) && t.getBoundingClientRect().right > limit + 1
+    || shown(t) && [...(t.closest('.pst-scrollable-table-container, .output')?.children ?? [])].some(
+      c => c.contains(t) && c.parentElement.scrollWidth > c.parentElement.clientWidth + 1)).map(brief);
   done({
     math: document.querySelectorAll('.math, math').length,
     typeset: document.querySelectorAll('mjx-container, math').length,
@@ -44,7 +48,7 @@ Promise.all([typeset, document.fonts.ready, ...images]).then(() => {
       i => ({src: i.src.slice(0, 100), loaded: i.complete && i.naturalWidth > 0, alt: i.alt})),
     links: [...document.querySelectorAll('a[href]')].map(a => a.href),
     title: document.title, headings: [...document.querySelectorAll('h1')].filter(shown).length,
-    overflow: sticks, scroll: wide.scrollWidth - limit,
+    cut, overflow: sticks, scroll: wide.scrollWidth - limit,
     faint: [...faint.values()],
     dark: matchMedia('(prefers-color-scheme: dark)').matches,
   });

@@ -93,6 +93,7 @@ def visit(browser: Any, base: str, page: str) -> tuple[list[str], dict[str, set[
             paint(browser, scheme)
             seen = browser.execute_async_script(LOOK)
             assert seen["dark"] == (scheme == "dark")
+            seen["cut"] = seen["cut"] if size == "phone" else []
             wrong += [f"{page} ({size}, {scheme}): {line}" for line in _complaints(seen)]
             for link in seen["links"]:
                 address, anchor = urldefrag(link)
@@ -119,6 +120,7 @@ def _complaints(seen: dict[str, Any]) -> Iterator[str]:
     if seen["scroll"] > 1:
         yield f"scrolls sideways by {seen['scroll']} px: {seen['overflow']}"
     yield from (f"contrast {line}" for line in seen["faint"])
+    yield from (f"a table has to be scrolled sideways: {line}" for line in seen["cut"])
 
 
 def _traffic(browser: Any, base: str) -> Iterator[str]:
