@@ -12,22 +12,12 @@ from pathlib import Path
 
 import api
 import collection
+import launch
 import measured
 import wall
 from sphinx.cmd.build import build_main
 
 DOCS = Path(__file__).resolve().parent
-
-
-def launch_note() -> str:
-    """What the page "Run it yourself" says of Colab and Binder."""
-    if collection.repository():
-        return "Without installing: the rocket at the top of every notebook opens it in Colab or Binder."
-    return (
-        "Launch buttons for Colab and Binder appear at the top of every notebook once `pyproject.toml` says where the "
-        'repository is: `Repository = "https://..."` under `[project.urls]`. Until then, download a notebook with '
-        "the arrow at its top."
-    )
 
 
 def citation() -> str:
@@ -45,7 +35,11 @@ def stage(source: Path, run: Path | None) -> list[collection.Notebook]:
     shutil.rmtree(source, ignore_errors=True)
     (source / "notebooks").mkdir(parents=True)
     notebooks = collection.load(run)
-    parts = measured.parts() | wall.write(source, notebooks) | {"launch": launch_note(), "cite": citation()}
+    parts = (
+        measured.parts()
+        | wall.write(source, notebooks)
+        | {"launch": launch.note(collection.repository()), "cite": citation()}
+    )
     for page in DOCS.glob("*.md"):
         filled = re.sub(r"<!-- (\w+) -->", lambda place: parts[place[1]], page.read_text("utf-8"))
         (source / page.name).write_text(filled, "utf-8")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import collection
+import launch
 import wall
 
 from tp4lib.collection.needs import duration
@@ -26,6 +27,7 @@ README = collection.ROOT / "README.md"
 def parts() -> dict[str, str]:
     """The generated parts by name: those of the README, and those of the page of measurements."""
     return {
+        "open": launch.badges(collection.repository()),
         "notebooks": notebooks(),
         "times": times(),
         "speed": speed(),
@@ -53,20 +55,16 @@ def renewed(page: str) -> str:
 
 
 def notebooks() -> str:
-    """One row a notebook: its picture, its place in the paper, one measured number, its time at preset laptop."""
+    """One row a notebook: its place in the paper, one measured number, its time at preset laptop."""
     words = tomllib.loads((collection.ROOT / "docs" / "wall.toml").read_text("utf-8"))["notebooks"]
-    lines = ["| | notebook | of the paper | measured at preset `laptop` | time |", "|---|---|---|---|--:|"]
+    lines = ["| notebook | of the paper | measured at preset `laptop` | time |", "|---|---|---|--:|"]
     for book in collection.load():
         entry, seconds = words.get(book.name, {}), _seconds("laptop").get(book.name)
         label = entry.get("headline", "")
         key = entry.get("numbers", {}).get(label)
         measured = wall.row(label, book, key) if key in book.metrics else "–"
-        # GitHub's tables show no padding between a picture and its border; 150 pixels keep rows low.
-        picture = f'<img src="docs/images/{book.name[:2]}.png" width="150" alt="{book.title}">'
-        link = f"notebooks/{book.path.name}"
         cells = (
-            f"[{picture}]({link})",
-            f"[{book.title}]({link})",
+            f"[{book.title}](notebooks/{book.path.name})",
             entry.get("paper", ""),
             measured,
             _clock(seconds),

@@ -102,7 +102,9 @@ def test_the_first_cell_installs_in_colab_and_nowhere_else(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "google.colab", colab)
     exec(source(first), {})
     pip = [sys.executable, "-m", "pip", "install", "-q"]
-    assert ran[0] == [*pip, "./tp4-main.zip[notebooks]"]
+    project = tomllib.loads((paths.checkout() / "pyproject.toml").read_text("utf-8"))["project"]
+    address = project.get("urls", {}).get("Repository")  # docs/launch.py writes it into the cell
+    assert ran[0] == [*pip, f"tp4lib[notebooks] @ git+{address}" if address else "./tp4-main.zip[notebooks]"]
     assert [command[:5] for command in ran[1:]] == [pip] * (2 if name.startswith("06") else 0)
     assert "Colab" in source(load(name)["cells"][0])
 
