@@ -29,6 +29,17 @@ def students(tmp_path_factory):
     return out
 
 
+def unanswered(book):
+    """How many items of "Try this" and "Exercises" have no folded answer, and are no code to be written."""
+    found = 0
+    for cell in book["cells"]:
+        for section in re.findall(r"^## (?:Try this|Exercises)$(.*?)(?=^## |^\*\*Next:|\Z)",
+                                  "".join(cell["source"]), re.MULTILINE | re.DOTALL):  # fmt: skip
+            items = re.split(r"^(?=\d+\. )", section, flags=re.MULTILINE)[1:]
+            found += sum("</details>" not in item and "*In code*" not in item for item in items)
+    return found
+
+
 @pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
 def test_answers_and_outputs_go_and_the_rest_stays(path, students):
     original = json.loads(path.read_text("utf-8"))
@@ -36,7 +47,7 @@ def test_answers_and_outputs_go_and_the_rest_stays(path, students):
     hints = text(original).count("<summary>Hint</summary>")
     answers = text(original, "markdown").count("<details>") - hints
     assert answers > 0
-    assert text(student).count(teach.ANSWER) == answers
+    assert text(student).count(teach.ANSWER) == answers + unanswered(original)
     assert text(student).count(teach.PREDICTION) == text(original).count("**Predict, then run.**") > 0
     assert text(student).count("<details>") == text(student).count("<summary>Hint</summary>") == hints
     assert text(student).count(teach.SAW) == 1
@@ -67,6 +78,19 @@ def test_the_text_between_answers_survives_in_order():
     cells = [cell["source"] for cell in teach.student_version(book)["cells"]]
     assert cells == ["## Exercises\n1. Why?", teach.ANSWER, "2. How?", teach.ANSWER, "End."]
     assert book["cells"][0]["source"] == source  # the original is not touched
+
+
+def test_every_prompt_has_a_place_to_write_also_without_an_answer():
+    source = (
+        "## Try this\n1. Halve it.\n2. Double it.\n<details>Twice.</details>\n3. Leave\n   it.\n\n"
+        "## Exercises\n1. Why?\n2. *In code* How?\n\n**Next:** more.\n1. No prompt."
+    )
+    book = {"metadata": {}, "cells": [{"cell_type": "markdown", "id": "a", "metadata": {}, "source": source}]}
+    cells = [cell["source"] for cell in teach.student_version(book)["cells"]]
+    assert cells == [
+        "## Try this\n1. Halve it.", teach.ANSWER, "2. Double it.", teach.ANSWER, "3. Leave\n   it.", teach.ANSWER,
+        "## Exercises\n1. Why?", teach.ANSWER, "2. *In code* How?\n\n**Next:** more.\n1. No prompt.",
+    ]  # fmt: skip
 
 
 def test_a_solution_leaves_the_function_to_fill_in():

@@ -1,10 +1,10 @@
 """Notebooks for a class: the same notebook without its answers and outputs, with places to write in.
 
 What goes: the folded answers (``<details>``), the outputs, the metadata, and the lines from ``### BEGIN SOLUTION`` to
-``### END SOLUTION``, of hidden tests and of mark schemes (nbgrader's marks, so that a course that grades with nbgrader
-can take the originals). What stays: the text, the code, the checks. What comes: a cell to write in below each
-prediction asked for, each "try this" and each exercise, and in the place of "What you saw", which tells results; so
-does the first table's column "expected result", which goes. Hints (``<details><summary>Hint</summary>``) stay, folded.
+``### END SOLUTION``, of hidden tests and of mark schemes (nbgrader's marks: a course that grades with nbgrader can take
+the originals). What stays: the text, the code, the checks, and hints (``<details><summary>Hint</summary>``), folded.
+What comes: a cell to write in below each prediction asked for, each "try this" and each exercise, and in the place of
+"What you saw", which tells results; so does the first table's column "expected result", which goes.
 
 People misspell marks, and a mark that is overlooked gives an answer away. So marks are read leniently, and a notebook
 in which anything like a mark is left is refused. Nor is anything overwritten that a student may have written.
@@ -43,6 +43,8 @@ _HINT = re.compile(
     r"<details>\s*<summary>Hint</summary>(?:(?!</?\s*(?:details|summary)\b).)*</details>", re.DOTALL
 )
 _SEEN = re.compile(r"^(## What you saw) *$.*?(?=^## |^\*\*Next:|\Z)", re.MULTILINE | re.DOTALL)
+_ITEM = re.compile(r"^(?=## |\*\*Next:|\d+\. )", re.MULTILINE)
+_ASKING = re.compile(r"## (Try this|Exercises)\b")
 _EXPECTED = re.compile(r"^\|.*\| *expected result *\|\n(\|.*\|\n?)+", re.MULTILINE)
 _PRESET = re.compile(r"^preset *= *(['\"])\w+\1", re.MULTILINE)
 _PREDICT = re.compile(r"^(> )?\*\*Predict, then run\.\*\*", re.MULTILINE)
@@ -185,6 +187,7 @@ def _pieces(cell: dict[str, Any], number: int) -> list[_Piece]:
             new for piece in pieces for new in ([piece] if piece.taken else _unfolded(piece.text, number))
         ]
         pieces = [new for piece in pieces for new in ([piece] if piece.taken else _unseen(piece.text))]
+        pieces = list(_with_places(pieces))
     if _is_answer(cell) and not any(piece.taken for piece in pieces):
         pieces = [_Piece(source, taken=True, stub=CODE)]
     return pieces
@@ -247,6 +250,27 @@ def _unseen(text: str) -> Iterator[_Piece]:
         yield _Piece(text[section.end(1) : section.end()], taken=True, stub=SAW)
         start = section.end()
     yield _Piece(text[start:])
+
+
+def _with_places(pieces: Sequence[_Piece]) -> Iterator[_Piece]:
+    """A place to write also below each item of "Try this" and "Exercises" that no answer follows, but for code."""
+    asking = False
+    for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
+        if piece.taken:
+            yield piece
+            continue
+        kept, items = "", _ITEM.split(piece.text)
+        for place, item in enumerate(items, 1):
+            if item.startswith(("## ", "**Next:")):
+                asking = _ASKING.match(item) is not None
+            kept += item
+            answered = place == len(items) and following is not None and following.taken
+            if asking and re.match(r"\d+\. ", item) and "*In code*" not in item and not answered:
+                yield _Piece(kept)
+                yield _Piece("", taken=True, stub=CODE)
+                kept = ""
+        if kept:
+            yield _Piece(kept)
 
 
 def _without_expectations(text: str) -> str:
