@@ -410,6 +410,7 @@ def test_results_go_and_hints_stay():
         "## What you saw",
         teach.SAW,
         "## Try this\n1. Go.\n<details><summary>Hint</summary>Slowly.</details>",
+        teach.ANSWER,
     ]
 
 

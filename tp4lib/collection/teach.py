@@ -256,21 +256,16 @@ def _with_places(pieces: Sequence[_Piece]) -> Iterator[_Piece]:
     """A place to write also below each item of "Try this" and "Exercises" that no answer follows, but for code."""
     asking = False
     for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
-        if piece.taken:
-            yield piece
-            continue
-        kept, items = "", _ITEM.split(piece.text)
+        kept, items = "", [] if piece.taken else _ITEM.split(piece.text)
         for place, item in enumerate(items, 1):
             if item.startswith(("## ", "**Next:")):
                 asking = _ASKING.match(item) is not None
             kept += item
             answered = place == len(items) and following is not None and following.taken
             if asking and re.match(r"\d+\. ", item) and "*In code*" not in item and not answered:
-                yield _Piece(kept)
-                yield _Piece("", taken=True, stub=CODE)
+                yield from (_Piece(kept), _Piece("", taken=True, stub=CODE))
                 kept = ""
-        if kept:
-            yield _Piece(kept)
+        yield piece if piece.taken else _Piece(kept)
 
 
 def _without_expectations(text: str) -> str:
