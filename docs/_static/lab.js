@@ -96,11 +96,16 @@
   const tanh = x => 1 - 2 / (Math.exp(2 * x) + 1);  // several times faster than Math.tanh, and as exact here
 
   // f at the inputs `xs`. `mass` holds each unit's share: 1/n for a network, the probability of a node for the limit.
-  function outputs(w, xs, scale, mass) {
+  // The units' activations are left in `phi`, where it is given.
+  function outputs(w, xs, scale, mass, phi) {
     const f = new Float64Array(xs.length);
-    for (let i = 0; i < w.length; i += 3) {
+    for (let i = 0, j = 0; i < w.length; i += 3) {
       const v = w[i + 2] * (mass ? mass[i / 3] : scale);
-      for (let k = 0; k < xs.length; k++) f[k] += v * tanh(w[i] * xs[k] + w[i + 1]);
+      for (let k = 0; k < xs.length; k++) {
+        const x = tanh(w[i] * xs[k] + w[i + 1]);
+        if (phi) phi[j++] = x;
+        f[k] += v * x;
+      }
     }
     return f;
   }
@@ -118,10 +123,11 @@
     }
 
     until(steps) {
+      if (this.steps < steps) this.phi ??= new Float64Array(this.w.length / 3 * INPUTS.length);
       for (; this.steps < steps; this.steps++) {
-        const f = outputs(this.w, INPUTS, this.scale, this.mass);
+        const f = outputs(this.w, INPUTS, this.scale, this.mass, this.phi);
         this.errors.push(f.map((value, k) => (value - this.first[k] - TARGETS[k]) / INPUTS.length));
-        move(this.w, this.errors[this.steps], this.pull);
+        move(this.w, this.errors[this.steps], this.pull, this.phi);
       }
       return this;
     }
@@ -134,13 +140,13 @@
   const train = (w, steps, kind, mass) => new Training(w, kind, mass).until(steps);
 
   // One step of gradient descent of every unit, given the errors (f - f_0 - y) / K at the inputs.
-  function move(w, error, pull) {
+  function move(w, error, pull, known) {
     const K = INPUTS.length;
-    for (let i = 0; i < w.length; i += 3) {
+    for (let i = 0, j = 0; i < w.length; i += 3) {
       const u = w[i], bias = w[i + 1], v = w[i + 2];
       let du = 0, db = 0, dv = 0;
       for (let k = 0; k < K; k++) {
-        const phi = tanh(u * INPUTS[k] + bias), back = error[k] * v * (1 - phi * phi);
+        const phi = known ? known[j++] : tanh(u * INPUTS[k] + bias), back = error[k] * v * (1 - phi * phi);
         du += back * INPUTS[k]; db += back; dv += error[k] * phi;
       }
       w[i] -= pull * du; w[i + 1] -= pull * db; w[i + 2] -= pull * dv;
@@ -148,8 +154,20 @@
   }
 
   // The limit in NTP: gradient descent in the function space of the neural tangent kernel at initialization.
-  function kernelLimit(steps, { w, mass }) {
-    const all = [...INPUTS, ...GRID], K = INPUTS.length;
+  function kernelLimit(steps, nodes) {
+    const all = [...INPUTS, ...GRID], K = INPUTS.length, kernel = nodes.kernel ??= tangentKernel(nodes, all);
+    const f = new Float64Array(all.length);
+    for (let t = 0; t < steps; t++) {
+      const error = TARGETS.map((y, k) => (f[k] - y) / K);
+      for (let j = 0; j < all.length; j++)
+        for (let k = 0; k < K; k++) f[j] -= RATE * kernel[j][k] * error[k];
+    }
+    return { f: f.slice(K) };
+  }
+
+  // The neural tangent kernel of `all` inputs with the training inputs, which come first.
+  function tangentKernel({ w, mass }, all) {
+    const K = INPUTS.length;
     const kernel = Array.from({ length: all.length }, () => new Float64Array(K));
     const phi = new Float64Array(all.length);
     for (let i = 0; i < mass.length; i++) {
@@ -159,13 +177,7 @@
         kernel[j][k] += mass[i] * (phi[j] * phi[k]
           + v * v * (1 - phi[j] ** 2) * (1 - phi[k] ** 2) * (all[j] * all[k] + 1));
     }
-    const f = new Float64Array(all.length);
-    for (let t = 0; t < steps; t++) {
-      const error = TARGETS.map((y, k) => (f[k] - y) / K);
-      for (let j = 0; j < all.length; j++)
-        for (let k = 0; k < K; k++) f[j] -= RATE * kernel[j][k] * error[k];
-    }
-    return { f: f.slice(K) };
+    return kernel;
   }
 
   const BINS = 36, REACH = 4.5;
@@ -332,15 +344,19 @@
     const variance = AT * AT + 1, start = Float64Array.from({ length: BINS }, (_, bin) =>
       Math.exp(-(((bin + 0.5) * 2 * REACH / BINS - REACH) ** 2) / 2 / variance) / Math.sqrt(2 * Math.PI * variance));
     const limits = new Map();  // by kind and number of steps
+    // Training goes on from where it was, if it can: an animation costs one step a frame.
+    let infinite;
+    const muPLimit = steps => {
+      if (!infinite || infinite.training.steps > steps)
+        infinite = { training: new Training(nodes.w.slice(), 'muP', nodes.mass), units: many.slice() };
+      const { training, units } = infinite, done = training.steps, { w, f, errors } = training.until(steps);
+      errors.slice(done).forEach(error => move(units, error, RATE));
+      return { f, law: steps ? density(units, null, 0.18) : start, moved: movement(nodes.w, w, nodes.mass) };
+    };
     const limit = (kind, steps) => {
       const key = `${kind} ${steps}`;
-      if (!limits.has(key)) {
-        if (kind === 'muP') {
-          const w = nodes.w.slice(), units = many.slice(), { f, errors } = train(w, steps, 'muP', nodes.mass);
-          errors.forEach(error => move(units, error, RATE));
-          limits.set(key, { f, law: steps ? density(units, null, 0.18) : start, moved: movement(nodes.w, w, nodes.mass) });
-        } else limits.set(key, { ...kernelLimit(steps, nodes), law: start, moved: 0 });
-      }
+      if (!limits.has(key))
+        limits.set(key, kind === 'muP' ? muPLimit(steps) : { ...kernelLimit(steps, nodes), law: start, moved: 0 });
       return limits.get(key);
     };
     const panels = ['muP', 'NTP'].map(kind => {
@@ -359,18 +375,18 @@
     });
     const curve = d => path([...d].map((value, bin) => [H((bin + 0.5) * 2 * REACH / BINS - REACH), 300 - 200 * value]));
     const width = root.querySelector('[name=width]'), steps = root.querySelector('[name=steps]');
-    // Networks go on from where they were, if they can: an animation costs one step a frame.
+    // So do networks, one of each width: who drags the width back and forth waits for none twice.
     const kept = new Map();
     const network = (kind, n, seed, steps) => {
-      const key = `${kind} ${seed}`;
+      const key = `${kind} ${n} ${seed}`;
       let known = kept.get(key);
-      if (!known || known.n !== n || known.training.steps > steps) {
-        const initial = known && known.n === n ? known.initial : sampled(n, seed);
-        known = { n, initial, training: new Training(initial.slice(), kind) };
-        kept.set(key, known);
+      if (!known || known.training.steps > steps) {
+        const initial = known ? known.initial : sampled(n, seed);
+        kept.set(key, known = { initial, training: new Training(initial.slice(), kind) });
       }
-      const { w, f } = known.training.until(steps);
-      return { w, f, initial: known.initial };
+      const { w, steps: before } = known.training;
+      if (!known.f || before < steps) known.f = known.training.until(steps).f;
+      return { w, f: known.f, initial: known.initial };
     };
     function show() {
       const n = 2 ** Number(width.value), t = Number(steps.value);
