@@ -236,63 +236,76 @@ def storage() -> str:
 
 
 def table3() -> str:
-    """Table 3 with several seeds: analogies and loss after each epoch; cities told from states; means over seeds."""
+    """Table 3 with several seeds: analogies and loss after each epoch; cities told from states; means over seeds.
+
+    Runs that have not come to their end are shown as far as they went.
+    """
     if not (RESULTS / "table3.json").is_file():
         return "Not run yet."
     result = _result("table3")
     about, by_width = result["about"], {}
     for run in result["runs"].values():
-        if "figure1" in run:  # a run that has come to its end
-            by_width.setdefault(run["width"], []).append(run)
+        by_width.setdefault(run["width"], []).append(run)
     widths = sorted(by_width, key=float)
-    first = by_width[widths[0]][0]
+    whole = [run for width in widths for run in by_width[width] if "figure1" in run]
+    answered = whole[0]["history"][-1]["answered"]
+    error = max(math.sqrt(row["accuracy"] * (100 - row["accuracy"]) / answered) for row in _last_rows(whole))
     size = "all" if about["max_bytes"] is None else f"the first {about['max_bytes'] / 1e6:g} MB"
     lines = [
         f"`{result['command']}`: {size} of {about['text']['name'].split('.')[0]}, {about['vocab_size']:,} words "
         f"(the paper: all that occur five times), {about['epochs']} epochs (the paper: 15), "
-        f"{first['history'][-1]['answered']:,} analogies, {first['figure1']['cities']} cities and "
-        f"{first['figure1']['states']} states. Mean over seeds ± its standard error.",
+        f"{whole[0]['figure1']['cities']} cities and {whole[0]['figure1']['states']} states, {answered:,} analogies, "
+        f"of which an accuracy has a standard error of {error:.1f} points at most. Means over seeds ± their errors.",
         "",
         "| | " + " | ".join(f"width {_width(width)}" for width in widths) + " |",
         "|---|" + "--:|" * len(widths),
-        _row("seeds", (str(len(by_width[width])) for width in widths)),
     ]
     for epoch in range(about["epochs"]):
+        rows = [
+            [run["history"][epoch] for run in by_width[width] if len(run["history"]) > epoch]
+            for width in widths
+        ]
         for label, key, digits in (("analogies, %", "accuracy", 1), ("loss", "loss", 4)):
-            found = ([run["history"][epoch][key] for run in by_width[width]] for width in widths)
-            lines.append(_row(f"{label}, epoch {epoch + 1}", (_mean(values, digits) for values in found)))
+            means = (_mean([row[key] for row in found], digits) for found in rows)
+            lines.append(_row(f"{label}, epoch {epoch + 1}", means))
     for label, place in (("two coordinates", "plane"), ("all that are kept", "space")):
-        found = ([run["figure1"][place]["accuracy"] for run in by_width[width]] for width in widths)
-        lines.append(_row(f"cities told from states, %, {label}", (_mean(values, 1) for values in found)))
+        rows = ([run["figure1"][place] for run in by_width[width] if run in whole] for width in widths)
+        means = (_mean([row["accuracy"] for row in found], 1) for found in rows)
+        lines.append(_row(f"cities told from states, %, {label}", means))
     return "\n".join([*lines, "", _gaps(by_width, widths)])
 
 
+def _last_rows(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [run["history"][-1] for run in runs]
+
+
 def _mean(values: list[float], digits: int) -> str:
+    if not values:
+        return "–"
     mean = f"{statistics.mean(values):.{digits}f}"
     if len(values) == 1:
-        return mean
-    return f"{mean} ± {statistics.stdev(values) / math.sqrt(len(values)):.{digits}f}"
+        return f"{mean} (one seed)"
+    return f"{mean} ± {statistics.stdev(values) / math.sqrt(len(values)):.{digits}f} ({len(values)} seeds)"
 
 
 def _gaps(by_width: dict[Any, list[dict[str, Any]]], widths: list[Any]) -> str:
-    """What the last loss says of each step in the width, with equal windows and negatives."""
+    """What the loss says of each step in the width, with equal windows and negatives, after the last common epoch."""
+    epoch = min(max(len(run["history"]) for run in runs) for runs in by_width.values())
     told = []
     for narrow, wide in itertools.pairwise(widths):
         pairs = [
-            one["history"][-1]["loss"] - other["history"][-1]["loss"]
+            one["history"][epoch - 1]["loss"] - other["history"][epoch - 1]["loss"]
             for one in by_width[narrow]
             for other in by_width[wide]
-            if one["seed"] == other["seed"]
+            if one["seed"] == other["seed"] and min(len(run["history"]) for run in (one, other)) >= epoch
         ]
-        gap = f"{statistics.mean(pairs):.4f}"
+        gap = f"from width {narrow} to {_width(wide)} by {statistics.mean(pairs):.4f}"
         if len(pairs) > 1:
             error = statistics.stdev(pairs) / math.sqrt(len(pairs))
             gap += f" ± {error:.4f}"
             gap += "" if abs(statistics.mean(pairs)) > 2 * error else " (no difference seen)"
-        else:
-            gap += " (one seed)"
-        told.append(f"from width {narrow} to {_width(wide)} the last loss falls by {gap}")
-    return f"With equal windows and negatives, {'; '.join(told)}."
+        told.append(gap)
+    return f"With equal windows and negatives, the loss of epoch {epoch} falls {', '.join(told)}."
 
 
 def cores() -> str:
