@@ -272,7 +272,9 @@ def table3() -> str:
         rows = ([run["figure1"][place] for run in by_width[width] if run in whole] for width in widths)
         means = (_mean([row["accuracy"] for row in found], 1) for found in rows)
         lines.append(_row(f"cities told from states, %, {label}", means))
-    return "\n".join([*lines, "", _gaps(by_width, widths)])
+    planned = sum(int(item) for item in re.findall(r" (?:\d+|inf):(\d+)", result["command"]))
+    told = "" if len(whole) == planned else f" Of {planned} runs {len(whole)} have come to their end so far."
+    return "\n".join([*lines, "", _gaps(by_width, widths) + told])
 
 
 def _last_rows(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections import defaultdict
 import pytest
 
 from tests.scripts import ROOT, script
+from tp4lib.collection.notebook_source import is_folded
 
 claims, collection = script("claims", "tools"), script("collection", "docs")
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -13,8 +14,10 @@ PIECES = defaultdict(list)
 for piece in claims.prose():
     PIECES[piece.file].append(piece)
 
-# Notebooks whose text has been read line by line; the others follow.
-LATER = ("02", "04", "05", "09", "10")
+# Notebooks that are still to be rewritten: nothing in them is folded.
+LATER = tuple(
+    path.name for path in BOOKS if not any(map(is_folded, json.loads(path.read_text("utf-8"))["cells"]))
+)
 READ = [file for file in PIECES if not file.startswith(LATER)]
 
 
@@ -36,7 +39,7 @@ def test_every_exception_is_needed_and_has_a_reason():
     for pieces in PIECES.values():
         for piece in pieces:
             list(claims.claims(piece, allowed))
-    assert not [entry for entry in allowed if not entry.used]
+    assert not [entry for entry in allowed if not entry.used and not entry.file.startswith(LATER)]
     assert all(len(entry.why) > 5 for entry in allowed)
 
 
