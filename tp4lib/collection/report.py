@@ -21,10 +21,6 @@ from tp4lib.data.catalogue import Found
 
 ASKED = "TP4_ASKED"
 """Environment variable: what `tp4 reproduce` runs a notebook as, JSON with ``notebook``, ``preset`` and ``seed``."""
-MISMATCH = (
-    'expected what `tp4 reproduce` was asked for; tag the cell that sets preset and seed with "parameters", and call '
-    "Report(name, preset, seed)"
-)
 MIME = "application/vnd.tp4+json"
 """Figures and tables travel under this type beside their HTML, at full precision, for programs that read notebooks.
 
@@ -59,7 +55,10 @@ class Report:
             if own != asked.get(key, own)
         ]
         if wrong:
-            raise InputError(f"the notebook's {' and '.join(wrong)}; {MISMATCH}")
+            raise InputError(
+                f"the notebook's {' and '.join(wrong)}; expected what `tp4 reproduce` was asked for; tag the cell that "
+                'sets preset and seed with "parameters", and call Report(name, preset, seed)'
+            )
         if not asked and live():  # the data that `tp4 reproduce` would take
             choose_data(preset)
         notebook = asked.get("notebook", notebook)
@@ -123,12 +122,9 @@ class Report:
             )
         if theory is not None and not math.isfinite(theory):
             raise InputError(f"theory of metric {key!r} is {theory}; expected a finite number, or None")
-        entry: dict[str, Any] = {"value": value}
-        entry |= {"published": float(published)} if published is not None else {}
-        entry |= {"theory": float(theory)} if theory is not None else {}
-        entry |= {"unit": unit} if unit else {}
-        entry |= {"note": note} if note else {}
-        self._metrics[key] = entry
+        numbers = {"value": value, "published": published, "theory": theory}
+        entry = {name: float(number) for name, number in numbers.items() if number is not None}
+        self._metrics[key] = entry | {k: words for k, words in (("unit", unit), ("note", note)) if words}
         return value
 
     def data(self, found: Found) -> str:
