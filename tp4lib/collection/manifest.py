@@ -86,8 +86,3 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8")) if path.is_file() else None
     except (OSError, ValueError, RecursionError):
         return None
-
-
-def is_run(told: Any) -> bool:
-    """Whether a JSON value is what `tp4 reproduce` writes into ``run.json``."""
-    return isinstance(told, dict) and {"ok", "error", "seconds", "peak_memory_bytes"} <= told.keys()

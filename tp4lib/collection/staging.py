@@ -49,11 +49,9 @@ class Stage:
                 f"{self.folder} was not made by tp4; expected a name that is free; choose another --out"
             )
         Manifest(self.out).require([f"{self.name}.ipynb"])
-        results = Manifest(self.results)
         # Figures of the results that are there will most likely be drawn again.
-        told = read_json(self.results / "run.json")
-        before = told.get("files", []) if manifest.is_run(told) else []
-        results.require({"metrics.json", "run.json", *before})
+        before = (self.whole() or {}).get("files", [])
+        Manifest(self.results).require({"metrics.json", "run.json", *before})
 
     def begin(self, identity: dict[str, Any]) -> None:
         """Make the stage for a run; what an earlier one left goes, but for its checkpoints."""
@@ -121,13 +119,11 @@ class Stage:
 
     def whole(self) -> dict[str, Any] | None:
         """The ``run.json`` of the results in their place; None where there are none."""
-        told = read_json(self.results / "run.json")
-        return told if manifest.is_run(told) else None
+        return _ended(self.results / "run.json")
 
     def failed(self) -> dict[str, Any] | None:
         """What a run that came to its end without results left."""
-        told = read_json(self.folder / "failed.json")
-        return told if manifest.is_run(told) else None
+        return _ended(self.folder / "failed.json")
 
     def begun(self) -> str | None:
         """When a run was begun that has left neither results nor the reason: it goes on, or was killed."""
@@ -175,8 +171,7 @@ class Stage:
         return (self.whole() or {}).get("id") == self._begun().get("id", "none")
 
     def _is_whole(self) -> bool:
-        told = read_json(self.folder / "run.json")
-        return manifest.is_run(told) and "files" in told
+        return "files" in (_ended(self.folder / "run.json") or ())
 
 
 def stages(out: Path) -> Iterator[Stage]:
@@ -187,6 +182,13 @@ def stages(out: Path) -> Iterator[Stage]:
     for left in ("run.json", f".stage.json.*{PART}"):
         found |= {path.parent.name[1:-4] for path in out.glob(f".*.new/{left}")}
     return (Stage(out, name) for name in sorted(found))
+
+
+def _ended(path: Path) -> dict[str, Any] | None:
+    """What a run has told at its end; None where it has not."""
+    told = read_json(path)
+    keys = {"ok", "error", "seconds", "peak_memory_bytes"}
+    return told if isinstance(told, dict) and keys <= told.keys() else None
 
 
 def now() -> str:
