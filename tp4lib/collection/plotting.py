@@ -5,6 +5,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.style
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -34,31 +35,9 @@ PUBLISHED = dict(color="0.35", linestyle=(0, (6, 3)), linewidth=1.0, zorder=1)
 
 
 def use_style() -> None:
-    """Set the style of all later figures (seaborn's "ticks" theme, readable at half size, vector text kept as text)."""
+    """Set the style of all later figures: seaborn's "ticks" theme, and on it ``figures.mplstyle``."""
     sns.set_theme(context="notebook", style="ticks", palette=list(PALETTE))
-    mpl.rcParams.update(
-        {
-            "figure.figsize": (7.0, 4.2),
-            "figure.dpi": 90,
-            "savefig.dpi": 160,
-            "savefig.bbox": "tight",
-            "figure.constrained_layout.use": True,
-            "svg.fonttype": "none",
-            "svg.hashsalt": "tp4",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.titlesize": "medium",
-            "axes.titleweight": "bold",
-            "axes.titlelocation": "left",
-            "axes.grid": True,
-            "axes.grid.axis": "y",
-            "grid.color": "0.92",
-            "lines.linewidth": 1.8,
-            "lines.markersize": 5.5,
-            "legend.frameon": False,
-            "legend.fontsize": "small",
-        }
-    )
+    mpl.style.use("tp4lib.collection.figures")
 
 
 def style_for(keys: Iterable[Hashable]) -> dict[Hashable, dict[str, Any]]:

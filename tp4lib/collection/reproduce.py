@@ -298,7 +298,7 @@ def _require_apart(selected: Sequence[Path], out: Path) -> None:
 def _library() -> dict[str, str]:
     """What numbers depend on besides arguments, sources and data: digests of our code, and of all versions here."""
     package = Path(__file__).resolve().parent.parent  # tp4lib
-    files = sorted(package.rglob("*.py"))
+    files = sorted([*package.rglob("*.py"), *package.rglob("*.mplstyle")])
     told = "".join(f"{file.relative_to(package)} {digest(file)}\n" for file in files)
     versions = sorted(f"{each.name}=={each.version}" for each in metadata.distributions())
     packages = "\n".join([platform.python_version(), *versions])
