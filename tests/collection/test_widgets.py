@@ -77,7 +77,8 @@ def test_live_means_a_kernel_that_no_runner_started(monkeypatch):
 
 def test_in_a_kernel_the_sliders_come_and_under_the_runner_they_do_not(monkeypatch, tmp_path):
     nbclient = pytest.importorskip("nbclient")
-    code = "from tp4lib.collection import widgets\nwidgets.explore(lambda width: print('drawn', width), width=[64, 512])"
+    code = "from tp4lib.collection import widgets\n"
+    code += "widgets.explore(lambda width: print('drawn', width), width=[64, 512])"
     monkeypatch.delenv("TP4_ASKED", raising=False)
     monkeypatch.setenv("TP4_OUT", str(tmp_path))
     for asked, mime, words in (
