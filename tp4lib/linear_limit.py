@@ -38,9 +38,6 @@ class LinearLimit(nn.Module):
         U (k, d), V (o, k), b (k,) or None: the parameters, k = d + o columns in the limit.
         width: ``math.inf``, or the width of the network that this one equals.
 
-    Raises:
-        InputError: a size that is not a whole number from 1, a scale that is negative or no number.
-
     Example:
         >>> f = LinearLimit(d_in=3, d_out=2, sigma_in=1.0, sigma_out=0.5, bias_scale=1.0)
         >>> f(torch.ones(4, 3)).shape, f.U.shape
@@ -102,9 +99,6 @@ class LinearLimit(nn.Module):
             width: n.
             seed: of omega.
             reduce: False keeps all n coordinates (to check the reduction against).
-
-        Raises:
-            InputError: ``width`` is below 1, or omega (n, d + o) does not fit in memory.
 
         Example:
             >>> LinearLimit(3, 2).sample(1000).U.shape

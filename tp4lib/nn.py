@@ -53,9 +53,6 @@ class ABCLinear(nn.Module):
 
     Shapes: x (..., in_features) -> y (..., out_features).
 
-    Raises:
-        InputError: a layer that the parametrization does not have, sizes below 1, a negative std.
-
     >>> from tp4lib.parametrization import mup
     >>> ABCLinear(3, 64, mup(2), layer=1)(torch.zeros(5, 3)).shape
     torch.Size([5, 64])
@@ -147,9 +144,6 @@ class MLP(nn.Module):
 
     Shapes: xi (..., d_in) -> f (..., d_out).
 
-    Raises:
-        InputError: an unknown activation, sizes below 1, lists of the wrong length, both seed and generator.
-
     >>> from tp4lib.parametrization import mup
     >>> MLP(3, 64, 1, mup(2), activation="tanh", seed=0)(torch.ones(5, 3)).shape
     torch.Size([5, 1])
@@ -227,9 +221,6 @@ def rates(model: nn.Module, optimizer: str = "sgd") -> dict[str, float]:
     linear in the gradient (momentum too); "adam", "adamw", "rmsprop" and "adagrad" share the rule of steps that do not
     depend on the gradient's size. Adam's epsilon must stay small beside the gradients, which in muP shrink with width.
 
-    Raises:
-        InputError: an unknown optimizer, or a parameter outside every `ABCLinear`, whose rate is not defined.
-
     >>> from tp4lib.parametrization import mup
     >>> rates(MLP(3, 64, 1, mup(2)), "adam")
     {'layers.0.weight': 0.125, 'layers.1.weight': 0.015625, 'layers.2.weight': 0.125}
@@ -279,9 +270,6 @@ def param_groups(
     Args:
         model: holds its parameters in `ABCLinear` layers (an `MLP`, compiled or wrapped in DDP or not).
         lr: eta. optimizer: by its name in torch.optim (momentum's is "sgd"). weight_decay: lambda.
-
-    Raises:
-        InputError: a rate or decay that is not a finite number >= 0, and whatever `rates` raises.
 
     >>> from tp4lib.parametrization import mup
     >>> model = MLP(3, 64, 1, mup(2), seed=0)

@@ -64,9 +64,6 @@ class ABC:
     The classification turns on *equalities*, so exponents are snapped to a grid that holds small fractions and short
     decimals exactly (0.1 + 0.2 and 0.3 are one number), and compared with the bounds to 1e-9.
 
-    Raises:
-        InputError: lists of different or too short lengths, exponents that are no numbers, or beyond 1000.
-
     >>> ABC(a=[0, 1], b=[0, 0], c=-1) == mean_field(), mean_field().r
     (True, 0.0)
     """

@@ -4,12 +4,13 @@ Both run in processes of their own, because Triton decides at its import whether
 first one runs `interpreted` below.
 """
 
+import importlib.util
 import json
 import os
 import socket
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,12 @@ from tp4lib.base.errors import InputError
 from tp4lib.word2vec import CBOW, Corpus
 from tp4lib.word2vec.blocks import Block, Sampler
 from tp4lib.word2vec.settings import StepSettings
-from tp4lib.word2vec.shards import ALONE, Shards
+from tp4lib.word2vec.shards import Shards
 from tp4lib.word2vec.steps import on_triton as gpu
-from tp4lib.word2vec.steps.choice import compile_by
 from tp4lib.word2vec.steps.on_torch import torch_steps
 from tp4lib.word2vec.training import train
 
-pytestmark = pytest.mark.skipif(not gpu.installed(), reason="triton is not installed")
+pytestmark = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="triton is not installed")
 
 # name: words of the corpus, columns, what the sampler and the step get, the engine's tile (None: its own)
 CASES = {
@@ -69,8 +69,8 @@ def difference(a: CBOW, b: CBOW) -> float:
     )
 
 
-def trained(model: CBOW, asked: list[Block], settings: StepSettings, steps, shards=ALONE) -> list[float]:
-    return [float(steps(model, block, settings, shards)[0]) for block in asked]
+def trained(model: CBOW, asked: list[Block], settings: StepSettings, steps) -> list[float]:
+    return [float(steps(model, block, settings)[0]) for block in asked]
 
 
 def interpreted() -> dict:
@@ -123,7 +123,7 @@ def interpreted() -> dict:
 
     # Rate 0, by which kernels are compiled before training, changes no bit.
     still, before = (start(vocab_size, 256, torch.bfloat16) for _ in range(2))
-    compile_by(gpu.triton_steps, still, asked[0], settings)
+    gpu.triton_steps(still, replace(asked[0], rates=0 * asked[0].rates), settings)
     result["rate 0"] = difference(still, before)
 
     # bfloat16: one batch, from numbers that it holds exactly, over 256 columns.
@@ -160,9 +160,10 @@ def ranks() -> dict:
     reference, own = start(vocab_size, 37), shards.columns(37)
     expected = trained(reference, asked, StepSettings(wd=0.02), torch_steps)
     model = start(vocab_size, 37)
+    model.shards = shards
     model.embeddings, model.readout = model.embeddings[:, own], model.readout[:, own]
     model.embeddings, model.readout = model.embeddings.contiguous(), model.readout.contiguous()
-    losses = trained(model, asked, StepSettings(wd=0.02), gpu.triton_steps, shards)
+    losses = trained(model, asked, StepSettings(wd=0.02), gpu.triton_steps)
     part = CBOW.from_start(reference.embeddings[:, own], reference.readout[:, own])
     shards.leave()
     return dict(difference=difference(model, part), loss=np.abs(np.subtract(losses, expected)).max())

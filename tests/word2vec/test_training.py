@@ -17,7 +17,6 @@ from tp4lib.word2vec import CBOW, Corpus, checkpoints
 from tp4lib.word2vec import model as cbow
 from tp4lib.word2vec import training as train_module
 from tp4lib.word2vec.checkpoints import BEFORE, CHECKPOINT
-from tp4lib.word2vec.shards import ALONE
 from tp4lib.word2vec.steps import on_numba as fast
 from tp4lib.word2vec.steps.on_torch import rounded
 from tp4lib.word2vec.training import train
@@ -72,7 +71,7 @@ def test_stopped_after_any_block_it_resumes_to_the_same_bits(corpus, tmp_path, m
     for killed_at in range(1, whole + 1):
         out, blocks = tmp_path / str(killed_at), []
         with monkeypatch.context() as patch:
-            chosen, *_ = train_module.choose("auto", unbroken.model, _sampler(corpus, options), 1, ALONE)
+            chosen, *_ = train_module.choose("auto", unbroken.model, _sampler(corpus, options), 1)
 
             def steps(*arguments, blocks=blocks, killed_at=killed_at, chosen=chosen):
                 blocks.append(1)

@@ -67,9 +67,6 @@ def activation_of(activation: ActivationLike) -> Activation:
         activation: a name of the table (``"linear"`` is another one of ``"identity"``), any elementwise function of
             tensors, a row or a `Dual`.
 
-    Raises:
-        InputError: a name that is not known, or what is no function.
-
     >>> activation_of("linear").name, activation_of(torch.sin).slope(torch.zeros(1))
     ('identity', tensor([1.]))
     """

@@ -37,9 +37,6 @@ class Hermite(Dual):
         name: for messages.
         slope: phi'; None: by autograd.
 
-    Raises:
-        InputError: terms or nodes below 1, fewer nodes than terms, or a phi that is not finite everywhere.
-
     Example:
         >>> tanh, e = Hermite(torch.tanh), torch.eye(2, dtype=torch.float64)
         >>> round(tanh(e, e)[0, 0].item(), 5), tanh.tail(1.0) < 1e-6  # E tanh(z)^2
@@ -129,9 +126,6 @@ class Hermite(Dual):
         """Refuse variances at which the series leaves out more than 0.1 % of E phi^2 (with ``slope``, of E phi'^2).
 
         Asked at the smallest and the largest variance, by the same quadrature that gives the coefficients.
-
-        Raises:
-            InputError: says at which standard deviation of the preactivations.
         """
         ends = [] if variance.numel() == 0 else [variance.min(), variance.max()]
         for scale in [float(end) ** 0.5 for end in ends if end.isfinite()]:

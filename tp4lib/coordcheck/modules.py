@@ -149,9 +149,6 @@ def check_module(
         optimizer: "sgd", "adam", or a function (net, lr) -> torch optimizer, such as
             `lambda net, lr: torch.optim.RMSprop(net.groups(lr, "adam"))`.
         seeds: how many initializations at each width. tolerance: on powers, in the verdicts.
-
-    Raises:
-        InputError: whatever `scale` raises, fewer than three widths, no batch, a loss that is no number.
     """
     runs = Runs(make, widths, base, parametrization, loss, batches, lr, optimizer, steps, seeds, roles, fold)
     tolerance = real("tolerance", tolerance, above=0, example=0.15)

@@ -184,9 +184,6 @@ def check(
         steps: number of steps; all of them are recorded. lr: eta (the rate at n = width / base_width = 1).
         optimizer: "sgd" or "adam". tolerance: on |measured - predicted| in the verdicts.
         device: where to train (None: where x is). mlp: passed on to `tp4lib.nn.MLP` (activation, bias, base_width, ..).
-
-    Raises:
-        InputError: shapes that do not match, fewer than two widths, no seed or step, an unknown optimizer.
     """
     widths = [whole(f"widths[{i}]", width) for i, width in enumerate(widths)]
     if hasattr(seeds, "__iter__"):

@@ -31,9 +31,6 @@ def function_space(
         table: uint8 ``(n, 784)``, one row a distinct training image.
         limit: ``"gp"`` or ``"ntk"``; activation: see `tp4lib.activations.activation_of`.
         settings: of which the scales are used.
-
-    Raises:
-        InputError: unknown limit or activation.
     """
     kernel = limit_kernel(limit, activation, settings.sigma_in, settings.sigma_out, settings.bias_scale)
     if activation_of(activation).name == "identity":
@@ -54,9 +51,6 @@ def kernel_learner(
         space: from another learner with the same kernel and images (``learner.space``): a Gram table takes a minute to
             work out, and any number of seeds and rates can share it.
         overrides: fields of `Hyperparameters` to change.
-
-    Raises:
-        InputError: unknown limit or activation.
 
     Example:
         >>> from tp4lib.data import drawn_characters, omniglot

@@ -35,9 +35,6 @@ def limit_kernel(
 
     Source: Yang & Hu, section 9.2 and appendix D (GP and NTK baselines).
 
-    Raises:
-        InputError: unknown limit or activation.
-
     >>> x = torch.ones(1, 4, dtype=torch.float64)
     >>> limit_kernel("gp", "linear")(x, x).item(), limit_kernel("ntk", "linear")(x, x).item()
     (4.0, 8.0)

@@ -42,11 +42,7 @@ class Learner:
         raise NotImplementedError
 
     def evaluate(self, batch: Batch, inner_steps: int = 1) -> torch.Tensor:
-        """Query accuracy of each task after ``inner_steps`` steps of adaptation: ``(T,)`` in [0, 1].
-
-        Raises:
-            InputError: adaptation made logits that are not finite.
-        """
+        """Query accuracy of each task after ``inner_steps`` steps of adaptation: ``(T,)`` in [0, 1]."""
         logits = self.predict(batch, inner_steps)
         if not logits.isfinite().all():
             raise InputError(

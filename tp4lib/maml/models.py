@@ -46,9 +46,6 @@ SETTINGS: dict[float, Hyperparameters] = {
 def settings(width: float) -> Hyperparameters:
     """The paper's hyperparameters for ``width``; between two widths of `WIDTHS`, those of the nearer one in log2.
 
-    Raises:
-        InputError: ``width`` is below 1.
-
     Example:
         >>> settings(math.inf).sigma_out
         0.03125

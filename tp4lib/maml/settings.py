@@ -36,9 +36,6 @@ class ActivationName(enum.StrEnum):
 class MAMLSettings:
     """One run of first-order MAML on Omniglot, 5-way 1-shot; rates and scales left out are those of the paper.
 
-    Raises:
-        InputError: a value out of its range, or a combination that means nothing.
-
     >>> MAMLSettings(limit="none", width=512).units
     512
     """

@@ -46,9 +46,6 @@ class Schedule:
         epoch_steps: outer steps an epoch (the last one may be shorter).
         meta_batch: tasks a meta-step.
         patience: stop after so many epochs without a better one (None: never).
-
-    Raises:
-        InputError: one of them is no whole number >= 1.
     """
 
     meta_steps: int = 10_000
@@ -111,9 +108,6 @@ def split_tasks(
         rotate_validation: add the three rotations of the validation characters, as the authors' code does. Their test
             characters are never rotated, so unrotated validation tasks are the more like the test.
         options: for `Tasks`: ways, shots, queries, device, dtype.
-
-    Raises:
-        InputError: a part has fewer characters than ways.
     """
     train, validation, test = omniglot.vinyals(characters)
     return (

@@ -53,9 +53,6 @@ def refit(
     Returns:
         The indices of the rows that stay, their new A in float64, and the report.
 
-    Raises:
-        InputError: a budget below 1, or rows that are not finite, of which no choice could be made.
-
     Example:
         >>> from tp4lib.activations import dual
         >>> g, linear = torch.Generator().manual_seed(0), dual("identity")

@@ -34,9 +34,6 @@ class Rows(nn.Module):
         storage: of the rows, e.g. ``torch.bfloat16`` for half the memory; psi(B) and A then have 8 significant bits,
             while scale, rho and all sums stay in ``dtype``. None: ``dtype``.
 
-    Raises:
-        InputError: sizes that are not whole numbers (3 or more for max_rows), types that are not floating.
-
     Attributes:
         compressions: what each compression so far did, see `tp4lib.pi_limit.compression.Compression`.
 
@@ -137,11 +134,7 @@ class Rows(nn.Module):
 
     @torch.no_grad()
     def append(self, B: Tensor, A: Tensor) -> None:
-        """Add rows: ``B`` (m, r) and ``A`` (m, d_out), the multiplier (minus the rate) included in A.
-
-        Raises:
-            InputError: shapes that do not belong here, or no memory for more rows.
-        """
+        """Add rows: ``B`` (m, r) and ``A`` (m, d_out), the multiplier (minus the rate) included in A."""
         if B.shape != (len(A), self.rank) or A.shape[1:] != (self.d_out,):
             raise InputError(
                 f"rows of shapes {tuple(B.shape)} and {tuple(A.shape)}; expected (m, {self.rank}) and "

@@ -63,10 +63,6 @@ class PiMLP(nn.Module):
         U: ``(r, d)``. layers: `Rows` of layers 2 .. L + 1. biases: L of ``(r,)``, one ``(o,)``, as far as there are.
         kernel: the dual of the activation.
 
-    Raises:
-        InputError: sizes below 1, scales that are negative or no numbers, an unknown activation, a wrong number of
-            multipliers.
-
     Example:
         >>> net = PiMLP(d_in=2, d_out=1, rank=20, depth=2)
         >>> x = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [-1.0, 0.0]])
@@ -258,9 +254,6 @@ class PiMLP(nn.Module):
         Args:
             width: n, at least the rank.
             seed: of Omega.
-
-        Raises:
-            InputError: width below the rank, or matrices that do not fit in memory.
 
         Example:
             >>> PiMLP(d_in=3, d_out=2, rank=4, depth=2).sample(width=50)(torch.ones(5, 3)).shape

@@ -37,9 +37,6 @@ class InfiniteWidth(SampleWorld):
         derivatives: "autograd", as above; "stein", by Stein's lemma everywhere, many times faster and as good for long
             programs (`tp4lib.program.conditioned`); "none" leaves Zdot out, to see what goes wrong without it.
 
-    Raises:
-        InputError: fewer than 16 samples, an unknown dtype or device; later, when the noises or memory run out.
-
     >>> world = InfiniteWidth(10_000)
     >>> W, x = world.matrix(), world.gaussian()
     >>> f"{world.mean(torch.relu(W @ x) ** 2):.2f}"

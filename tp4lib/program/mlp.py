@@ -46,10 +46,6 @@ def train_mlp(
         options: of `tp4lib.program.training.TrainingOptions`: activation, lr, steps, std, loss, optimizer, momentum,
             weight_decay, batches.
 
-    Raises:
-        InputError: an unstable parametrization, Adam or weight decay outside muP, wrong shapes, names or numbers, too
-            little memory, or a training that diverges.
-
     >>> from tp4lib.parametrization import mup
     >>> from tp4lib.program import InfiniteWidth
     >>> xi, y = torch.eye(2, dtype=torch.float64), torch.tensor([[1.0], [-1.0]])

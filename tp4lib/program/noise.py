@@ -57,9 +57,6 @@ def estimate(
         tolerance: warn if the standard error of the mean is larger.
         world: further arguments of `InfiniteWidth`, such as dtype, device, derivatives.
 
-    Raises:
-        InputError: fewer than two seeds, or what the program raises.
-
     >>> square = estimate(lambda world: world.mean(torch.tanh(world.gaussian()) ** 2), 1000)
     >>> f"{float(square.mean):.2f}", square.noise < 0.01
     ('0.39', True)

@@ -40,9 +40,6 @@ class SGD:
 
     Args:
         momentum: mu in [0, 1). weight_decay: lambda >= 0.
-
-    Raises:
-        InputError: numbers out of range.
     """
 
     momentum: float = 0.0
@@ -86,9 +83,6 @@ class Adam:
 
     Args:
         betas: b1 and b2 in [0, 1). eps: > 0, in units of n times the gradient. weight_decay: lambda >= 0, decoupled.
-
-    Raises:
-        InputError: numbers out of range.
     """
 
     betas: tuple[float, float] = (0.9, 0.999)

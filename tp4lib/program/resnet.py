@@ -32,9 +32,6 @@ def train_resnet(world: World, xi: Tensor, y: Tensor, *, depth: int, **options: 
     Returns:
         `Training`, with h^1 .. h^L.
 
-    Raises:
-        InputError: wrong shapes, names or numbers, too little memory, or a training that diverges.
-
     >>> import torch
     >>> from tp4lib.program import InfiniteWidth
     >>> xi, y = torch.eye(2, dtype=torch.float64), torch.tensor([[1.0], [-1.0]])

@@ -26,9 +26,6 @@ def train_rnn(world: World, xi: Tensor, y: Tensor, **options: Any) -> Training:
     Returns:
         `Training`, with the times 1 .. K in the place of layers.
 
-    Raises:
-        InputError: wrong shapes, names or numbers, too little memory, or a training that diverges.
-
     >>> import torch
     >>> from tp4lib.program import InfiniteWidth
     >>> xi, y = torch.ones(2, 3, 1, dtype=torch.float64), torch.tensor([[1.0], [-1.0]])

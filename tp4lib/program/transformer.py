@@ -33,9 +33,6 @@ class Transformer:
         tied: whether the readout is the token embedding.
         activation: of the MLP, see `tp4lib.activations.activation_of`.
         std: of the embeddings' entries, of sqrt(n) times the matrices', and of the readout's (n times).
-
-    Raises:
-        InputError: sizes, numbers or names out of range.
     """
 
     vocab: int
@@ -108,9 +105,6 @@ def train_transformer(
         shape: the architecture.
         lr: eta. steps: T. optimizer: as in `train_mlp`.
         batches: for each step the sequences to train on (default: all); logits are recorded for all of them.
-
-    Raises:
-        InputError: wrong shapes or numbers, too little memory (before the work begins), or a training that diverges.
 
     >>> from tp4lib.program import InfiniteWidth
     >>> tokens = torch.tensor([[0, 1, 0], [1, 0, 1]])

@@ -45,22 +45,14 @@ class World:
         )
 
     def gaussian(self, std: float = 1.0, count: int | None = None) -> Vector:
-        """A new vector with iid N(0, std^2) coordinates, or a stack of `count` independent ones.
-
-        Raises:
-            InputError: a negative std, a count below 1, too many vectors for the samples or the memory.
-        """
+        """A new vector with iid N(0, std^2) coordinates, or a stack of `count` independent ones."""
         std, rows = real("std", std, least=0), []
         for _ in range(1 if count is None else whole("count", count, example=3)):
             rows.append(std * self._noise())
         return Vector(self, rows[0] if count is None else torch.stack(rows))
 
     def matrix(self, std: float = 1.0) -> Matrix:
-        """A new n x n matrix W with iid N(0, std^2 / n) entries; see `Matrix` for what it does.
-
-        Raises:
-            InputError: a negative std, or (at finite width) no memory for n x n numbers.
-        """
+        """A new n x n matrix W with iid N(0, std^2 / n) entries; see `Matrix` for what it does."""
         return as_matrix(self, self._matrix(real("std", std, least=0)))
 
     def mean(self, x: Vector, y: Vector | None = None, se: bool = False) -> Tensor | tuple[Tensor, Tensor]:
@@ -77,9 +69,6 @@ class World:
 
         Returns:
             () for single vectors, (B,) for a stack, (C,) or (B, C) for every pair: a tensor without derivative.
-
-        Raises:
-            InputError: not vectors, or vectors of another world.
         """
         for vector in (x,) if y is None else (x, y):
             if not isinstance(vector, Vector):
@@ -201,11 +190,7 @@ class _Outer:
 
 
 def outer(u: Vector, v: Vector) -> Matrix:
-    """The matrix u v^T / n, or sum_b u_b v_b^T / n for two stacks: what one SGD step adds to a hidden weight.
-
-    Raises:
-        InputError: not vectors, of two worlds, or stacks of different lengths.
-    """
+    """The matrix u v^T / n, or sum_b u_b v_b^T / n for two stacks: what one SGD step adds to a hidden weight."""
     if not (isinstance(u, Vector) and isinstance(v, Vector)):
         raise InputError(
             "outer of something else than vectors; expected two of one program; write outer(u, v)"
@@ -229,9 +214,6 @@ class FiniteWidth(World):
 
     Args:
         n: the width. seed: of every draw. dtype: torch.float64 or torch.float32. device: "cpu", "cuda", "auto".
-
-    Raises:
-        InputError: n below 1, an unknown dtype or device.
 
     >>> world = FiniteWidth(1000, seed=1)
     >>> bool(abs(world.mean(world.gaussian())) < 0.1)

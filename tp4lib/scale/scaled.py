@@ -82,9 +82,6 @@ class Scaled:
 
     `model` may be compiled or wrapped by DistributedDataParallel afterwards; its parameters stay the same. The rates of
     a copy are those of `Scaled(copy, net.rows)`.
-
-    Raises:
-        InputError: the parameters of `model` are not those of `rows`, by name and shape.
     """
 
     def __init__(self, model: nn.Module, rows: Mapping[str, Row]) -> None:
@@ -120,9 +117,6 @@ class Scaled:
             optimizer: "sgd" for updates linear in the gradient (SGD, momentum), "adam" or "adamw" for updates that do
                 not depend on the gradient's size (Adam, AdamW, Lion), "rmsprop" and "adagrad" by their names.
             weight_decay: of matrices and embeddings; biases and gains have none. eps: Adam's.
-
-        Raises:
-            InputError: a number that is negative or not finite, an unknown optimizer.
         """
         lr = real("lr", lr, least=0, example=0.01)
         weight_decay = real("weight_decay", weight_decay, least=0, example=0.1)
@@ -158,11 +152,7 @@ class Scaled:
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module) -> "Scaled":
-        """The saved table for `model`, whose values stay as they are (they come from its own checkpoint).
-
-        Raises:
-            InputError: no such table in the file, or one of another model.
-        """
+        """The saved table for `model`, whose values stay as they are (they come from its own checkpoint)."""
         try:
             rows = {
                 name: Row(**row | {"shape": tuple(row["shape"]), "growth": tuple(row["growth"])})
@@ -197,10 +187,6 @@ def scale(
         fold: {pattern: e}: a further multiplier m^-e, put into initialization and rates. {"*.q.*": 0.5} makes
             attention logits q k / d of q k / sqrt(d), where the head dimension d grows; {"ln_f.*": 1}, before a readout
             that is tied to the embedding, is its 1/m.
-
-    Raises:
-        InputError: a `make` that ignores the width, changes its structure with it or its shapes from call to call; a
-            base above the width; roles that shapes do not tell (with what to type); patterns of no parameter.
     """
     width, base = whole("width", width), whole("base", base)
     if not callable(make) or isinstance(make, nn.Module):

@@ -38,9 +38,6 @@ class SweepOptions:
         weight_decay, schedule: for networks of `scale` alone: decoupled decay (Adam is AdamW), and (update, steps) ->
             factor on all rates, such as `tp4lib.sweep.warmup_and_decay`. Their x, y may have any shape whose first axis
             is samples; "cross_entropy" is averaged over all positions.
-
-    Raises:
-        InputError: numbers out of range, an unknown optimizer or loss.
     """
 
     steps: int

@@ -60,9 +60,6 @@ def sweep(
         x: (N, d_in) inputs. y: targets, (N, d_out) floats for "square", (N,) class numbers for "cross_entropy".
         options: steps and batch_size, and those of `tp4lib.sweep.options.SweepOptions`: optimizer, loss, test,
             evaluate_every, blowup, batch_seed, members, weight_decay, schedule, desc.
-
-    Raises:
-        InputError: any argument that cannot work, or not enough memory for a single member.
     """
     rates = np.sort(_distinct("rates", rates, lambda name, rate: real(name, rate, above=0, example=0.1)))
     seeds = _distinct("seeds", seeds, lambda name, seed: checks.seed(seed, name))

@@ -35,11 +35,7 @@ class Sweep:
         return self.diverged_at < 0
 
     def final_loss(self, last: int = 1) -> np.ndarray:
-        """(R, S) loss averaged over the last `last` minibatches; inf where diverged.
-
-        Raises:
-            InputError: `last` is not in 1 .. steps + 1.
-        """
+        """(R, S) loss averaged over the last `last` minibatches; inf where diverged."""
         last = whole("last", last, most=self.losses.shape[-1], example=1)
         return self.losses[..., -last:].mean(-1)
 

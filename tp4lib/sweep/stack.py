@@ -36,9 +36,6 @@ class Stack(nn.Module):
 
     Shapes: x (B, d_in), the same for all members -> f (M, B, d_out).
 
-    Raises:
-        InputError: an optimizer, a member's model or a rate that is none; a parameter outside every `ABCLinear`.
-
     >>> from tp4lib.nn import MLP
     >>> from tp4lib.parametrization import mup
     >>> stack = Stack([MLP(3, 16, 1, mup(1), seed=0)], [0, 0], [0.1, 0.2])

@@ -75,9 +75,6 @@ class Questions:
         """Read the format of questions-words.txt: ``: name`` opens a section, other lines hold four words.
 
         Words are what stands between white space of ASCII, as in a corpus (`tp4lib.word2vec.words.words_in`).
-
-        Raises:
-            InputError: the file is missing, not text or without questions; a line is malformed (it is named).
         """
         require_file(path, "text such as questions-words.txt", "--questions")
         try:
@@ -133,10 +130,8 @@ class Accuracy:
     """Result of `evaluate`.
 
     Attributes:
-        correct, answered, total: questions answered correctly; with all four words known; in the file.
-        sections: the same by section.
+        correct, answered, total: as in a `Section`, of all; sections: of each.
         answers: for every question of the file the word that was answered, or None where a word is unknown.
-        unit: "percent" of the answered questions is the unit of `accuracy`.
     """
 
     correct: int
@@ -196,19 +191,15 @@ def evaluate(
         questions: a file such as questions-words.txt, or `Questions` read before.
         shards: the ranks that share the columns; all get the same answer.
 
-    Returns:
-        the `Accuracy`. Beyond the embeddings it takes memory for the unit rows of the words in the questions
-        (about a thousand), a block of the vocabulary of at most a quarter of a gigabyte, and its scores.
-
-    Raises:
-        InputError: rows and words differ in number, an embedding is not finite, or the questions cannot be read.
+    Beyond the embeddings it takes memory for the unit rows of the words in the questions (about a thousand), a block of
+    the vocabulary of at most a quarter of a gigabyte, and its scores.
 
     >>> plane = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [-1.0, 1.0]])
     >>> asked = Questions.parse([": turn", "east northeast north northwest"])
     >>> str(evaluate(plane, ["east", "northeast", "north", "northwest"], asked))
     '100.00 % of 1 questions (1 in all)'
     """
-    words = vocab.words if isinstance(vocab, Vocabulary) else list(vocab)
+    words = list(getattr(vocab, "words", vocab))
     if embeddings.dim() != 2 or len(words) != len(embeddings):
         raise InputError(
             f"embeddings of shape {tuple(embeddings.shape)} for {len(words)} words; expected (words, columns); "
@@ -225,11 +216,9 @@ def evaluate(
     best = _answers(embeddings, asked[:, :3], same, shards) if len(known) else asked[:, 0]
     right = same[best] == asked[:, 3]
     answers: list[str | None] = [None] * len(questions)
-    tally = torch.zeros(len(questions.sections), 3, dtype=torch.long)
-    section_of = torch.tensor(questions.section_of)
-    tally[:, 2] = torch.bincount(section_of, minlength=len(tally))
-    tally[:, 1] = torch.bincount(section_of[known], minlength=len(tally))
-    tally[:, 0] = torch.bincount(section_of[known][right], minlength=len(tally))
+    section_of, size = torch.tensor(questions.section_of), len(questions.sections)
+    parts = (section_of[known][right], section_of[known], section_of)
+    tally = torch.stack([torch.bincount(part, minlength=size) for part in parts], 1)
     for place, answer in zip(known.tolist(), best.tolist(), strict=True):
         answers[place] = words[answer]
     sections = tuple(
@@ -243,13 +232,10 @@ def nearest(
 ) -> list[tuple[str, float]]:
     """The ``count`` words nearest to ``word`` by cosine, with their cosines, nearest first.
 
-    Raises:
-        InputError: the word is not in the vocabulary.
-
     >>> nearest(torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 4.0]]), ["east", "north", "between"], "east", 1)[0][0]
     'between'
     """
-    words = vocab.words if isinstance(vocab, Vocabulary) else list(vocab)
+    words = list(getattr(vocab, "words", vocab))
     count = whole("count", count, example=10)
     if word not in words:
         raise InputError(

@@ -8,6 +8,7 @@ import math
 
 import torch
 
+from tp4lib.base.checks import seed as seed_of
 from tp4lib.base.checks import whole
 from tp4lib.word2vec.model import CBOW
 
@@ -27,7 +28,7 @@ def kernel_limit_embeddings(
     torch.Size([5, 7])
     """
     vocab_size, columns = whole("vocab_size", vocab_size), whole("columns", columns, example=1024)
-    generator = _generator(seed)
+    generator = torch.Generator().manual_seed(seed_of(seed))
     return torch.randn(vocab_size, columns, generator=generator, dtype=dtype)
 
 
@@ -43,11 +44,7 @@ def ntk_start(
         the model at its start, and ``input_rate = 1/n``.
     """
     vocab_size, width = whole("vocab_size", vocab_size), whole("width", width)
-    generator = _generator(seed)
+    generator = torch.Generator().manual_seed(seed_of(seed))
     embeddings = torch.randn(vocab_size, width, generator=generator, dtype=dtype) / math.sqrt(width)
     readout = torch.randn(vocab_size, width, generator=generator, dtype=dtype)
     return CBOW.from_start(embeddings, readout), 1.0 / width
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(whole("seed", seed, 0, 2**63 - 1, example=0))

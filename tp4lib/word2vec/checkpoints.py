@@ -68,11 +68,7 @@ class Keeper:
         self._good: Path | None = None  # this rank's file of the last generation that is known to be whole
 
     def require_room(self, size: int) -> None:
-        """Refuse to train where the disk does not hold two checkpoints of ``size`` bytes, those there now included.
-
-        Raises:
-            InputError: it does not.
-        """
+        """Refuse to train where the disk does not hold two checkpoints of ``size`` bytes, those there now included."""
         there = sum(path.stat().st_size for path in self.folder.glob("checkpoint*.npz"))
         require_disk(2 * size - there, self.folder, "to keep two checkpoints", "try --no-checkpoints")
 
@@ -104,11 +100,7 @@ class Keeper:
             self._remove_all_but(self._good)
 
     def require_same(self, settings: Mapping[str, Any]) -> None:
-        """Refuse settings that are not those of the last checkpoint, before anything large is made.
-
-        Raises:
-            InputError: they differ, or there is no checkpoint.
-        """
+        """Refuse settings that are not those of the last checkpoint, before anything large is made."""
         problem = None
         for path in self._newest_first():
             try:
@@ -123,9 +115,6 @@ class Keeper:
 
         Returns:
             the meta that was saved with it.
-
-        Raises:
-            InputError: there is none, none is whole, or it belongs to other settings.
         """
         problem = None
         for path in self._newest_first():
@@ -152,11 +141,7 @@ class Keeper:
         raise problem
 
     def _newest_first(self) -> list[Path]:
-        """This rank's checkpoints; of many ranks' those that every rank has written.
-
-        Raises:
-            InputError: there is none.
-        """
+        """This rank's checkpoints; of many ranks' those that every rank has written."""
         if self.shards.size == 1:
             there = [path for name in (CHECKPOINT, BEFORE) if (path := self.folder / name).exists()]
             return there or [self.folder / CHECKPOINT]  # the reader says what is missing

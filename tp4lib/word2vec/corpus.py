@@ -1,14 +1,11 @@
 """From text to word ids: streaming reader, vocabulary, subsampling probabilities.
 
 A corpus is plain text with words between white space (text8 format, say), packed or not; ``tokenize="words"`` makes
-such a text of any other, in lower case and without punctuation. White space is that of ASCII:
-space, tab and line ends. A no-break space or any other space of Unicode is a letter like others, here as in questions
-(`words_in`). A line end is a space like others: windows reach across it, unlike in gensim, fastText and the word2vec
-program, which take each line for a sentence of its own.
+such a text of any other, in lower case and without punctuation. White space is that of ASCII: space, tab and line ends;
+any other space of Unicode is a letter, here as in questions (`words_in`). A line end is a space like others: windows
+reach across it, unlike in gensim, fastText and the word2vec program, which take each line for a sentence of its own.
 
-The text is read in pieces of a few megabytes and split, hashed and counted by array operations; no Python object is
-ever made per word of the text. The ids of a long text are kept on disk (`tp4lib.word2vec.idstore`) and mapped into
-memory.
+The ids of a long text are kept on disk (`tp4lib.word2vec.idstore`) and mapped into memory.
 """
 
 import functools
@@ -42,9 +39,6 @@ class Vocabulary:
         words: the words; their place in the list is their id. None is empty, or holds white space or
             control characters of ASCII.
         counts: (|V|,) int64, occurrences in the corpus, positive.
-
-    Raises:
-        InputError: no words, a word twice, other words than these, or other counts.
 
     >>> Vocabulary(["the", "cat"], np.array([7, 2])).index["cat"]
     1
@@ -115,9 +109,6 @@ class Corpus:
             cache: folder for the ids of texts of more than `idstore.LONG` bytes; that of downloads if left out.
             tokenize: "whitespace", words are what stands between spaces; or "words", in lower case and without
                 punctuation, see `tp4lib.word2vec.words.plain_words`.
-
-        Raises:
-            InputError: no such file, damaged archive, not text, no words, or none frequent enough.
         """
         path = Path(path)
         _check_limits(min_count, max_vocab, max_bytes)
@@ -130,27 +121,15 @@ class Corpus:
         how = f"{min_count}-{max_vocab}-{max_bytes}{'-words' * (tokenize == 'words')}"
         store = idstore.Store.of(path, how, max_bytes, cache)
         read = (path, min_count, max_vocab, max_bytes, tokenize)
-        if store is not None:
-            try:
-                found = store.load()
-                if found is None:
-                    with store.scratch() as scratch:
-                        found = store.save(*_tokenised(*read, scratch))
-                ids, about = found
-            except idstore.Full as error:
-                idstore.say(f"cannot keep the word ids of {path.name} ({error}); reading it into memory")
-            else:
-                vocab = Vocabulary(about["words"], np.array(about["counts"]))
-                corpus = cls(vocab, ids, path, about["raw_tokens"])
-                corpus.__dict__["digest"] = about["digest"]  # found while they were checked
-                return corpus
-        pieces, _, about = _tokenised(*read)
-        return cls(
-            Vocabulary(about["words"], np.array(about["counts"])),
-            np.concatenate(list(pieces)),
-            path,
-            about["raw_tokens"],
-        )
+        found = store and store.keep(lambda scratch: _tokenised(*read, scratch))
+        if found is None:
+            pieces, _, about = _tokenised(*read)
+            found = np.concatenate(list(pieces)), about
+        ids, about = found
+        corpus = cls(Vocabulary(about["words"], np.array(about["counts"])), ids, path, about["raw_tokens"])
+        if "digest" in about:  # of ids that are kept: found while they were checked
+            corpus.__dict__["digest"] = about["digest"]
+        return corpus
 
     @functools.cached_property
     def digest(self) -> str:
@@ -161,10 +140,6 @@ class Corpus:
     def from_words(cls, words: Sequence[str], min_count: int = 1, max_vocab: int | None = None) -> "Corpus":
         """The corpus of a short list of words, for examples and tests.
 
-        Raises:
-            InputError: a string in place of a list, no words, other words than a `Vocabulary` takes, or fewer than two
-                different ones that are frequent enough.
-
         >>> Corpus.from_words("a b a c a b".split()).ids.tolist()
         [0, 1, 0, 2, 0, 1]
         """
@@ -173,11 +148,7 @@ class Corpus:
         names, first, inverse, counts = np.unique(
             np.array(words), return_index=True, return_inverse=True, return_counts=True
         )
-        order = np.lexsort((first, -counts))
-        kept = order[: int((counts >= min_count).sum())][:max_vocab]
-        _require_two(kept, counts, min_count, "the text")
-        rank = np.full(len(names), -1, dtype=np.int32)
-        rank[kept] = np.arange(len(kept), dtype=np.int32)
+        kept, rank = _ranked(np.lexsort((first, -counts)), counts, min_count, max_vocab, "the text")
         ids = rank[inverse.reshape(-1)]
         return cls(Vocabulary([str(names[i]) for i in kept], counts[kept]), ids[ids >= 0], None, len(words))
 
@@ -204,15 +175,11 @@ def _tokenised(
     if not counter.words:
         raise InputError(f"{path} has no words; expected text with words between spaces; check --corpus")
     counts = counter.counts()
-    order = np.argsort(-counts, kind="stable")
-    kept = order[: int((counts >= min_count).sum())][:max_vocab]
-    _require_two(kept, counts, min_count, path)
-    rank = np.full(len(counts), -1, dtype=np.int32)
-    rank[kept] = np.arange(len(kept), dtype=np.int32)
+    kept, rank = _ranked(np.argsort(-counts, kind="stable"), counts, min_count, max_vocab, path)
     about = dict(
         words=[counter.words[i] for i in kept], counts=counts[kept].tolist(), raw_tokens=int(counts.sum())
     )
-    pieces = (r[r >= 0] for r in (rank[piece] for piece in counter.drain()))
+    pieces = (r[r >= 0] for r in (rank[piece] for piece in counter.ids))
     return pieces, int(counts[kept].sum()), about
 
 
@@ -268,9 +235,16 @@ def _require_words(words: Sequence[str], what: str) -> list[str]:
     return words
 
 
-def _require_two(kept: np.ndarray, counts: np.ndarray, min_count: int, text: Path | str) -> None:
+def _ranked(
+    order: np.ndarray, counts: np.ndarray, min_count: int, max_vocab: int | None, text: Path | str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of words in their order by frequency those to keep, and for each word its place among these, or -1."""
+    kept = order[: int((counts >= min_count).sum())][:max_vocab]
+    rank = np.full(len(counts), -1, dtype=np.int32)
+    rank[kept] = np.arange(len(kept), dtype=np.int32)
     if len(kept) < 2:
         raise InputError(
             f"{len(kept)} words of {text} occur {min_count} times or more (the most frequent: {counts.max()} "
             "times); expected 2 words at least; try --min-count 1 or a longer text"
         )
+    return kept, rank

@@ -37,9 +37,6 @@ def pca(points: torch.Tensor, k: int | None = None) -> PCA:
         points: (N, n), N at least 2; n may be far larger than N, as at width infinity.
         k: components wanted; all ``min(N - 1, n)`` by default, a rotation that keeps every distance.
 
-    Raises:
-        InputError: fewer points than components need.
-
     >>> pca(torch.tensor([[0.0, 0.0], [3.0, 4.0]]), 1).scores[:, 0].abs().round(decimals=6).tolist()
     [2.5, 2.5]
     """
@@ -88,9 +85,6 @@ def separation(points: torch.Tensor, group: torch.Tensor, shuffles: int = 1000, 
         points: (N, k) coordinates.
         group: (N,) bool, True for the one group and False for the other; two points each at least.
         shuffles: random labellings that say what chance gives, at least 1.
-
-    Raises:
-        InputError: a group has fewer than two points.
 
     >>> line = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
     >>> separation(line, torch.tensor([True, True, False, False])).accuracy

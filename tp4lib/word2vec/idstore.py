@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,8 +19,7 @@ from numpy.lib import format as npy
 
 from tp4lib.base import paths
 from tp4lib.base.errors import InputError
-from tp4lib.base.files import atomic_path, write_json
-from tp4lib.base.progress import bar
+from tp4lib.base.files import atomic_path, digest, write_json
 
 VERSION = 1
 LONG = 32_000_000  # bytes of text from which on it is worth keeping its ids
@@ -28,24 +27,19 @@ _PACKED = 3  # bytes of text in a byte of an archive, roughly
 _CHUNK = 1 << 22  # ids
 
 
+Kept = tuple[np.ndarray, dict[str, Any]]
+"""The ids, mapped, and what was saved with them."""
+
+
 class Store:
-    """Where the ids of one text, read in one way, are kept.
-
-    Args:
-        folder: made if it is missing.
-        text: the file.
-        how: what else the ids depend on.
-
-    Raises:
-        OSError: the folder cannot be made or written.
-    """
+    """Where the ids of one text, read in one way (``how``), are kept; OSError where the folder cannot be written."""
 
     def __init__(self, folder: Path, text: Path, how: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.text = folder, text
         with tempfile.TemporaryFile(dir=folder):
             pass
-        name = f"{_file_digest(text)[:32]}-{how}-v{VERSION}"
+        name = f"{digest(text)[:32]}-{how}-v{VERSION}"
         self._ids, self._about = folder / f"{name}.npy", folder / f"{name}.json"
 
     @classmethod
@@ -60,18 +54,31 @@ class Store:
             say(f"cannot keep the word ids of {text.name} ({error.strerror or error}); they stay in memory")
             return None
 
-    def load(self) -> tuple[np.ndarray, dict[str, Any]] | None:
-        """The ids, mapped, and what was saved with them; None where there is no entry, or a damaged one."""
+    def keep(
+        self, read: Callable[[BinaryIO], tuple[Iterable[np.ndarray], int, dict[str, Any]]]
+    ) -> Kept | None:
+        """What is kept; where there is nothing, what ``read`` gives `save`, with a scratch file to work in.
+
+        None, and a line on stderr, where the disk is full.
+        """
+        try:
+            if (found := self.load()) is None:
+                with self.scratch() as scratch:
+                    found = self.save(*read(scratch))
+            return found
+        except Full as error:
+            say(f"cannot keep the word ids of {self.text.name} ({error}); reading it into memory")
+            return None
+
+    def load(self) -> Kept | None:
+        """The entry; None where there is none, or a damaged one."""
         if not self._about.exists():
             return None
         try:
             about = json.loads(self._about.read_text(encoding="utf-8"))
             ids = np.asarray(np.load(self._ids, mmap_mode="r", allow_pickle=False))
-            if (
-                about.pop("check") == _check(about)
-                and ids.dtype == np.int32
-                and ids_digest(ids) == about["digest"]
-            ):
+            same = about.pop("check") == _check(about) and ids_digest(ids) == about["digest"]
+            if same and ids.dtype == np.int32:
                 return ids, about
             problem = "not what was saved"
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
@@ -83,14 +90,8 @@ class Store:
         """A nameless file beside the entry, which is gone when it is closed, or this process is."""
         return tempfile.TemporaryFile(dir=self.folder)
 
-    def save(
-        self, pieces: Iterable[np.ndarray], total: int, about: dict[str, Any]
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Write ``total`` ids that come in pieces, then the entry itself; what `load` gives from now on.
-
-        Raises:
-            Full: the disk is full.
-        """
+    def save(self, pieces: Iterable[np.ndarray], total: int, about: dict[str, Any]) -> Kept:
+        """Write ``total`` ids that come in pieces, then the entry itself; what `load` gives from now on, or `Full`."""
         seen = hashlib.sha256()
         try:
             with atomic_path(self._ids) as part, open(part, "wb") as file:
@@ -130,31 +131,14 @@ class Pieces:
         while data := self._scratch.read(4 * _CHUNK):
             yield np.frombuffer(data, dtype=np.int32)
 
-    def drain(self) -> Iterator[np.ndarray]:
-        """All of them once more, for the last time."""
-        if self._scratch is None:
-            self._held.reverse()
-            while self._held:
-                yield self._held.pop()
-            return
-        yield from self
-
 
 class Full(Exception):
     """There is no room for the ids on disk."""
 
 
 def ids_digest(ids: np.ndarray) -> str:
-    """SHA-256 of ids, a few megabytes at a time."""
-    seen = hashlib.sha256()
-    for piece in chunks(ids):
-        seen.update(np.ascontiguousarray(piece))
-    return seen.hexdigest()
-
-
-def chunks(ids: np.ndarray) -> Iterator[np.ndarray]:
-    """Slices of a few megabytes."""
-    return (ids[i : i + _CHUNK] for i in range(0, len(ids), _CHUNK))
+    """SHA-256 of ids, in hexadecimal."""
+    return hashlib.sha256(np.ascontiguousarray(ids)).hexdigest()
 
 
 def say(line: str) -> None:
@@ -163,20 +147,3 @@ def say(line: str) -> None:
 
 def _check(about: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    seen = hashlib.sha256()
-    try:
-        with (
-            open(path, "rb") as file,
-            bar(desc=f"hash {path.name}", unit="B", total=path.stat().st_size) as progress,
-        ):
-            while data := file.read(1 << 22):
-                seen.update(data)
-                progress.update(len(data))
-    except OSError as error:
-        raise InputError(
-            f"cannot read {path}: {error.strerror}; expected a readable file; check --corpus"
-        ) from None
-    return seen.hexdigest()

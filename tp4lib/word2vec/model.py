@@ -34,17 +34,12 @@ def parse_width(width: int | float | str) -> int | float:
     >>> parse_width("inf"), parse_width("64")
     (inf, 64)
     """
-    number = width
-    if isinstance(width, str):
-        text = width.strip().lower()
-        if text in ("inf", "infinity"):
-            number = math.inf
-        elif text.isascii() and text.isdigit() and len(text) < 20:
-            number = int(text)
-    if number == math.inf:
+    text = str(width).strip().lower()
+    if text in ("inf", "infinity"):
         return math.inf
+    digits = isinstance(width, str) and text.isascii() and text.isdigit() and len(text) < 20
     try:
-        return whole("width", number, most=WIDEST)
+        return whole("width", int(text) if digits else width, most=WIDEST)
     except InputError:
         raise InputError(
             f"unknown width {str(width)[:40]!r}; expected a whole number from 1 to {WIDEST:,}, or inf; try --width 64"
@@ -67,15 +62,12 @@ class CBOW:
         dtype: torch.float32 or torch.float64; or torch.bfloat16, which is computed with in float32 and rounded to
             stochastically (`rounded`): half the memory, and half the bytes to move.
         device: "auto", "cpu", "cuda", "cuda:1".
-        shards: the ranks that share the columns; the model holds those of this rank.
+        shards: the ranks that share the columns; the model holds those of this rank. An attribute, too.
 
     Attributes:
         embeddings: (|V|, columns) tensor; row c is ``u_c``, at width infinity its coefficients.
         readout: (|V|, columns) tensor; row m is ``v_m``.
         width: n or ``math.inf``; ``rank`` columns where a start was handed in.
-
-    Raises:
-        InputError: unknown width, or more memory than there is.
 
     >>> CBOW(3, "inf").embeddings.tolist()
     [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
@@ -90,7 +82,7 @@ class CBOW:
         device: str | torch.device = "cpu",
         shards: Shards = ALONE,
     ) -> None:
-        self.width = parse_width(width)
+        self.width, self.shards = parse_width(width), shards
         vocab_size, seed = whole("vocab_size", vocab_size), whole("seed", seed, 0, 2**63 - 1, example=0)
         if dtype not in DTYPES:
             raise InputError(
@@ -135,7 +127,7 @@ class CBOW:
         model.embeddings.copy_(embeddings.detach())
         if readout is not None:
             model.readout.copy_(readout.detach())
-        model.width = model.columns
+        model.width, model.shards = model.columns, ALONE
         return model
 
     @property

@@ -118,11 +118,7 @@ class PiCBOW:
 
     @torch.no_grad()
     def mean_loss(self, block: Block) -> float:
-        """Mean loss of a block's positions, without training.
-
-        Raises:
-            InputError: the block has none.
-        """
+        """Mean loss of a block's positions, without training."""
         if len(block) == 0:
             raise InputError(
                 "a block without positions; expected at least one; try subsample=0, or a longer text"

@@ -77,7 +77,7 @@ def run(settings: RunSettings, device: torch.device, shards: Shards = ALONE) -> 
             "data": data,
             "sections": {each.name: vars(each) for each in score.sections} if score else {},
         }
-        metrics |= _save(done, text, settings, asked, folder / VECTORS, shards)
+        metrics |= _save(done, text, settings, asked, folder / VECTORS)
         shards.wait()  # every rank has left its last checkpoint
         if work is not None:
             work.finish(metrics)
@@ -123,32 +123,26 @@ def _rehearse(
     small = replace(settings, save_dim=None if settings.save_dim is None else 1)
     rehearsal = folder / "rehearsal.bin"
     try:
-        _save(Trained(model, [], {}), few, small, asked, rehearsal, shards)
+        _save(Trained(model, [], {}), few, small, asked, rehearsal)
     finally:
         if shards.rank == 0:
             rehearsal.unlink(missing_ok=True)
 
 
 def _save(
-    done: Trained,
-    text: Corpus,
-    settings: RunSettings,
-    asked: analogy.Questions | None,
-    vectors: Path,
-    shards: Shards,
+    done: Trained, text: Corpus, settings: RunSettings, asked: analogy.Questions | None, vectors: Path
 ) -> dict[str, Any]:
     """Write the vectors, where they are wanted; what the metrics say of vectors that were reduced."""
-    embeddings, columns, told = done.model.embeddings, columns_of(len(text.vocab), done.model.width), {}
-    if settings.save_dim is not None:
-        embeddings, columns = reduced(embeddings, settings.save_dim, shards), settings.save_dim
-        told["saved_columns"] = columns
-        told["saved_accuracy"] = asked and analogy.evaluate(embeddings, text.vocab, asked).accuracy
-    # Reduced rows are whole on every rank, others are gathered block by block.
-    whole_rows = settings.save_dim is not None or shards.size == 1
-    if settings.save_vectors and (shards.rank == 0 or not whole_rows):
-        holders = ALONE if whole_rows else shards
-        save_vectors(vectors, text.vocab.words, embeddings, columns, holders)
-    return told
+    model, words, dim = done.model, text.vocab.words, settings.save_dim
+    if dim is None:
+        if settings.save_vectors:
+            save_vectors(vectors, words, model.embeddings, columns_of(len(words), model.width), model.shards)
+        return {}
+    few = reduced(model.embeddings, dim, model.shards)  # whole rows, on every rank
+    if settings.save_vectors and model.shards.rank == 0:
+        save_vectors(vectors, words, few)
+    accuracy = asked and analogy.evaluate(few, text.vocab, asked).accuracy
+    return {"saved_columns": dim, "saved_accuracy": accuracy}
 
 
 def _text(corpus: Path, shards: Shards) -> tuple[datasets.Found | Path, Path]:
@@ -205,8 +199,11 @@ def _score(scores: list[analogy.Accuracy], embeddings: torch.Tensor, **asked: An
 
 def _said(metrics: dict[str, Any], text: Corpus, out: Path) -> Iterator[str]:
     """How it went and what there is to see: analogies by category, the vectors and how to load them, neighbours."""
+    asked = "no questions asked"
+    if metrics["total"]:
+        asked = analogy.told(metrics["accuracy"], metrics["answered"], metrics["total"])
     yield (
-        f"{metrics['corpus']}, width {metrics['width']}, {len(text.vocab)} words: {_told(metrics)}, "
+        f"{metrics['corpus']}, width {metrics['width']}, {len(text.vocab)} words: {asked}, "
         f"{metrics['tokens_per_second']:,.0f} tokens/s; {out / results.METRICS}"
     )
     told = [f"{name} {each['correct']}/{each['answered']}" for name, each in metrics["sections"].items()
@@ -219,9 +216,3 @@ def _said(metrics: dict[str, Any], text: Corpus, out: Path) -> Iterator[str]:
         yield f"    vectors = KeyedVectors.load_word2vec_format({str(vectors)!r}, binary=True)"
         word = text.vocab.words[min(100, len(text.vocab) - 1)]
         yield f"nearest words: {shlex.join(['tp4', 'neighbours', str(out), word])}"
-
-
-def _told(metrics: dict[str, Any]) -> str:
-    if not metrics["total"]:
-        return "no questions asked"
-    return analogy.told(metrics["accuracy"], metrics["answered"], metrics["total"])

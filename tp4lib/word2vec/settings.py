@@ -64,12 +64,8 @@ class Word2VecSettings:
             and give the same bits on any number of cores. Else so many threads, each with a block of its own, change
             the parameters without waiting for each other: the bits depend on who comes first; 1 is None on one core.
         seed: the windows and negatives of a seed are the same at all widths.
-        input_rate: see `StepSettings`.
         engine: "numba" (CPU, one rank), "triton" (GPU, shared negatives) or "torch" (everything), which compute the
             same; "auto" takes the first of them that can run.
-
-    Raises:
-        InputError: a value that no run can have.
     """
 
     epochs: Annotated[int, Option("Passes over the text.")] = 5

@@ -34,11 +34,7 @@ class Shards:
 
     @classmethod
     def join(cls, device: torch.device) -> "Shards":
-        """Join the ranks that ``torchrun`` started: NCCL between GPUs, gloo between CPUs; alone without it.
-
-        Raises:
-            InputError: some but not all of torchrun's variables are set.
-        """
+        """Join the ranks that ``torchrun`` started: NCCL between GPUs, gloo between CPUs; alone without it."""
         size = environment.whole_number("WORLD_SIZE", 1, least=1)
         if size == 1:
             return cls()
@@ -74,11 +70,7 @@ class Shards:
         return bool(self.sum(torch.tensor(int(flag), device=_device())))
 
     def first(self, action: Callable[[], Any]) -> Any:
-        """Let the first rank do something, and get its result; None on the others. Where it fails there, all raise.
-
-        Raises:
-            InputError: as the action does on the first rank.
-        """
+        """Let the first rank do something, and get its result; None on the others. Where it fails there, all raise."""
         result = problem = None
         if self.rank == 0:
             try:
@@ -118,9 +110,6 @@ def reduced(embeddings: Tensor, dim: int, shards: Shards = ALONE, rounds: int = 
 
     Args:
         rounds: iterations; each multiplies the error by the square of the ratio of neighbouring singular values.
-
-    Raises:
-        InputError: ``dim`` is not in 1 .. min(|V|, columns).
 
     >>> reduced(torch.eye(3) * torch.tensor([3.0, 2.0, 1.0]), 1).abs().round(decimals=3).tolist()
     [[3.0], [0.0], [0.0]]

@@ -51,9 +51,6 @@ def leading(
     Returns:
         values, descending, and directions with orthonormal columns, in float64 where the matrix is, else float32.
 
-    Raises:
-        InputError: ``count`` is not in 1 .. min(m, n).
-
     >>> values, directions = leading(torch.diag(torch.tensor([1.0, 4.0, 3.0])), 2, minus=1.0)
     >>> values.round(decimals=3).tolist(), directions.abs().argmax(0).tolist()
     ([3.0, 2.0], [1, 2])

@@ -42,9 +42,6 @@ def train_widths(
 
     Returns:
         the trained networks by width, in the order of ``widths``.
-
-    Raises:
-        InputError: as `train` does.
     """
     trained = {}
     itemsize = getattr(torch, str(settings.get("dtype", "float32")).removeprefix("torch.")).itemsize

@@ -29,7 +29,7 @@ from tp4lib.word2vec.model import CBOW, parse_width
 from tp4lib.word2vec.settings import Word2VecSettings
 from tp4lib.word2vec.shards import ALONE, Shards
 from tp4lib.word2vec.steps import on_numba as fast
-from tp4lib.word2vec.steps.choice import Engine, choose
+from tp4lib.word2vec.steps.choice import choose
 from tp4lib.word2vec.steps.on_torch import require_finite
 
 CHECKPOINT_SECONDS = 180.0
@@ -120,8 +120,8 @@ def train(
     model = start if start is not None else CBOW(len(corpus.vocab), width, asked.seed, dtype, device, shards)
     if start is not None:
         _require_start(start, corpus)
-    engine = Engine(*choose(asked.engine, model, sampler, asked.threads, shards))
-    run = _Run(model, sampler, asked.step, record, engine, keeper, checkpoint_seconds, shards)
+    engine = choose(asked.engine, model, sampler, asked.threads)
+    run = _Run(model, sampler, asked.step, record, engine, keeper, checkpoint_seconds)
     if start is not None:
         run.allow_for_start()
     if resume:
@@ -198,11 +198,11 @@ def _require_start(start: CBOW, corpus: Corpus) -> None:
 class _Run:
     """A training run: the model, where it is in the text, and how to save both."""
 
-    def __init__(self, model, sampler, step, settings, engine, keeper, pause, shards) -> None:
+    def __init__(self, model, sampler, step, settings, engine, keeper, pause) -> None:
         self.model, self.sampler, self.step, self.settings = model, sampler, step, settings
         self.steps, self.blocks, self.at_once, self.prepare, self.looks = engine
         self.draw = Ahead(sampler).block if self.at_once == 1 else sampler.block
-        self.keeper, self.shards = keeper, shards
+        self.keeper, self.shards = keeper, model.shards
         size = sum(x.numel() * x.element_size() for x in self._arrays().values())
         self.pace = Pace(pause, size)
         if keeper is not None:
@@ -310,7 +310,7 @@ class _Run:
             result = self.steps(self.model, block, self.step)
             # checking on a GPU would synchronize with it after every block
             if not self.looks and self.model.embeddings.device.type == "cpu":
-                require_finite(self.model, block, self.shards)
+                require_finite(self.model, block)
         except Diverged as problem:
             raise self._not_finite(number, problem) from None
         return result

@@ -43,11 +43,7 @@ def save_vectors(
 
 
 def load_vectors(path: str | Path) -> tuple[list[str], torch.Tensor]:
-    """The words and the vectors (|V|, n) of a file that `save_vectors` or another such program wrote.
-
-    Raises:
-        InputError: no such file, too little memory for it, or not the format: cut short, damaged, or not finite.
-    """
+    """The words and the vectors (|V|, n) of a file that `save_vectors` or another such program wrote."""
     path = Path(path)
     require_file(path, "the vectors.bin of a run of `tp4 word2vec`", "the folder")
     with open(path, "rb") as file:

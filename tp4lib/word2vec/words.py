@@ -95,7 +95,7 @@ class WordCounter:
     def __init__(self, path: Path, scratch: BinaryIO | None = None) -> None:
         self.path = path
         self.words: list[str] = []
-        self._ids = idstore.Pieces(scratch)
+        self.ids = idstore.Pieces(scratch)  # provisional ones, of the whole text, piece by piece
         self._known: dict[int, int] = {}
         self._table_hash = np.zeros(1 << _TABLE_BITS, dtype=np.uint64)
         self._table_id = np.full(1 << _TABLE_BITS, -1, dtype=np.int32)
@@ -123,18 +123,14 @@ class WordCounter:
             for k in np.argsort(first).tolist():
                 distinct[k] = self._id(int(ordered[run[k]]), text[start[first[k]] : end[first[k]]])
             ids[missing[order]] = np.repeat(distinct, np.diff(np.append(run, len(order))))
-        self._ids.append(ids)
+        self.ids.append(ids)
 
     def counts(self) -> np.ndarray:
         """(words,) int64: occurrences of each word."""
         counts = np.zeros(len(self.words), dtype=np.int64)
-        for ids in self._ids:
+        for ids in self.ids:
             np.add.at(counts, ids, 1)
         return counts
-
-    def drain(self) -> Iterator[np.ndarray]:
-        """The provisional ids of the whole text, piece by piece; each is forgotten once it has been handed out."""
-        return self._ids.drain()
 
     def _id(self, word_hash: int, letters: np.ndarray) -> int:
         word_id = self._known.get(word_hash)

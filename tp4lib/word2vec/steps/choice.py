@@ -1,6 +1,5 @@
 """Which engine trains a model: the one asked for, or the first that can run."""
 
-import functools
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,10 +10,9 @@ import torch
 from tp4lib.base import jit
 from tp4lib.base.errors import InputError
 from tp4lib.word2vec import search
-from tp4lib.word2vec.blocks import Block, Sampler
+from tp4lib.word2vec.blocks import Sampler
 from tp4lib.word2vec.model import CBOW
 from tp4lib.word2vec.settings import StepSettings
-from tp4lib.word2vec.shards import Shards
 from tp4lib.word2vec.steps import on_numba as fast
 from tp4lib.word2vec.steps import on_triton as gpu
 from tp4lib.word2vec.steps.on_torch import torch_steps
@@ -43,10 +41,11 @@ class Engine(NamedTuple):
     looks: bool = False
 
 
-def compile_by(steps: Callable[..., object], model: CBOW, block: Block, step: StepSettings) -> None:
+def _compile(model: CBOW, sampler: Sampler, step: StepSettings) -> None:
     """Train on a block at rate 0, which changes nothing: its kernels are compiled, or read where they were before."""
     print("tp4: compiling the kernels, once on this machine ...", file=sys.stderr, flush=True)
-    steps(model, replace(block, rates=0 * block.rates), step)
+    block = sampler.block(0, 0)
+    gpu.triton_steps(model, replace(block, rates=0 * block.rates), step)
 
 
 def _load(model: CBOW, sampler: Sampler, step: StepSettings) -> None:
@@ -55,7 +54,7 @@ def _load(model: CBOW, sampler: Sampler, step: StepSettings) -> None:
         search.load()
 
 
-def choose(engine: str, model: CBOW, sampler: Sampler, threads: int | None, shards: Shards) -> Engine:
+def choose(engine: str, model: CBOW, sampler: Sampler, threads: int | None) -> Engine:
     """The engine asked for, or the first that can run.
 
     Args:
@@ -63,14 +62,14 @@ def choose(engine: str, model: CBOW, sampler: Sampler, threads: int | None, shar
     """
     shared = sampler.shared is not None
     fits = {
-        "numba": shards.size == 1 and fast.available(model, sampler.batch_size, shared),
+        "numba": model.shards.size == 1 and fast.available(model, sampler.batch_size, shared),
         "triton": gpu.available(model, shared),
         "torch": True,
     }
     if engine == "auto":  # Triton's interpreter is for tests: it has to be asked for
         on_gpu = model.embeddings.device.type == "cuda"
         engine = next(name for name, can in fits.items() if can and (on_gpu or name != "triton"))
-        if on_gpu and engine == "torch" and shared and shards.rank == 0 and (missing := gpu.lacking()):
+        if on_gpu and engine == "torch" and shared and model.shards.rank == 0 and (missing := gpu.lacking()):
             print(
                 f"tp4: the Triton kernels need {missing}; going on with torch's step, which is many times slower",
                 file=sys.stderr,
@@ -88,7 +87,5 @@ def choose(engine: str, model: CBOW, sampler: Sampler, threads: int | None, shar
         return Engine(team, threads or 1, threads or 1, _load, looks=True)
     if engine == "triton":
         # The CPU draws the next blocks while the GPU works on the first; they meet once a round.
-        steps = functools.partial(gpu.triton_steps, shards=shards)
-        prepare = lambda model, sampler, step: compile_by(steps, model, sampler.block(0, 0), step)  # noqa: E731
-        return Engine(steps, _ROUND, prepare=prepare)
-    return Engine(functools.partial(torch_steps, shards=shards))
+        return Engine(gpu.triton_steps, _ROUND, prepare=_compile)
+    return Engine(torch_steps)

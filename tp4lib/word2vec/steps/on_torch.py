@@ -13,16 +13,10 @@ from tp4lib.base.divergence import Diverged
 from tp4lib.word2vec.blocks import Block, context_pairs
 from tp4lib.word2vec.model import CBOW
 from tp4lib.word2vec.settings import StepSettings
-from tp4lib.word2vec.shards import ALONE, Shards
 
 
-def torch_steps(
-    model: CBOW, block: Block, settings: StepSettings, shards: Shards = ALONE
-) -> tuple[float, int]:
+def torch_steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[float, int]:
     """Train on a block, one SGD step a batch, with matrix products on the rows that the batch touches.
-
-    Args:
-        shards: the ranks that share the columns; each batch's scores S are summed over them.
 
     Returns:
         sum of the losses of the positions, and their number.
@@ -47,7 +41,7 @@ def torch_steps(
             spread *= count[:, None]
         # C E R^T by way of (U, M) or of (B, n) numbers, whichever are fewer; the sums over ranks are of S alone.
         through_rows = len(m) < model.columns
-        S = shards.sum(C @ (E @ R.T) if through_rows else (C @ E) @ R.T)
+        S = model.shards.sum(C @ (E @ R.T) if through_rows else (C @ E) @ R.T)
         p = torch.sigmoid(S)
         losses[i] += (W * torch.nn.functional.softplus(S)).sum(dtype=torch.float64)
         losses[i] += torch.nn.functional.softplus(-S[rows, target]).sum(dtype=torch.float64)
@@ -74,24 +68,19 @@ def torch_steps(
     return loss, len(block)
 
 
-def changed_rows(model: CBOW, block: Block) -> dict[str, np.ndarray]:
-    """The rows of each matrix that training on a block has changed."""
-    touched = np.zeros((2, model.vocab_size), dtype=bool)
-    touched[:, block.tokens] = True
-    touched[1, block.negatives.ravel()] = True
-    return {name: np.flatnonzero(words) for name, words in zip(("embeddings", "readout"), touched)}
-
-
-def require_finite(model: CBOW, block: Block, shards: Shards = ALONE) -> None:
+def require_finite(model: CBOW, block: Block) -> None:
     """Look at the rows that training on a block has changed: scores may hide what has overflowed.
 
     Raises:
         Diverged: one of them is not finite, on some rank.
     """
-    for name, rows in changed_rows(model, block).items():
+    touched = np.zeros((2, model.vocab_size), dtype=bool)
+    touched[:, block.tokens] = True
+    touched[1, block.negatives.ravel()] = True
+    for name, words in zip(("embeddings", "readout"), touched):
         matrix = getattr(model, name)
-        parts = torch.from_numpy(rows).to(matrix.device).split(256)
-        if shards.any(not all(torch.isfinite(matrix[part]).all() for part in parts)):
+        parts = torch.from_numpy(np.flatnonzero(words)).to(matrix.device).split(256)
+        if model.shards.any(not all(torch.isfinite(matrix[part]).all() for part in parts)):
             raise Diverged(f"the {name} are no longer finite")
 
 
@@ -115,26 +104,20 @@ class _Plan:
         position, words = context_pairs(block, 0, size)
         in_batch = position // batch
         bounds = np.searchsorted(in_batch, np.arange(block.batches + 1))
-        self._in, self._in_bounds, local = _unique_rows(words, in_batch, block.batches)
-        count = block.last - block.first - 1
-        self._pair_bounds = bounds
+        rows_in, self._in_bounds, local = _unique_rows(words, in_batch, block.batches)
+        self._in, self._pair_bounds = torch.as_tensor(rows_in, device=device), bounds
         self._position = torch.as_tensor(position % batch, device=device)
         self._column = torch.as_tensor(local, device=device)
-        self._count = torch.as_tensor(count.astype(np.float64), device=device)
+        count = (block.last - block.first - 1).astype(np.float64)
+        self._count = torch.as_tensor(count, device=device)
         self._value = (1.0 / self._count)[torch.as_tensor(position, device=device)]
-        in_batch = np.concatenate(
-            [
-                np.arange(size) // batch,
-                np.arange(block.negatives.size)
-                // (block.negatives.shape[1] * (1 if block.shared else batch)),
-            ]
-        )
+        each = block.negatives.shape[1] * (1 if block.shared else batch)  # negatives of a batch
+        in_batch = np.concatenate([np.arange(size) // batch, np.arange(block.negatives.size) // each])
         out_words = np.concatenate([block.tokens, block.negatives.ravel()]).astype(np.int64)
-        self._out, self._out_bounds, local = _unique_rows(out_words, in_batch, block.batches)
+        rows_out, self._out_bounds, local = _unique_rows(out_words, in_batch, block.batches)
+        self._out = torch.as_tensor(rows_out, device=device)
         self._target = torch.as_tensor(local[:size], device=device)
         self._negative = torch.as_tensor(local[size:].reshape(block.negatives.shape), device=device)
-        self._in = torch.as_tensor(self._in, device=device)
-        self._out = torch.as_tensor(self._out, device=device)
         self._batch, self._shared = batch, block.shared
 
     def contexts(self, i: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:

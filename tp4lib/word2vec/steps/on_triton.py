@@ -6,9 +6,7 @@ written once, for every tile of columns by one program, so that no two programs 
 transposes, are products with a band of zeros and ones. The plan of a block is made on the device; the CPU only draws
 the next one. All sums are taken in a fixed order.
 
-Larger batches share more rows, but sum the steps of a frequent word without looking. A draw weighs 25 B / K: at 33 (256
-positions with 192 negatives) and 50 (with 128) training is as good as at 32 with 24; at 100 (256 with 64) it still is
-in two seeds, but 512 with 64 diverged in one of two, and 1,024 with 192 diverged. Hence 256 with 128 on a GPU.
+Larger batches share more rows, but sum the steps of a frequent word without looking: `Word2VecSettings` has the limits.
 """
 
 import functools
@@ -26,7 +24,6 @@ from torch import Tensor
 from tp4lib.word2vec.blocks import Block
 from tp4lib.word2vec.model import CBOW
 from tp4lib.word2vec.settings import StepSettings
-from tp4lib.word2vec.shards import ALONE, Shards
 
 POSITIONS = 64  # positions, or rows, that a program works on at a time
 NEGATIVES = 128  # whose scores a program of `forward` holds
@@ -38,14 +35,9 @@ AT_ONCE = 2
 PRECISION = "tf32x3"  # products of float32 on tensor cores, three for one: as exact as float32's own
 
 
-def installed() -> bool:
-    """Whether Triton is here; it comes with torch's CUDA builds for Linux."""
-    return importlib.util.find_spec("triton") is not None
-
-
 def lacking() -> str | None:
     """What Triton needs to launch a kernel and is not here, in words; None where nothing is missing."""
-    if not installed():
+    if importlib.util.find_spec("triton") is None:  # it comes with torch's CUDA builds for Linux
         return "triton"
     if _interpreted():
         return None
@@ -67,9 +59,7 @@ def available(model: CBOW, shared: bool) -> bool:
     return on_gpu or (_interpreted() and model.embeddings.device.type == "cpu")
 
 
-def triton_steps(
-    model: CBOW, block: Block, settings: StepSettings, shards: Shards = ALONE
-) -> tuple[Tensor, int]:
+def triton_steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[Tensor, int]:
     """Train on a block; the same numbers as `on_torch.torch_steps` up to rounding.
 
     Returns:
@@ -77,10 +67,10 @@ def triton_steps(
     """
     # Triton launches on torch's current device, whichever the arrays are on.
     with torch.cuda.device(model.embeddings.device) if model.embeddings.is_cuda else nullcontext():
-        return _steps(model, block, settings, shards)
+        return _steps(model, block, settings)
 
 
-def _steps(model: CBOW, block: Block, settings: StepSettings, shards: Shards) -> tuple[Tensor, int]:
+def _steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[Tensor, int]:
     import triton.language as tl
 
     from tp4lib.word2vec.steps import triton_code as kernels
@@ -111,7 +101,7 @@ def _steps(model: CBOW, block: Block, settings: StepSettings, shards: Shards) ->
             len(block), batch, n, E.stride(0), K, NEGATIVES=held, **tile,
         )  # fmt: skip
         torch.sum(partial, 0, out=S)
-        shards.sum(S)
+        model.shards.sum(S)
         size = min(batch, len(block) - i * batch)
         kernels.gradients[(-(-size // at_once),)](
             S, loss, plan.member, plan.weight, plan.rates, i, len(block), batch, K,
@@ -124,7 +114,7 @@ def _steps(model: CBOW, block: Block, settings: StepSettings, shards: Shards) ->
             own.words, own.start, own.members, own.count, own.touches,
             context.words, context.start, context.members, context.count, context.touches,
             plan.shrink_in, plan.shrink_out, plan.input_rate, i, len(block), batch, n,
-            E.stride(0), K, plan.window, _seed(block, i, shards),
+            E.stride(0), K, plan.window, _seed(block, i, model.shards.rank, model.shards.size),
             SUM=settings.window_gradient == "sum", ROUND=E.dtype == torch.bfloat16, **tile,
         )  # fmt: skip
     return loss.sum(dtype=torch.float64), len(block)
@@ -173,11 +163,8 @@ class LaunchPlan:
         member = torch.where(inside & (ordered.gather(1, found) == target), found, -1)
         self.member = member.flatten().to(torch.int32)
         hits = torch.zeros(batches, ordered.shape[1] + 1, dtype=torch.int32, device=device)
-        hits.scatter_add_(
-            1,
-            torch.where(member >= 0, member, ordered.shape[1]),
-            torch.ones_like(hits[:, :1]).expand_as(member),
-        )
+        to = torch.where(member >= 0, member, ordered.shape[1])  # one place past the end takes the rest
+        hits.scatter_add_(1, to, torch.ones_like(hits[:, :1]).expand_as(member))
         self.hits = hits[:, :-1].contiguous()
 
         one = torch.ones_like(member, dtype=dtype)
@@ -240,9 +227,9 @@ def _moved(parts: list[Tensor], device: torch.device) -> list[Tensor]:
     return [x[: len(part)] for x, part in zip(moved, parts)]
 
 
-def _seed(block: Block, batch: int, shards: Shards) -> int:
+def _seed(block: Block, batch: int, rank: int, ranks: int) -> int:
     """For the rounding: another one for each batch and rank, even, because the embeddings take the next one."""
-    return (block.seed + 0x9E3779B9 * (batch * shards.size + shards.rank)) % (1 << 30) * 2
+    return (block.seed + 0x9E3779B9 * (batch * ranks + rank)) % (1 << 30) * 2
 
 
 def _power(x: int) -> int:
