@@ -73,8 +73,6 @@ MAY_BE_LARGE = {
     "tp4lib.nn.ABCLinear.__init__": "the settings of one layer, all with defaults",
     "tp4lib.nn.MLP.__init__": "the settings of a network, all with defaults",
     "tp4lib.pi_limit.network.PiMLP.__init__": "the settings of a network, all with defaults",
-    "tp4lib.coordcheck.modules.check_module": "the settings of an experiment; `blame` takes the same",
-    "tp4lib.coordcheck.blaming.blame": "as `check_module`",
     "tp4lib.coordcheck.perceptrons.check": "the settings of an experiment",
     "tp4lib.word2vec.training.train": "where a run starts, is kept and is looked at; its settings by name",
     "tp4lib.collection.commands.reproduce.reproduce": "one parameter an option of the command",

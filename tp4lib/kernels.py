@@ -39,10 +39,9 @@ def nngp(
     Source: Yang & Hu, Section 2 and Table 1 (NTP at initialization); Lee et al. 2018, Eqs. 4-5.
 
     Args:
-        x1, x2: ``(n1, d)``, ``(n2, d)``, floating, on one device.
-        depth: hidden layers, at least 1.
-        activation: phi, see `tp4lib.activations.activation_of`: any name of the table, any function. Closed forms are
-            exact; a Hermite expansion (tanh, gelu, functions) is refused where it leaves out more than 0.1 %.
+        x1, x2: ``(n1, d)``, ``(n2, d)``, floating, on one device. depth: hidden layers, at least 1.
+        activation: phi, see `tp4lib.activations.activation_of`. Closed forms are exact; a Hermite expansion (tanh,
+            gelu, functions) is refused where it leaves out more than 0.1 %.
         w_std, b_std: standard deviations as above; ReLU keeps the scale through layers at ``w_std = sqrt(2)``.
 
     Returns:
@@ -50,10 +49,6 @@ def nngp(
         copy of ``x2`` memory is bounded (except under autograd, which keeps the whole graph). Where two inputs meet,
         rounding costs about 2e-8 in their angle: the ReLU NNGP stays exact to eps, the NTK carries that error times
         T^l / (2 pi). A zero vector has the kernel of the biases alone.
-
-    Raises:
-        InputError: wrong shapes or dtypes, depth below 1, a negative standard deviation, unknown activation; inputs
-            that are not finite; a kernel beyond the range of the inputs' dtype (smaller than it holds: 0).
 
     Example:
         >>> x = torch.eye(2, dtype=torch.float64)
@@ -88,7 +83,7 @@ def ntk(
 
     Source: Yang & Hu, Section 3 (kernel regime) and Corollary 3.9; Jacot et al. 2018, Theorem 1.
 
-    Args, returns and errors as in `nngp`.
+    Args and returns as in `nngp`.
 
     Example:
         >>> x = torch.eye(2, dtype=torch.float64)
@@ -156,8 +151,7 @@ def _check_inputs(x1: Tensor, x2: Tensor) -> None:
             f"inputs of types {x1.dtype} and {x2.dtype}; expected one floating type; call .float()"
         )
     for name, x in (("x1", x1), ("x2", x2)):
-        bad = (~x.isfinite()).sum().item()
-        if bad:
+        if bad := (~x.isfinite()).sum().item():
             raise InputError(
                 f"{name} holds {bad} numbers that are NaN or infinite; expected finite inputs; "
                 f"try {name}[{name}.isfinite().all(1)]"

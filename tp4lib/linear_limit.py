@@ -29,10 +29,9 @@ class LinearLimit(nn.Module):
     section 9.2 (its use in MAML, with ``alpha`` on the bias).
 
     Args:
-        d_in, d_out: sizes d and o of input and output.
+        d_in, d_out: d and o.
         sigma_in, sigma_out: sqrt(n) times the initial standard deviations of the entries of ``U_n`` and ``V_n``.
         bias_scale: alpha; 0 leaves the bias out.
-        device, dtype: of the parameters.
 
     Attributes:
         U (k, d), V (o, k), b (k,) or None: the parameters, k = d + o columns in the limit.
@@ -95,14 +94,7 @@ class LinearLimit(nn.Module):
         network; so ``R U`` and ``V R^T`` give the outputs of the full network, step by step, at the limit's cost. The
         limit itself is the case R = I.
 
-        Args:
-            width: n.
-            seed: of omega.
-            reduce: False keeps all n coordinates (to check the reduction against).
-
-        Example:
-            >>> LinearLimit(3, 2).sample(1000).U.shape
-            torch.Size([5, 3])
+        ``reduce=False`` keeps all n coordinates (to check the reduction against).
         """
         width, seed = whole("width", width), checks.seed(seed)
         k = len(self.U)
@@ -138,11 +130,8 @@ def sgd_step(
     """One step of SGD on the limit's coefficients by hand, the loss being half the mean square distance.
 
     Args:
-        U (k, d), V (o, k), b (k,): as in `LinearLimit`, of any width.
-        x: ``(batch, d)``. y: ``(batch, o)``. lr: the learning rate. alpha: on the bias.
-
-    Returns:
-        U, V and b after the step.
+        U (k, d), V (o, k), b (k,): as in `LinearLimit`, of any width; returned as they are after the step.
+        x: ``(batch, d)``. y: ``(batch, o)``. alpha: on the bias.
     """
     h = x @ U.T + alpha * b  # (batch, k)
     chi = (h @ V.T - y) / len(x)  # dL/df, (batch, o)

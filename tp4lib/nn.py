@@ -41,15 +41,12 @@ class ABCLinear(nn.Module):
 
     Args:
         in_features, out_features: of `x` and `y`. Width is out_features in layer 1, in_features in the others.
-        parametrization: the exponents of all layers.
         layer: l, from 1 (input) to L + 1 (output).
-        bias: whether there is a B.
         base_width: count width in units of this one, n = width / base_width (None: n = width, as in the paper).
         std: sigma. Default: 1, as in the paper, without a base width; with one, 1/sqrt(fan-in at the base width), so
             that at width == base_width every parametrization is the standard one.
         multiplier: alpha, a hyperparameter that does not depend on width.
-        generator: of the initialization; None: torch's global one. The same generator gives the same w, up to the
-            factor, at every point of one orbit.
+        generator: None: torch's global one. The same one gives the same w, up to the factor, everywhere on an orbit.
 
     Shapes: x (..., in_features) -> y (..., out_features).
 
@@ -130,7 +127,6 @@ class MLP(nn.Module):
 
     Args:
         d_in, width, d_out: dimensions of xi, of every hidden layer, of f.
-        parametrization: e.g. `mup(2)` for two hidden layers.
         activation: a name of the table or any elementwise function, see `tp4lib.activations.activation_of`.
         bias: biases in every layer, initially 0. The paper's networks have none.
         base_width: None for the paper's scaling in n = width. With a number, n = width / base_width, and at width ==
@@ -140,7 +136,6 @@ class MLP(nn.Module):
             them keeps it: `std=[None, None, 0.0]` initializes the readout to zero).
         multipliers: alpha_l, L + 1 numbers, tuned once and kept at every width (Tensor Programs V, section 6).
         seed: of the initialization; or `generator`. With neither, torch's global generator.
-        device, dtype: of the parameters.
 
     Shapes: xi (..., d_in) -> f (..., d_out).
 
@@ -204,14 +199,6 @@ COUPLED = ("adam", "rmsprop", "adagrad")  # torch.optim adds their weight decay 
 _KINDS = {"sgd": "sgd", "adamw": "adam"} | dict.fromkeys(COUPLED, "adam")
 
 
-def _kind(optimizer: str) -> str:
-    if optimizer not in _KINDS:
-        raise InputError(
-            f"optimizer = {optimizer!r}; known are {', '.join(_KINDS)}; try optimizer='adamw' for torch.optim.AdamW"
-        )
-    return _KINDS[optimizer]
-
-
 def rates(model: nn.Module, optimizer: str = "sgd") -> dict[str, float]:
     r"""What the learning rate eta is multiplied by for each parameter, by its name in `model.named_parameters()`.
 
@@ -225,7 +212,11 @@ def rates(model: nn.Module, optimizer: str = "sgd") -> dict[str, float]:
     >>> rates(MLP(3, 64, 1, mup(2)), "adam")
     {'layers.0.weight': 0.125, 'layers.1.weight': 0.015625, 'layers.2.weight': 0.125}
     """
-    kind = _kind(optimizer)
+    if optimizer not in _KINDS:
+        raise InputError(
+            f"optimizer = {optimizer!r}; known are {', '.join(_KINDS)}; try optimizer='adamw' for torch.optim.AdamW"
+        )
+    kind = _KINDS[optimizer]
     found: dict[int, float] = {}
     for module in model.modules():
         if isinstance(module, ABCLinear):
@@ -265,11 +256,7 @@ def param_groups(
     `OneCycleLR(max_lr=0.1)`, `CyclicLR`, `CosineAnnealingLR(eta_min=1e-4)`. Write
     `OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], ..)`.
 
-    Source: see `rates`.
-
-    Args:
-        model: holds its parameters in `ABCLinear` layers (an `MLP`, compiled or wrapped in DDP or not).
-        lr: eta. optimizer: by its name in torch.optim (momentum's is "sgd"). weight_decay: lambda.
+    Source: see `rates`. The model (compiled or wrapped in DDP or not) holds its parameters in `ABCLinear` layers.
 
     >>> from tp4lib.parametrization import mup
     >>> model = MLP(3, 64, 1, mup(2), seed=0)

@@ -19,7 +19,6 @@ from tp4lib.word2vec.checkpoints import CHECKPOINT
 from tp4lib.word2vec.nonlinear import PiCBOW
 from tp4lib.word2vec.settings import StepSettings
 from tp4lib.word2vec.steps import on_numba as fast
-from tp4lib.word2vec.steps.choice import Engine
 from tp4lib.word2vec.steps.on_torch import torch_steps
 
 needs_numba = pytest.mark.skipif(fast.numba is None, reason="numba is not installed")
@@ -209,7 +208,7 @@ def test_looking_at_the_loss_of_a_start_changes_no_bit(corpus, engine):
     steps = torch_steps if engine == "torch" else fast.numba_steps
     run = w2v._Run(
         start, Sampler(corpus.vocab, corpus.ids, batch_size=8, shared=6, subsample=0), StepSettings(), {},
-        Engine(steps), None, 0,
+        w2v.Engine(steps), None, 0,
     )  # fmt: skip
     run.allow_for_start()
     assert run.untrained > 26 * math.log(2)

@@ -55,17 +55,11 @@ ACTIVATIONS: dict[str, Activation] = {
     )
 }
 _ALIASES = {"linear": "identity"}
-
-
 ActivationLike = str | Function | Activation | Dual
 
 
 def activation_of(activation: ActivationLike) -> Activation:
-    """The row of an activation.
-
-    Args:
-        activation: a name of the table (``"linear"`` is another one of ``"identity"``), any elementwise function of
-            tensors, a row or a `Dual`.
+    """The row of a name ("linear" is another one of "identity"), of any elementwise function of tensors, or of a `Dual`.
 
     >>> activation_of("linear").name, activation_of(torch.sin).slope(torch.zeros(1))
     ('identity', tensor([1.]))
@@ -88,10 +82,6 @@ def activation_of(activation: ActivationLike) -> Activation:
 
 def dual(activation: ActivationLike, terms: int = 48, nodes: int = 128) -> Dual:
     """The dual kernel of an activation: in closed form where there is one, else its `Hermite` expansion.
-
-    Args:
-        activation: as in `activation_of`, and so are the errors.
-        terms, nodes: of the expansion.
 
     >>> dual("quadratic")(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))  # E z_1^2 z_2^2
     tensor([[1.]])

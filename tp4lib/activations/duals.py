@@ -33,17 +33,11 @@ Function = Callable[[Tensor], Tensor]
 
 
 class Split(NamedTuple):
-    """Vectors v made ready for a kernel.
+    """Vectors v made ready for a kernel."""
 
-    Attributes:
-        psi: ``(..., n, r)``.
-        scale: ``(..., n)``, with psi = scale * v.
-        rho: ``(..., n, terms)``.
-    """
-
-    psi: Tensor
-    scale: Tensor
-    rho: Tensor
+    psi: Tensor  # (..., n, r)
+    scale: Tensor  # (..., n), with psi = scale * v
+    rho: Tensor  # (..., n, terms)
 
     @property
     def vectors(self) -> Tensor:
@@ -52,13 +46,7 @@ class Split(NamedTuple):
 
 
 class Dual:
-    """The dual kernel of one activation.
-
-    Attributes:
-        name: of the activation.
-        phi, slope: the activation and its derivative phi', elementwise.
-        terms: columns of rho.
-    """
+    """The dual kernel of one activation phi of derivative slope; ``terms`` counts the columns of rho."""
 
     terms = 1
 
@@ -89,11 +77,7 @@ class Dual:
         return self.gram(self.split(u), self.split(v))
 
     def value(self, s12: Tensor, s11: Tensor, s22: Tensor) -> Tensor:
-        """E phi(u) phi(v), broadcasting; its gradient is finite everywhere.
-
-        K(B, g) of vectors ``(n1, r)``, ``(n2, r)`` is the value at ``B @ g.T``, ``(B * B).sum(1)[:, None]`` and
-        ``(g * g).sum(1)``.
-        """
+        """E phi(u) phi(v), broadcasting; its gradient is finite everywhere. K(B, g) is the value at B.g, B.B, g.g."""
         raise NotImplementedError
 
     def derivative(self, s12: Tensor, s11: Tensor, s22: Tensor) -> Tensor:

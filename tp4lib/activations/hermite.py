@@ -31,11 +31,8 @@ class Hermite(Dual):
     Source: Daniely, Frostig & Singer 2016, section 4.
 
     Args:
-        phi: elementwise, differentiable by autograd (twice for second derivatives of K).
-        terms: where to cut the sum.
+        phi: elementwise, differentiable by autograd (twice for second derivatives of K). slope: phi'; None: by it.
         nodes: of the quadrature, exact for polynomials of degree 2 nodes - 1; at most 300.
-        name: for messages.
-        slope: phi'; None: by autograd.
 
     Example:
         >>> tanh, e = Hermite(torch.tanh), torch.eye(2, dtype=torch.float64)

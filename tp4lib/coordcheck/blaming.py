@@ -9,7 +9,7 @@ Source: Yang & Hu 2021 (Tensor Programs IV, arXiv 2011.14522), section 5: muP is
 moves the output of its layer by Theta(1), which is as much as is stable.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 from tp4lib.base.checks import real
 from tp4lib.base.powers import power_of_width, shown
 from tp4lib.base.tables import TextTable
-from tp4lib.coordcheck.runs import Optimizer, Runs, rms
-from tp4lib.parametrization import ABC
+from tp4lib.coordcheck.runs import Runs, rms
 from tp4lib.scale.roles import NORMS
 from tp4lib.scale.scaled import Row
 
@@ -63,29 +62,18 @@ class Blame(dict):
         return TextTable(["parameter", "off at initialization", "off in a step", "effect", "on", ""], body)
 
 
-def blame(
-    make: Callable[[int], nn.Module],
-    widths: Sequence[int],
-    base: int,
-    parametrization: ABC | None,
-    loss: Callable[..., Tensor],
-    batches: Sequence[Any],
-    lr: float,
-    optimizer: Optimizer = "adam",
-    steps: int = 3,
-    seeds: int = 3,
-    roles: Mapping[str, Any] | None = None,
-    fold: Mapping[str, float] | None = None,
-    tolerance: float = 0.25,
-) -> Blame:
+def blame(*network: Any, steps: int = 3, tolerance: float = 0.25, **options: Any) -> Blame:
     """Which single parameter has the wrong power of the width.
 
     After `steps` - 1 ordinary steps each parameter alone is moved by its part of the next one; the change of its own
     module's output, over the size of that module's input, should be Theta(1) in muP. Likewise what the initial value
     puts into the output. Only if all of these are right, effects on other modules are looked at. Repair what is
-    blamed, and ask again. Arguments and errors: see `check_module`.
+    blamed, and ask again.
+
+    Args:
+        network, options: as for `check_module`.
     """
-    runs = Runs(make, widths, base, parametrization, loss, batches, lr, optimizer, steps, seeds, roles, fold)
+    runs = Runs(*network, steps=steps, **options)
     tolerance = real("tolerance", tolerance, above=0, example=0.25)
     sizes, rules = runs.sizes(), {}
     for i, seed, net, update in runs.all("blame"):
@@ -162,13 +150,10 @@ def _moves(
         p.data.add_(moved[name], alpha=STEP_PART)
         after = runs.outputs(model)
         p.data.copy_(old[name])
-        changes = {
-            module: rms(after[module] - h) / STEP_PART for module, h in before.items() if module in after
-        }
+        seen = [module for module in before if module in after]
+        changes = {module: rms(after[module] - before[module]) / STEP_PART for module in seen}
         where = name.rpartition(".")[0]
-        if (
-            where not in changes
-        ):  # a token, or a matrix that a function is given: the first module that it moves
+        if where not in changes:  # a token, or a matrix given to a function: the first module that it moves
             where = next((module for module, size in changes.items() if size), where)
         yield name, changes.get(where, 0.0) / _unit(model, name, p, inputs), changes
 

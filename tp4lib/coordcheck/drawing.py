@@ -31,9 +31,7 @@ def _panel(found: Any, ax: Axes, step: int, title: str) -> None:
     for layer, (name, style) in enumerate(style_for(found.layers).items()):
         y = sizes[kept, :, layer]
         measured, _ = found.exponent(layer, step)
-        if (
-            y.size == 0 or (y <= 0).any()
-        ):  # nothing to draw on a logarithmic axis: an output that is 0 at first
+        if y.size == 0 or (y <= 0).any():  # not for a logarithmic axis: an output that is 0 at first
             continue
         label = "–" if measured is None else number(measured, sign=True)
         middle, logs = np.sqrt((y**2).mean(1)), np.log(y)

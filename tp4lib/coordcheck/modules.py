@@ -18,7 +18,7 @@ True
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from tp4lib.base.checks import real
 from tp4lib.base.powers import power_of_width, shown
 from tp4lib.base.tables import TextTable
-from tp4lib.coordcheck.runs import BLOW_UP, Optimizer, Runs, rms
+from tp4lib.coordcheck.runs import BLOW_UP, Runs, rms
 from tp4lib.parametrization import ABC
 from tp4lib.scale.scaled import Row
 
@@ -130,33 +130,24 @@ def check_module(
     loss: Callable[..., Tensor],
     batches: Sequence[Any],
     lr: float,
-    optimizer: Optimizer = "adam",
-    steps: int = 4,
-    seeds: int = 3,
-    roles: Mapping[str, Any] | None = None,
-    fold: Mapping[str, float] | None = None,
+    *,
     tolerance: float = 0.15,
+    **options: Any,
 ) -> ModuleCheck:
     """Train a network at several widths for a few steps and measure how every module's output changes with the width.
 
     Args:
-        make, base, parametrization, roles, fold: see `tp4lib.scale.scale`. parametrization None takes make's network
-            as it is, to check muP written by hand or by another library; the optimizer is then a function.
-        widths: three or more, increasing, from the base width on.
-        loss: ``(model, *batch)`` -> scalar, or ``(model, batch)`` for batches that are not tuples.
-        batches: trained on in turn; the first is also the one that outputs are compared on.
-        lr: at the base width. It should be small enough for `steps` steps to be a small change.
-        optimizer: "sgd", "adam", or a function (net, lr) -> torch optimizer, such as
-            `lambda net, lr: torch.optim.RMSprop(net.groups(lr, "adam"))`.
-        seeds: how many initializations at each width. tolerance: on powers, in the verdicts.
+        tolerance: on powers, in the verdicts.
+        options: optimizer, steps, seeds, roles and fold; all else is explained with them, see
+            `tp4lib.coordcheck.runs.Runs`.
     """
-    runs = Runs(make, widths, base, parametrization, loss, batches, lr, optimizer, steps, seeds, roles, fold)
+    runs = Runs(make, widths, base, parametrization, loss, batches, lr, **options)
     tolerance = real("tolerance", tolerance, above=0, example=0.15)
-    start, change, diverged_at = runs.sizes(), runs.sizes(), np.full((len(runs.widths), seeds), -1)
+    start, change, diverged_at = runs.sizes(), runs.sizes(), np.full((len(runs.widths), runs.seeds), -1)
     lengths: list[dict[str, int]] = []  # of the outputs, run by run
     for i, seed, net, update in runs.all("coordinate check"):
         first = last = runs.outputs(net.model)
-        for step in range(1, steps + 1):
+        for step in range(1, runs.steps + 1):
             update(step - 1)
             last = runs.outputs(net.model)
             if not all(rms(h) <= BLOW_UP for h in last.values()):  # also for NaN

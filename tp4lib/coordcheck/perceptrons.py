@@ -186,10 +186,9 @@ def check(
         device: where to train (None: where x is). mlp: passed on to `tp4lib.nn.MLP` (activation, bias, base_width, ..).
     """
     widths = [whole(f"widths[{i}]", width) for i, width in enumerate(widths)]
-    if hasattr(seeds, "__iter__"):
-        seeds = [checks.seed(seed, f"seeds[{i}]") for i, seed in enumerate(seeds)]
-    else:
-        seeds = list(range(whole("seeds", seeds, example=4)))
+    if not hasattr(seeds, "__iter__"):
+        seeds = range(whole("seeds", seeds, example=4))
+    seeds = [checks.seed(seed, f"seeds[{i}]") for i, seed in enumerate(seeds)]
     steps, tolerance = whole("steps", steps, example=4), real("tolerance", tolerance, above=0, example=0.1)
     _check_input(parametrization, x, y, widths, seeds, optimizer)
     x, y = (data if device is None else data.to(resolve(device)) for data in (x, y.to(x.device)))

@@ -27,7 +27,19 @@ Optimizer = str | Callable[[Scaled, float], torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class Runs:
-    """The arguments of `tp4lib.coordcheck.modules.check_module`, checked; `all` gives the networks in turn."""
+    """Which networks are trained, and how: the arguments of `check_module` and `blame`.
+
+    Attributes:
+        make, base, parametrization, roles, fold: see `tp4lib.scale.scale`. parametrization None takes make's network
+            as it is, to check muP written by hand or by another library; the optimizer is then a function.
+        widths: three or more, increasing, from the base width on.
+        loss: ``(model, *batch)`` -> scalar, or ``(model, batch)`` for batches that are not tuples.
+        batches: trained on in turn; the first is also the one that outputs are compared on.
+        lr: at the base width. It should be small enough for `steps` steps to be a small change.
+        optimizer: "sgd", "adam", or a function (net, lr) -> torch optimizer, such as
+            `lambda net, lr: torch.optim.RMSprop(net.groups(lr, "adam"))`.
+        seeds: how many initializations at each width.
+    """
 
     make: Callable[[int], nn.Module]
     widths: Sequence[int]
@@ -36,11 +48,11 @@ class Runs:
     loss: Callable[..., Tensor]
     batches: Sequence[Any]
     lr: float
-    optimizer: Optimizer
-    steps: int
-    seeds: int
-    roles: Mapping[str, Any] | None
-    fold: Mapping[str, float] | None
+    optimizer: Optimizer = "adam"
+    steps: int = 4
+    seeds: int = 3
+    roles: Mapping[str, Any] | None = None
+    fold: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         widths = tuple(whole("widths", width) for width in self.widths)
@@ -87,7 +99,12 @@ class Runs:
                 net = scale(self.make, width, self.base, self.parametrization, self.roles, self.fold)
             if (data := next(_tensors(self.batches), None)) is not None:
                 net.model.to(data.device)  # networks go where the data are
-            moves = self._moves(net)
+            if callable(self.optimizer):
+                moves = self.optimizer(net, self.lr)
+            elif optimizer_kind(self.optimizer) == "sgd":
+                moves = torch.optim.SGD(net.groups(self.lr, "sgd"))
+            else:
+                moves = torch.optim.Adam(net.groups(self.lr, "adam", eps=TINY_EPS))
 
             def update(t: int) -> None:
                 moves.zero_grad()
@@ -95,13 +112,6 @@ class Runs:
                 moves.step()
 
             yield net, update
-
-    def _moves(self, net: Scaled) -> torch.optim.Optimizer:
-        if callable(self.optimizer):
-            return self.optimizer(net, self.lr)
-        if optimizer_kind(self.optimizer) == "sgd":
-            return torch.optim.SGD(net.groups(self.lr, "sgd"))
-        return torch.optim.Adam(net.groups(self.lr, "adam", eps=TINY_EPS))
 
     def _value(self, model: nn.Module, batch: Any) -> Tensor:
         arguments = (model, *batch) if isinstance(batch, (tuple, list)) else (model, batch)

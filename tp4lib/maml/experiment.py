@@ -3,7 +3,6 @@
 import math
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from tp4lib.base.errors import InputError
 from tp4lib.base.files import alone_in
 from tp4lib.data import catalogue, omniglot, provenance
 from tp4lib.data.few_shot import Tasks
-from tp4lib.data.omniglot import Characters
 from tp4lib.maml import kernel_fomaml, models, pi_fomaml, train
 from tp4lib.maml.fomaml import LinearFOMAML
 from tp4lib.maml.learner import Learner
@@ -55,21 +53,24 @@ def run(
             "limit": settings.limit.value, "width": "inf" if settings.units == math.inf else settings.units,
             "activation": settings.activation.value, "seed": settings.seed, "dataset": characters.title, **chosen,
         }  # fmt: skip
-        _say_if_drawn(characters)
-        checkpoint = work.folder / CHECKPOINT
-        history = _interruptible(
-            checkpoint,
-            lambda: train.fit(
-                model,
-                tasks,
-                train.batches(validation, VALIDATION_TASKS),
-                meta_steps=settings.meta_steps,
-                patience=settings.patience,
-                save_to=checkpoint,
-                resume=resume,
-                settings={**told, "data (SHA-256)": characters.found.sha256},
-            ),
-        )
+        if characters.synthetic and environment.string("TP4_DATA") != catalogue.EMBEDDED:
+            print(
+                f"tp4: no Omniglot was found; going on with {characters.title}, whose accuracies do not compare with "
+                "published ones; to get Omniglot, run `tp4 data omniglot`, or put its two zips in --data-dir",
+                file=sys.stderr,
+            )
+        checkpoint, asked = work.folder / CHECKPOINT, train.batches(validation, VALIDATION_TASKS)
+        try:
+            history = train.fit(
+                model, tasks, asked, meta_steps=settings.meta_steps, patience=settings.patience,
+                save_to=checkpoint, resume=resume, settings={**told, "data (SHA-256)": characters.found.sha256},
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            if not checkpoint.exists():
+                raise
+            raise InputError(
+                f"interrupted; {checkpoint} is kept; go on with the same command and --resume"
+            ) from None
         metrics = {
             **told,
             **provenance.record(seed=settings.seed, data=[characters.found], device=where),
@@ -102,18 +103,6 @@ def learner(settings: MAMLSettings, tasks: Tasks) -> tuple[Learner, dict[str, An
     return LinearFOMAML(network, lr=chosen.lr, inner_lr=chosen.inner_lr), asdict(chosen)
 
 
-def _interruptible(checkpoint: Path, training: Callable[[], train.History]) -> train.History:
-    """``training()``; Ctrl-C with a checkpoint there is an error that says how to go on."""
-    try:
-        return training()
-    except KeyboardInterrupt:
-        if not checkpoint.exists():
-            raise
-        raise InputError(
-            f"interrupted; {checkpoint} is kept; go on with the same command and --resume"
-        ) from None
-
-
 def _trained(history: train.History) -> dict[str, Any]:
     return {
         "val_accuracy": history.best["val_accuracy"],
@@ -130,8 +119,7 @@ def _trained(history: train.History) -> dict[str, Any]:
 
 def _tested(model: Learner, test: Tasks, seconds: float) -> dict[str, Any]:
     """Test accuracies of the best epoch; ``seconds`` is what went before."""
-    begun = time.perf_counter()
-    asked = train.batches(test, TEST_TASKS)
+    begun, asked = time.perf_counter(), train.batches(test, TEST_TASKS)
     one, twenty = (train.accuracy(model, asked, inner_steps) for inner_steps in (1, 20))
     return {
         "accuracy_unit": "percent",
@@ -142,13 +130,3 @@ def _tested(model: Learner, test: Tasks, seconds: float) -> dict[str, Any]:
         "test_tasks": twenty.tasks,
         "seconds": seconds + time.perf_counter() - begun,
     }
-
-
-def _say_if_drawn(characters: Characters) -> None:
-    """A line on stderr where no Omniglot was found; nothing where the embedded default was asked for."""
-    if characters.synthetic and environment.string("TP4_DATA") != catalogue.EMBEDDED:
-        print(
-            f"tp4: no Omniglot was found; going on with {characters.title}, whose accuracies do not compare with "
-            "published ones; to get Omniglot, run `tp4 data omniglot`, or put its two zips in --data-dir",
-            file=sys.stderr,
-        )

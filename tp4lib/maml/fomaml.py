@@ -1,9 +1,7 @@
 """First-order MAML over a whole meta-batch at once, without a weight matrix per task, of the linear network.
 
-For each task, MAML takes a few gradient steps on the supports (rate epsilon), asks the adapted network about the
-queries, and moves the *original* parameters along the query gradient; first-order MAML takes that gradient at the
-adapted parameters, without differentiating the adaptation (Finn, Abbeel & Levine 2017; paper, section 9.2).
-`tp4lib.maml.reference` is the same in plain code, which this engine is tested against.
+`tp4lib.maml.reference` has the algorithm in plain code, which this engine is tested against.
+Source: Finn, Abbeel & Levine 2017; paper, section 9.2.
 """
 
 from typing import NamedTuple
@@ -154,9 +152,8 @@ class LinearFOMAML(Learner):
         e = e.mul_(-self.inner_lr / support_y.shape[1])
         # -eps times B = E^T X, its column for the constant input alpha (beta), and D = B U^T + beta b.
         B, beta = torch.bmm(e.mT, support_x), alpha * e.sum(1)  # (T, o - 1, d); (T, o - 1)
-        DV = U.new_empty(
-            T * (o - 1) + o, k
-        )  # all tasks' D, and V below them, for one product with both further down
+        # All tasks' D, and V below them, for one product with both further down.
+        DV = U.new_empty(T * (o - 1) + o, k)
         D = torch.addmm(beta.view(-1, 1) * b, B.view(-1, d), U.T, out=DV[:-o])
         DV[-o:] = V
         # The task's network is now V + P D, U + W^T B, b + W^T beta. Its logits, less those before, are P times
@@ -180,11 +177,8 @@ class LinearFOMAML(Learner):
         dV = torch.addmm(torch.outer(total_b, b), total, U.T).addmm_(P @ inner, W)
         if net.b is None:
             return loss, [dU, dV]
-        return loss, [
-            dU,
-            dV,
-            torch.cat([beta_q.view(-1), total_b]) @ DV,
-        ]  # db = alpha sum_t (V + P D)^T E_q^T 1
+        db = torch.cat([beta_q.view(-1), total_b]) @ DV  # alpha sum_t (V + P D)^T E_q^T 1
+        return loss, [dU, dV, db]
 
     def _after_several(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """The same after any number of steps."""
@@ -205,6 +199,4 @@ class LinearFOMAML(Learner):
         left = torch.cat([-w[:, :, o:].mT, E], dim=1).reshape(-1, o)  # (T (S + Q), o)
         dV = torch.addmm(-w[:, :, :o].sum(0) @ net.V, left.T, hidden.view(-1, k))
         gradients = [dU, dV]
-        if net.b is not None:
-            gradients.append(net.bias_scale * back.sum((0, 1)))
-        return loss, gradients
+        return loss, gradients if net.b is None else [*gradients, net.bias_scale * back.sum((0, 1))]

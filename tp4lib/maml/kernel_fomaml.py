@@ -28,9 +28,7 @@ def function_space(
     """The functions that an infinitely wide, 1-hidden-layer network in a kernel limit can learn from these images.
 
     Args:
-        table: uint8 ``(n, 784)``, one row a distinct training image.
-        limit: ``"gp"`` or ``"ntk"``; activation: see `tp4lib.activations.activation_of`.
-        settings: of which the scales are used.
+        table: uint8 ``(n, 784)``, one row a distinct training image. limit: "gp" or "ntk". settings: for its scales.
     """
     kernel = limit_kernel(limit, activation, settings.sigma_in, settings.sigma_out, settings.bias_scale)
     if activation_of(activation).name == "identity":
@@ -52,11 +50,6 @@ def kernel_learner(
             work out, and any number of seeds and rates can share it.
         overrides: fields of `Hyperparameters` to change.
 
-    Example:
-        >>> from tp4lib.data import drawn_characters, omniglot
-        >>> tasks = omniglot.Tasks(drawn_characters.draw(classes=8, drawers=4))
-        >>> kernel_learner("gp", "linear", tasks, lr=0.01).settings["lr"]
-        0.01
     """
     limit_kernel(limit, activation)  # refuses what it does not know
     settings = replace(SETTINGS.get((limit, activation), SETTINGS[limit, "relu"]), **overrides)
@@ -85,12 +78,10 @@ class KernelFOMAML(Learner):
     Labels are assigned to characters at random, task by task, so the mean of chi over assignments is 0 wherever f
     treats the labels alike: the kernel has nothing to learn from a task that would help on the next.
 
-    Source: Yang & Hu, section 9.2 and appendix D (GP and NTK baselines); Finn, Abbeel & Levine 2017 (MAML).
+    Source: Yang & Hu, section 9.2 and appendix D (GP and NTK baselines).
 
     Args:
-        space: from `function_space`, of the images that will be trained on.
-        ways: o, the number of outputs.
-        rates: see `tp4lib.maml.learner.Learner`.
+        space: from `function_space`, of the images that will be trained on. ways: o, the number of outputs.
 
     Example:
         >>> from tp4lib.data import drawn_characters, omniglot
@@ -111,7 +102,6 @@ class KernelFOMAML(Learner):
 
     @torch.no_grad()
     def outer_step(self, batch: Batch) -> Tensor:
-        """One meta-step on a batch of training tasks; returns the mean query loss before it (a scalar)."""
         T, both, d = batch.x.shape
         S, o = batch.supports, self.coefficients.shape[1]
         x, index = batch.x.reshape(-1, d), batch.index.reshape(-1)
@@ -170,11 +160,9 @@ class KernelFOMAML(Learner):
         self._f = self.coefficients.new_empty((0, self.coefficients.shape[1]))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The coefficients, one row for each distinct training image (or feature)."""
         return {"coefficients": self.coefficients}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put coefficients from `state_dict` back."""
         self.coefficients.copy_(torch.as_tensor(state["coefficients"]))
         self._forget()
 

@@ -44,12 +44,7 @@ SETTINGS: dict[float, Hyperparameters] = {
 
 
 def settings(width: float) -> Hyperparameters:
-    """The paper's hyperparameters for ``width``; between two widths of `WIDTHS`, those of the nearer one in log2.
-
-    Example:
-        >>> settings(math.inf).sigma_out
-        0.03125
-    """
+    """The paper's hyperparameters for ``width``; between two widths of `WIDTHS`, those of the nearer one in log2."""
     if not width >= 1:
         raise InputError(f"width {width}; expected 1 or more, or inf; choose --width {min(WIDTHS)} or more")
     if width == math.inf:
@@ -62,11 +57,7 @@ def linear_network(
 ) -> LinearLimit:
     """The linear network of Table 2 at ``width``, infinity included, untrained.
 
-    Args:
-        width: an int, or ``math.inf`` for the muP limit.
-        ways: outputs.
-        seed: draws a finite network from the limit; the limit itself is not random.
-        chosen: in place of those of `settings`.
+    The seed draws a finite network from the limit; the limit itself is not random.
 
     Example:
         >>> linear_network(32).U.shape, linear_network(8192).U.shape, linear_network(math.inf).U.shape

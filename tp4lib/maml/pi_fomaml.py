@@ -29,13 +29,7 @@ def pi_learner(
     chosen: Hyperparameters | None = None,
     device: torch.device | str | None = None,
 ) -> "PiFOMAML":
-    """An untrained learner in the pi-limit.
-
-    Example:
-        >>> learner = pi_learner(rank=20)
-        >>> learner.network.U.shape
-        torch.Size([20, 784])
-    """
+    """An untrained learner in the pi-limit."""
     s = chosen or HYPERPARAMETERS
     network = PiMLP(
         SIZE * SIZE, ways, rank, depth, activation,

@@ -51,7 +51,6 @@ class ReferenceMAML(Learner):
         return {name: w[name] - self.inner_lr * g[name] for name in w}
 
     def adapt(self, w: Parameters, x: Tensor, y: Tensor, steps: int) -> Parameters:
-        """``steps`` inner steps on one task's supports."""
         for _ in range(steps):
             w = self.inner_step(w, x, y)
         return w

@@ -20,10 +20,9 @@ from tp4lib.data.omniglot import Characters
 from tp4lib.maml.learner import Learner
 
 _ROOM = 2
-"""In a kernel limit of large scale f = 0 adapts to logits of some tens, and the loss wanders between bounds without
-growing on (the outer gradient is clipped): with the linear kernels of scale 4, the largest in a sweep, the mean of an
-epoch reaches 4.1 times the untrained loss on Omniglot and 4.7 times on drawn characters. Single meta-steps go beyond
-that, so the mean counts. A run that diverges passes any bound."""
+"""In a kernel limit of large scale the loss wanders between bounds without growing on (the outer gradient is clipped):
+the mean of an epoch reaches 4.7 times the untrained loss,
+single meta-steps more. A run that diverges passes any bound."""
 
 _RATES = ("lr", "inner_lr", "clip", "inner_steps")
 
@@ -39,19 +38,12 @@ class TaskAccuracy:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long `fit` trains.
+    """How long `fit` trains."""
 
-    Attributes:
-        meta_steps: outer steps in all.
-        epoch_steps: outer steps an epoch (the last one may be shorter).
-        meta_batch: tasks a meta-step.
-        patience: stop after so many epochs without a better one (None: never).
-    """
-
-    meta_steps: int = 10_000
-    epoch_steps: int = 100
-    meta_batch: int = 32
-    patience: int | None = None
+    meta_steps: int = 10_000  # outer steps in all
+    epoch_steps: int = 100  # outer steps an epoch (the last one may be shorter)
+    meta_batch: int = 32  # tasks a meta-step
+    patience: int | None = None  # stop after so many epochs without a better one (None: never)
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -81,17 +73,14 @@ class History:
 
     @property
     def meta_steps(self) -> int:
-        """Meta-steps done."""
         return int(self.epochs[-1]["meta_steps"]) if self.epochs else 0
 
     @property
     def stopped_early(self) -> bool:
-        """Whether training ended before its last step."""
         return bool(self.stopped)
 
     @property
     def best(self) -> dict[str, float]:
-        """The row of the best epoch."""
         return self.epochs[self.best_epoch - 1]
 
 
@@ -103,18 +92,18 @@ def split_tasks(
     Validation and test tasks do not depend on ``seed``: every run is asked the same questions.
 
     Args:
-        characters: from `tp4lib.data.omniglot.load`.
         seed: of the training tasks.
         rotate_validation: add the three rotations of the validation characters, as the authors' code does. Their test
             characters are never rotated, so unrotated validation tasks are the more like the test.
         options: for `Tasks`: ways, shots, queries, device, dtype.
     """
     train, validation, test = omniglot.vinyals(characters)
-    return (
-        Tasks(omniglot.rotations(train), seed=seed, **options),
-        Tasks(omniglot.rotations(validation) if rotate_validation else validation, seed=1, **options),
-        Tasks(test, seed=2, **options),
+    parts = (
+        omniglot.rotations(train),
+        omniglot.rotations(validation) if rotate_validation else validation,
+        test,
     )
+    return tuple(Tasks(part, seed=s, **options) for part, s in zip(parts, (seed, 1, 2)))
 
 
 deal = split_tasks  # as notebooks call it
@@ -186,7 +175,10 @@ def fit(
             history.seconds = before + time.perf_counter() - begun
             bar.set_postfix(loss=f"{row['loss']:.3f}", val=f"{score.mean:.1f}%")
             if save_to is not None:
-                _save(model, tasks, Path(save_to), identity, history, best)
+                arrays = {f"model.{name}": value for name, value in model.state_dict().items()}
+                arrays |= {f"best.{name}": value for name, value in best.items()}
+                meta = {"settings": identity, "history": asdict(history)}
+                checkpoint.save(save_to, arrays | {"tasks": tasks.state()}, meta)
     model.load_state_dict(best)
     return history
 
@@ -274,20 +266,6 @@ def _identity(model: Learner, tasks: Tasks, validation: Sequence[Batch]) -> dict
 
 def _copy(model: Learner) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def _save(
-    model: Learner,
-    tasks: Tasks,
-    path: Path,
-    settings: Mapping[str, Any],
-    history: History,
-    best: Mapping[str, torch.Tensor],
-) -> None:
-    arrays = {f"model.{name}": value for name, value in model.state_dict().items()}
-    arrays |= {f"best.{name}": value for name, value in best.items()}
-    arrays["tasks"] = tasks.state()
-    checkpoint.save(path, arrays, {"settings": dict(settings), "history": asdict(history)})
 
 
 def _restore(

@@ -22,11 +22,8 @@ class PiNetwork(nn.Module):
     Source: Yang, Santacroce & Hu 2022, section 3.
 
     Args:
-        omega: ``(n, r)``, in float64.
-        weights: W^1 ``(n, d)``, W^2 .. W^L ``(n, n)``, V ``(o, n)``.
+        omega: ``(n, r)``, in float64. weights: W^1 ``(n, d)``, W^2 .. W^L ``(n, n)``, V ``(o, n)``.
         biases: of the first layers, as far as there are.
-        phi: the activation.
-        multipliers: alpha_1 .. alpha_{L+1}. bias_scale: multiplies all biases.
     """
 
     def __init__(

@@ -26,19 +26,13 @@ class Rows(nn.Module):
     r"""The map ``g -> sum_i A_i K(B_i, g)`` from one infinitely wide layer to the next, or to the output.
 
     Args:
-        kernel: the dual of the activation.
-        rank: r, of B_i and g.
-        d_out: columns of A_i.
+        kernel: the dual of the activation. rank: r, of B_i and g. d_out: columns of A_i.
         max_rows: with a number, `append` compresses to half of it whenever it would be exceeded.
-        dtype, device: of the arithmetic.
         storage: of the rows, e.g. ``torch.bfloat16`` for half the memory; psi(B) and A then have 8 significant bits,
             while scale, rho and all sums stay in ``dtype``. None: ``dtype``.
 
-    Attributes:
-        compressions: what each compression so far did, see `tp4lib.pi_limit.compression.Compression`.
-
-    Memory grows by half when it is full, so that n appends cost O(n). ``state_dict`` holds the rows in use;
-    ``load_state_dict`` takes any number of them.
+    ``compressions`` holds what each compression so far did. Memory grows by half when it is full, so that n appends
+    cost O(n). ``state_dict`` holds the rows in use; ``load_state_dict`` takes any number of them.
 
     Example:
         >>> from tp4lib.activations import dual
@@ -82,7 +76,6 @@ class Rows(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the arithmetic."""
         return self._rho.dtype
 
     @property

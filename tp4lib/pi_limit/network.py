@@ -38,9 +38,7 @@ class PiMLP(nn.Module):
     r"""A perceptron of ``depth`` infinitely wide hidden layers in the rank-r pi-limit of muP.
 
     Args:
-        d_in, d_out: d and o.
-        rank: r. Cost and memory a row grow linearly in it.
-        depth: L, hidden layers.
+        d_in, d_out: d and o. rank: r. depth: L, hidden layers.
         activation: of the hidden layers, see `tp4lib.activations.activation_of`.
         sigma_in: U is initialized with ``E |U x|^2 = sigma_in^2 |x|^2``, its columns orthogonal where r allows it.
         sigma_hidden: a hidden matrix is initialized with r rows, B orthonormal, A Gaussian of variance
@@ -55,9 +53,7 @@ class PiMLP(nn.Module):
         multipliers: alpha_1 .. alpha_{L+1}, on the layers' outputs (the rate of layer l is in effect alpha_l^2 times
             larger; divide its sigma by alpha_l to keep the initialization).
         max_rows: bound on the rows per layer, kept by compression; None: they grow without bound.
-        storage: dtype of the rows, see `tp4lib.pi_limit.layer.Rows`.
-        seed: of the initialization.
-        device, dtype: of all else.
+        storage: dtype of the rows, see `tp4lib.pi_limit.layer.Rows`; dtype: of all else.
 
     Attributes:
         U: ``(r, d)``. layers: `Rows` of layers 2 .. L + 1. biases: L of ``(r,)``, one ``(o,)``, as far as there are.
@@ -94,20 +90,23 @@ class PiMLP(nn.Module):
     ) -> None:
         super().__init__()
         d_in, d_out = self.d_in, self.d_out = whole("d_in", d_in), whole("d_out", d_out, example=1)
-        rank, depth = self.rank, self.depth = (
-            whole("rank", rank, example=200),
-            whole("depth", depth, example=2),
+        self.rank = rank = whole("rank", rank, example=200)
+        self.depth = depth = whole("depth", depth, example=2)
+        sigma_in, sigma_hidden = (
+            real("sigma_in", sigma_in, least=0),
+            real("sigma_hidden", sigma_hidden, least=0),
         )
-        scales = {
-            "sigma_in": sigma_in,
-            "sigma_hidden": sigma_hidden,
-            "sigma_out": sigma_out,
-            "bias_scale": bias_scale,
-        }
-        sigma_in, sigma_hidden, sigma_out, self.bias_scale = (
-            real(name, scale, least=0) for name, scale in scales.items()
+        sigma_out, self.bias_scale = (
+            real("sigma_out", sigma_out, least=0),
+            real("bias_scale", bias_scale, least=0),
         )
-        self.multipliers = self._check_multipliers(multipliers)
+        alphas = [1.0] * (depth + 1) if multipliers is None else multipliers
+        self.multipliers = [real(f"multipliers[{i}]", alpha) for i, alpha in enumerate(alphas)]
+        if len(self.multipliers) != depth + 1:
+            raise InputError(
+                f"{len(self.multipliers)} multipliers; expected one for each of {depth + 1} layers; "
+                f"try multipliers={[1.0] * (depth + 1)}"
+            )
         self.kernel = dual(activation)
         generator = torch.Generator().manual_seed(checks.seed(seed))
         dtype = checks.floating("dtype", dtype) or torch.get_default_dtype()
@@ -133,17 +132,6 @@ class PiMLP(nn.Module):
         sizes = ([rank] * depth + [d_out] * output_bias) if self.bias_scale else []
         self.biases = nn.ParameterList(torch.zeros(size, device=device, dtype=dtype) for size in sizes)
         self._watch = Watch()
-
-    def _check_multipliers(self, multipliers: Sequence[float] | None) -> list[float]:
-        count = self.depth + 1
-        alphas = [1.0] * count if multipliers is None else multipliers
-        alphas = [real(f"multipliers[{i}]", alpha) for i, alpha in enumerate(alphas)]
-        if len(alphas) != count:
-            raise InputError(
-                f"{len(alphas)} multipliers; expected one for each of {count} layers; "
-                f"try multipliers={[1.0] * count}"
-            )
-        return alphas
 
     def preactivations(self, x: Tensor) -> list[Tensor]:
         """g^1, .., g^L, each ``(b, r)``, and f ``(b, o)``, at inputs x ``(b, d)``."""
@@ -180,10 +168,8 @@ class PiMLP(nn.Module):
                 ``|dU|^2 + |db|^2 + sum_l sum_ij (A_i.A_j) K(B_i, B_j)`` over the rows (A_i, B_i) of the gradient.
             weight_decay: all weights (not biases) are multiplied by ``1 - lr * weight_decay`` first.
 
-        Raises:
-            InputError: a rate, decay or norm that cannot be; training has diverged (`tp4lib.base.divergence.Watch`), or
-                something that the step would change is not finite: the rate is too large. The network is then as it was
-                before the step.
+        Where training has diverged (`tp4lib.base.divergence.Watch`), or something that the step would change is not
+        finite, the network is as it was before the step.
         """
         lr, clip, weight_decay = check_step(lr, clip, weight_decay)
         loss = loss or default_loss(y)
@@ -199,9 +185,12 @@ class PiMLP(nn.Module):
             biases = [bias + step * gradient for bias, gradient in zip(self.biases, gradients[1:])]
             A = [step * rows for rows in A]
             # Everything is checked before anything changes: a step that overflows is not made.
-            _require_finite("U", U, lr)
-            for index, rows in enumerate([*biases, *A, *B]):
-                _require_finite("a bias" if index < len(biases) else "a new row", rows, lr)
+            names = ["U", *["a bias"] * len(biases), *["a new row"] * len(A + B)]
+            for what, new in zip(names, [U, *biases, *A, *B]):
+                if not new.isfinite().all():
+                    raise InputError(
+                        f"{what} is no longer finite; expected finite numbers; try a smaller lr than {lr}"
+                    )
             self.U.copy_(U)
             for bias, moved in zip(self.biases, biases):
                 bias.copy_(moved)
@@ -251,10 +240,6 @@ class PiMLP(nn.Module):
 
             W^1 = Omega U,      W = Omega A^T phi(B Omega^T) / n,      V = A^T phi(B Omega^T),      biases Omega b
 
-        Args:
-            width: n, at least the rank.
-            seed: of Omega.
-
         Example:
             >>> PiMLP(d_in=3, d_out=2, rank=4, depth=2).sample(width=50)(torch.ones(5, 3)).shape
             torch.Size([5, 2])
@@ -278,12 +263,6 @@ class PiMLP(nn.Module):
 
     def extra_repr(self) -> str:
         return f"d_in={self.d_in}, d_out={self.d_out}, rank={self.rank}, depth={self.depth}"
-
-
-def _require_finite(what: str, found: Tensor, lr: float) -> None:
-    if not found.isfinite().all():
-        words = f"{what} is {found.item()}" if found.dim() == 0 else f"{what} is no longer finite"
-        raise InputError(f"{words}; expected a finite number; try a smaller lr than {lr}")
 
 
 def _frame(rank: int, columns: int, generator: torch.Generator) -> Tensor:

@@ -30,10 +30,7 @@ class ConditionedMatrix:
     def __init__(self, world: SampleWorld, std: float, corrected: bool) -> None:
         self.world, self.std, self.corrected = world, std, corrected
         # For W and for W^T: the basis u and its noises e.
-        self._sides = (
-            (OrthonormalRows(world), OrthonormalRows(world)),
-            (OrthonormalRows(world), OrthonormalRows(world)),
-        )
+        self._sides = [(OrthonormalRows(world), OrthonormalRows(world)) for _ in range(2)]
 
     def product(self, x: Vector, transposed: bool, scale: float) -> Vector:
         (basis, noises), (other, theirs) = self._sides[transposed], self._sides[not transposed]

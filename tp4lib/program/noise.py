@@ -61,10 +61,7 @@ def estimate(
     >>> f"{float(square.mean):.2f}", square.noise < 0.01
     ('0.39', True)
     """
-    seeds, seed = (
-        checks.whole("seeds", seeds, least=2, example=4),
-        checks.whole("seed", seed, least=0, example=0),
-    )
+    seeds, seed = checks.whole("seeds", seeds, least=2, example=4), checks.seed(seed)
     if tolerance is not None:
         checks.real("tolerance", tolerance, above=0, example=0.01)
     found = [program(InfiniteWidth(samples, seed + s, **world)) for s in range(seeds)]

@@ -36,18 +36,13 @@ _BLOCK = 2**22  # entries of a table that are worked on at once
 
 @dataclass(frozen=True)
 class SGD:
-    """torch.optim.SGD: stochastic gradient descent with momentum and weight decay.
-
-    Args:
-        momentum: mu in [0, 1). weight_decay: lambda >= 0.
-    """
+    """torch.optim.SGD, with momentum mu in [0, 1) and weight decay lambda >= 0."""
 
     momentum: float = 0.0
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if not checks.real("momentum", self.momentum, least=0, example=0.9) < 1:
-            raise InputError(f"momentum = {self.momentum}; expected a number in [0, 1); try momentum=0.9")
+        checks.real("momentum", self.momentum, least=0, below=1, example=0.9)
         checks.real("weight_decay", self.weight_decay, least=0, example=0.01)
 
     def rule(self, lr: float) -> SGDRule:
@@ -90,10 +85,10 @@ class Adam:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if len(self.betas) != 2 or not all(
-            checks.real("betas", b, least=0, example=0.9) < 1 for b in self.betas
-        ):
+        if len(self.betas) != 2:
             raise InputError(f"betas = {self.betas}; expected two numbers in [0, 1); try betas=(0.9, 0.999)")
+        for b in self.betas:
+            checks.real("betas", b, least=0, below=1, example=0.9)
         checks.real("eps", self.eps, above=0, example=1e-8)
         checks.real("weight_decay", self.weight_decay, least=0, example=0.01)
 

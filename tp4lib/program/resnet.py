@@ -8,7 +8,7 @@ from torch import Tensor
 from tp4lib.activations import activation_of
 from tp4lib.base import checks
 from tp4lib.program.optimizers import Adam
-from tp4lib.program.training import Training, TrainingOptions, make_task, require_room
+from tp4lib.program.training import Training, make_task, require_room
 from tp4lib.program.world import World, outer
 
 
@@ -29,9 +29,6 @@ def train_resnet(world: World, xi: Tensor, y: Tensor, *, depth: int, **options: 
         options: as in `train_mlp`, with std of U, W^1 .. W^L and v, and 4 steps by default. An odd activation, such as
             "tanh", keeps the branches' means at 0.
 
-    Returns:
-        `Training`, with h^1 .. h^L.
-
     >>> import torch
     >>> from tp4lib.program import InfiniteWidth
     >>> xi, y = torch.eye(2, dtype=torch.float64), torch.tensor([[1.0], [-1.0]])
@@ -39,7 +36,7 @@ def train_resnet(world: World, xi: Tensor, y: Tensor, *, depth: int, **options: 
     torch.Size([3, 2, 1])
     """
     depth = checks.whole("depth", depth, example=4)
-    task = make_task(world, xi, y, depth + 2, TrainingOptions(**{"steps": 4} | options))
+    task = make_task(world, xi, y, depth + 2, **{"steps": 4} | options)
     (_, phi, slope, _), branch, xi = activation_of(task.activation), 1 / math.sqrt(depth), task.xi
     rate = task.lr * branch if isinstance(task.optimizer, Adam) else task.lr  # of the branches
     require_room(world, 1 + task.steps, depth, len(xi))

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tp4lib.activations import activation_of
 from tp4lib.base.errors import InputError
-from tp4lib.program.training import Training, TrainingOptions, make_task, require_room
+from tp4lib.program.training import Training, make_task, require_room
 from tp4lib.program.world import Matrix, World, outer
 
 
@@ -34,7 +34,7 @@ def train_rnn(world: World, xi: Tensor, y: Tensor, **options: Any) -> Training:
     """
     if xi.dim() != 3:
         raise InputError(f"xi is {tuple(xi.shape)}; expected (P, K, d_in); try xi[..., None]")
-    task = make_task(world, xi, y, 3, TrainingOptions(**{"steps": 4} | options))
+    task = make_task(world, xi, y, 3, **{"steps": 4} | options)
     (_, phi, slope, _), xi = activation_of(task.activation), task.xi
     times = xi.shape[1]
     require_room(world, 1 + task.steps, times, len(xi))

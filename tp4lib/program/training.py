@@ -24,7 +24,7 @@ def squared_loss(f: Tensor, y: Tensor) -> Tensor:
     return 0.5 * (f - y).square().sum() / len(f)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """How a network is trained: the keyword arguments of `train_mlp` and `train_rnn`.
 
@@ -70,28 +70,19 @@ class Training:
     kernel: Tensor | None = None
 
 
-@dataclass
-class Task:
+@dataclass(frozen=True, kw_only=True)
+class Task(TrainingOptions):
     """Everything about a training but the world and the parametrization, and what it has recorded so far."""
 
     xi: Tensor
     y: Tensor
-    activation: str
-    lr: float
-    steps: int
-    std: list[float]
-    loss: LossFunction
-    optimizer: SGD | Adam
-    batches: list[Tensor] | None
     outputs: list[Tensor] = field(default_factory=list)
     h: list[list[Vector]] = field(default_factory=list)
 
     def record(self, f: Tensor, h: list[Vector]) -> Tensor | None:
         """Note f and h^1 .. h^L; dLoss/df at the next step's batch, (batch, d_out), or None after the last step.
 
-        Raises:
-            Diverged: f is not finite, or its loss is above `tp4lib.base.divergence.FACTOR` times that of the untrained
-                network or of the output 0.
+        Diverged (`tp4lib.base.divergence`) compares with the loss of the untrained network, or of the output 0.
         """
         self.outputs.append(f)
         self.h.append(h)
@@ -135,10 +126,10 @@ def require_room(world: World, steps: int, layers: int, inputs: int) -> None:
         world.require(28 * steps * layers * inputs, "this training")
 
 
-def make_task(world: World, xi: Tensor, y: Tensor, layers: int, options: TrainingOptions) -> Task:
+def make_task(world: World, xi: Tensor, y: Tensor, layers: int, **given: object) -> Task:
     """Check the arguments of a ready program with so many weight layers, and put the numbers where the world is."""
-    std = options.std
-    std = list(std) if hasattr(std, "__iter__") else [std] * layers
+    options = TrainingOptions(**given)
+    std = list(options.std) if hasattr(options.std, "__iter__") else [options.std] * layers
     if len(std) != layers:
         raise InputError(f"std has {len(std)} numbers; one per layer, {layers}, are needed; try std=1.0")
     optimizer = optimizer_of(options.optimizer, options.momentum, options.weight_decay)
@@ -168,4 +159,5 @@ def make_task(world: World, xi: Tensor, y: Tensor, layers: int, options: Trainin
         batches = [torch.as_tensor(batch, device=world.device) for batch in batches]
     xi = xi.detach().to(world.device, world.dtype)
     y = y.detach().to(world.device, world.dtype) if y.is_floating_point() else y.to(world.device)
-    return Task(xi, y, options.activation, lr, steps, std, options.loss, optimizer, batches)
+    checked = dict(lr=lr, steps=steps, std=std, optimizer=optimizer, batches=batches)
+    return Task(**vars(options) | checked, xi=xi, y=y)

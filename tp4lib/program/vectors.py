@@ -90,11 +90,9 @@ class Vector:
         if name in _SIZES or name in _CONSTANTS:
             refuse(name)
         method = getattr(torch.Tensor, name)
-        return (
-            (lambda *args, **kwargs: apply(method, (self, *args), kwargs))
-            if callable(method)
-            else refuse(name)
-        )
+        if not callable(method):
+            refuse(name)
+        return lambda *args, **kwargs: apply(method, (self, *args), kwargs)
 
     def __len__(self) -> int:
         return len(self._tensor) if self.is_stack else refuse("shape")

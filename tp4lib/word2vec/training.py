@@ -29,7 +29,7 @@ from tp4lib.word2vec.model import CBOW, parse_width
 from tp4lib.word2vec.settings import Word2VecSettings
 from tp4lib.word2vec.shards import ALONE, Shards
 from tp4lib.word2vec.steps import on_numba as fast
-from tp4lib.word2vec.steps.choice import choose
+from tp4lib.word2vec.steps.choice import Engine, choose
 from tp4lib.word2vec.steps.on_torch import require_finite
 
 CHECKPOINT_SECONDS = 180.0
@@ -120,7 +120,7 @@ def train(
     model = start if start is not None else CBOW(len(corpus.vocab), width, asked.seed, dtype, device, shards)
     if start is not None:
         _require_start(start, corpus)
-    engine = choose(asked.engine, model, sampler, asked.threads)
+    engine = Engine(*choose(asked.engine, model, sampler, asked.threads))
     run = _Run(model, sampler, asked.step, record, engine, keeper, checkpoint_seconds)
     if start is not None:
         run.allow_for_start()
