@@ -59,7 +59,7 @@ ActivationLike = str | Function | Activation | Dual
 
 
 def activation_of(activation: ActivationLike) -> Activation:
-    """The row of a name ("linear" is another one of "identity"), of any elementwise function of tensors, or of a `Dual`.
+    """The row of a name ("linear" means "identity"), of any elementwise function of tensors, or of a `Dual`.
 
     >>> activation_of("linear").name, activation_of(torch.sin).slope(torch.zeros(1))
     ('identity', tensor([1.]))
