@@ -56,9 +56,7 @@ class ABC:
     r"""An abc-parametrization: the exponents of width in every layer's multiplier, initialization and learning rate.
 
     Args:
-        a: a_1 .. a_{L+1}, multiplier exponents; the length L + 1 sets the number of hidden layers L >= 1.
-        b: b_1 .. b_{L+1}, initialization exponents, as many as `a`.
-        c: learning-rate exponent, one number for all layers.
+        a, b: a_1 .. a_{L+1} and b_1 .. b_{L+1}, which set the number of hidden layers L >= 1. c: one for all layers.
         name: a label for tables and figures, ignored by equality and hashing.
 
     The classification turns on *equalities*, so exponents are snapped to a grid that holds small fractions and short
@@ -168,12 +166,8 @@ class ABC:
 
         Source: section 3, the theorem on nontriviality.
         """
-        words = {
-            "relation": "=",
-            "what_breaks": "this term of the logits' change vanishes with width",
-            "source": "section 3, Nontriviality",
-        }
-        bounds = self.stability_conditions[-2:]
+        breaks, source = "this term of the logits' change vanishes with width", "section 3, Nontriviality"
+        words, bounds = dict(relation="=", what_breaks=breaks, source=source), self.stability_conditions[-2:]
         return tuple(replace(bound, holds=abs(bound.margin) <= _CLOSE, **words) for bound in bounds)
 
     @property

@@ -15,8 +15,8 @@ from tp4lib.linear_limit import LinearLimit
 from tp4lib.pi_limit import PiMLP, compression
 from tp4lib.pi_limit import layer as rows_module
 from tp4lib.pi_limit import network as network_module
+from tp4lib.pi_limit.finite import default_loss
 from tp4lib.pi_limit.reference import pi_step
-from tp4lib.pi_limit.step import default_loss
 
 F64 = torch.float64
 

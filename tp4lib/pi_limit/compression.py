@@ -22,10 +22,9 @@ _RIDGE = 1e-7  # times the mean of the diagonal: rows that nearly coincide make 
 
 
 class Compression(NamedTuple):
-    """What a compression did.
+    """What a compression did to the number of rows.
 
     Attributes:
-        before, after: rows.
         error: ``|W - W'| / |W|`` in the Frobenius norm, so that outputs at g move by at most
             ``error * |W| * sqrt(K(g, g))``. (A difference of sums: below about 1e-3 it is rounding in float32.)
     """
@@ -47,8 +46,6 @@ def refit(
 
     Args:
         kernel: K. split: the rows' B, made ready for K. A: ``(rows, columns)``.
-        budget: rows that stay.
-        seed: of the draw.
 
     Returns:
         The indices of the rows that stay, their new A in float64, and the report.

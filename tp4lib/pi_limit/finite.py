@@ -6,8 +6,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tp4lib.base.checks import real
 from tp4lib.base.divergence import Watch
-from tp4lib.pi_limit.step import Loss, check_step, default_loss
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def check_step(lr: float, clip: float | None, weight_decay: float) -> tuple[float, float | None, float]:
+    """The numbers of a step of SGD, checked."""
+    lr, decay = real("lr", lr, least=0, example=0.1), real("weight_decay", weight_decay, least=0, example=0)
+    return lr, None if clip is None else real("clip", clip, above=0), decay
+
+
+def default_loss(y: Tensor) -> Loss:
+    """Cross-entropy where targets are labels; half the mean square distance, ``|f - y|^2 / 2``, to vectors."""
+    if not y.is_floating_point():
+        return F.cross_entropy
+    return lambda f, y: (f - y).square().sum(-1).mean() / 2
 
 
 class PiNetwork(nn.Module):

@@ -29,9 +29,8 @@ from tp4lib.base.device import require_memory, resolve_optional
 from tp4lib.base.divergence import Watch
 from tp4lib.base.errors import InputError
 from tp4lib.pi_limit.compression import Compression
-from tp4lib.pi_limit.finite import PiNetwork
+from tp4lib.pi_limit.finite import Loss, PiNetwork, check_step, default_loss
 from tp4lib.pi_limit.layer import Rows
-from tp4lib.pi_limit.step import Loss, check_step, default_loss
 
 
 class PiMLP(nn.Module):
@@ -229,7 +228,7 @@ class PiMLP(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all weights in use."""
+        """Of all weights in use."""
         return sum(layer.nbytes for layer in self.layers) + sum(p.nbytes for p in self.parameters())
 
     @torch.no_grad()

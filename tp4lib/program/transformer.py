@@ -25,23 +25,19 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Transformer:
-    """The shape of a causal Transformer in muP, all but its width n.
+    """The shape of a causal Transformer in muP, all but its width n."""
 
-    Args:
-        vocab: number of tokens. depth: blocks of attention and MLP. heads: H, each of dimension n.
-        branch: multiplier of every residual branch.
-        tied: whether the readout is the token embedding.
-        activation: of the MLP, see `tp4lib.activations.activation_of`.
-        std: of the embeddings' entries, of sqrt(n) times the matrices', and of the readout's (n times).
-    """
-
-    vocab: int
-    depth: int = 1
-    heads: int = 1
-    branch: float = 1.0
-    tied: bool = False
-    activation: str = "tanh"
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    vocab: int  # number of tokens
+    depth: int = 1  # blocks of attention and MLP
+    heads: int = 1  # H, each of dimension n
+    branch: float = 1.0  # multiplier of every residual branch
+    tied: bool = False  # whether the readout is the token embedding
+    activation: str = "tanh"  # of the MLP, see `tp4lib.activations.activation_of`
+    std: tuple[float, float, float] = (
+        1.0,
+        1.0,
+        1.0,
+    )  # of embeddings, sqrt(n) times matrices, n times the readout
 
     def __post_init__(self) -> None:
         checks.whole("vocab", self.vocab, least=2, example=4)
@@ -103,7 +99,6 @@ def train_transformer(
         tokens: (S, K) whole numbers below `shape.vocab`.
         targets: (S, K), the tokens to predict; -100 where nothing is asked.
         shape: the architecture.
-        lr: eta. steps: T. optimizer: as in `train_mlp`.
         batches: for each step the sequences to train on (default: all); logits are recorded for all of them.
 
     >>> from tp4lib.program import InfiniteWidth

@@ -25,7 +25,7 @@ _CONSTANTS = {"detach", "data", "detach_", "grad", "backward", "requires_grad_"}
 
 
 class Space(Protocol):
-    """What a vector asks of the world that it lives in: how many coordinates, of which type, where, and the probed."""
+    """What a vector asks of its world."""
 
     coordinates: int
     dtype: torch.dtype

@@ -113,10 +113,9 @@ class Scaled:
         (`OneCycleLR(max_lr=0.1)`, `eta_min` above 0) erase the parametrization.
 
         Args:
-            lr: at the base width, and so are weight_decay and eps.
+            lr, weight_decay, eps: at the base width. Biases and gains have no decay.
             optimizer: "sgd" for updates linear in the gradient (SGD, momentum), "adam" or "adamw" for updates that do
                 not depend on the gradient's size (Adam, AdamW, Lion), "rmsprop" and "adagrad" by their names.
-            weight_decay: of matrices and embeddings; biases and gains have none. eps: Adam's.
         """
         lr = real("lr", lr, least=0, example=0.01)
         weight_decay = real("weight_decay", weight_decay, least=0, example=0.1)
@@ -190,9 +189,8 @@ def scale(
     """
     width, base = whole("width", width), whole("base", base)
     if not callable(make) or isinstance(make, nn.Module):
-        raise InputError(
-            f"make is a {type(make).__name__}; expected a function of the width; try lambda width: .."
-        )
+        what = f"make is a {type(make).__name__}"
+        raise InputError(f"{what}; expected a function of the width; try lambda width: ..")
     if base > width:
         raise InputError(f"base = {base} is above width = {width}; expected base <= width; try base={width}")
     _check_parametrization(parametrization)

@@ -24,8 +24,7 @@ class SweepOptions:
     """The keyword arguments of `tp4lib.sweep.sweep`.
 
     Attributes:
-        steps: number of updates. batch_size: samples per update. batch_seed: of the minibatches.
-        optimizer: "sgd" or "adam".
+        steps: number of updates. batch_size: samples per update. optimizer: "sgd" or "adam".
         loss: "square", ||f - y||^2 / 2 averaged over samples, or "cross_entropy"; for networks of `scale` also any
             function (f, y) -> scalar.
         test: test inputs and targets, like x and y; accuracy takes the largest output (and the largest target).
@@ -33,8 +32,7 @@ class SweepOptions:
         blowup: a member is diverged once its loss is not finite or above `blowup` times its first loss. Far above the 3
             at which single runs stop (`base.divergence`): here divergence is a result, and a member that overshoots at
             the edge of stability, and may yet come back, is given the time to.
-        members: how many members to stack at once; None takes what fits and is fast here. The result does not
-            depend on it beyond rounding.
+        members: how many members to stack at once; None takes what fits and is fast here.
         weight_decay, schedule: for networks of `scale` alone: decoupled decay (Adam is AdamW), and (update, steps) ->
             factor on all rates, such as `tp4lib.sweep.warmup_and_decay`. Their x, y may have any shape whose first axis
             is samples; "cross_entropy" is averaged over all positions.

@@ -54,8 +54,8 @@ def sweep(
 
     Args:
         make: seed -> network of `ABCLinear` layers, e.g. `lambda seed: MLP(64, 256, 10, mup(2), seed=seed)`; the
-            same network but for its initialization. Members of one seed have the same initial weights. Any other
-            network as `tp4lib.scale.scale` returns it: those are trained one after another.
+            same network but for its initialization. Or any network as `tp4lib.scale.scale` returns it: those are
+            trained one after another.
         rates: R learning rates eta. seeds: S different seeds.
         x: (N, d_in) inputs. y: targets, (N, d_out) floats for "square", (N,) class numbers for "cross_entropy".
         options: steps and batch_size, and those of `tp4lib.sweep.options.SweepOptions`: optimizer, loss, test,
@@ -81,7 +81,11 @@ def sweep(
         test_accuracy=np.zeros((*grid, tests)),
     )
     if alone:
-        _one_by_one(result, make, Trainer(x, y, options))
+        trainer = Trainer(x, y, options)
+        for r, s in bar(list(np.ndindex(*grid)), desc=options.desc, unit="run"):
+            found = trainer.run(make(int(seeds[s])), float(rates[r]))
+            result.losses[r, s], result.diverged_at[r, s] = found[:2]
+            result.test_loss[r, s], result.test_accuracy[r, s] = found[2]
     else:
         _stacked(result, make, model, x, y, options)
     # The last test, and tests between a blow-up and the minibatch that shows it, are of a member already lost.
@@ -89,15 +93,6 @@ def sweep(
     lost |= ~np.isfinite(result.test_loss)
     result.test_loss[lost], result.test_accuracy[lost] = np.inf, 0.0
     return result
-
-
-def _one_by_one(result: Sweep, make: Callable[[int], Scaled], trainer: Trainer) -> None:
-    with bar(total=result.diverged_at.size, desc=trainer.options.desc, unit="run") as progress:
-        for r, s in np.ndindex(*result.diverged_at.shape):
-            found = trainer.run(make(int(result.seeds[s])), float(result.rates[r]))
-            result.losses[r, s], result.diverged_at[r, s] = found[:2]
-            result.test_loss[r, s], result.test_accuracy[r, s] = found[2]
-            progress.update()
 
 
 def _stacked(

@@ -17,9 +17,8 @@ from tp4lib.base.checks import real, whole
 from tp4lib.base.errors import InputError
 from tp4lib.nn import ABCLinear, rates
 
-_ADAM = dict(
-    beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False
-)  # its defaults
+# Its defaults.
+_ADAM = dict(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False)
 
 
 class Stack(nn.Module):
@@ -30,9 +29,7 @@ class Stack(nn.Module):
     Args:
         models: networks alike but for their initial weights. Between its layers a network has to treat
             leading dimensions as a batch.
-        pick: (M,) which of `models` each member starts from.
-        lr: (M,) learning rates eta.
-        optimizer: "sgd" or "adam".
+        pick: (M,) which of `models` each member starts from. lr: (M,) learning rates eta.
 
     Shapes: x (B, d_in), the same for all members -> f (M, B, d_out).
 

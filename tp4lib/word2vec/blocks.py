@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from tp4lib.base.checks import real, whole
+from tp4lib.base.checks import seed as seed_of
 from tp4lib.base.device import require_memory
 from tp4lib.word2vec.corpus import Vocabulary, keep_probability
 
@@ -67,12 +68,10 @@ class Sampler:
     """Draws the blocks of a training run.
 
     Args:
-        vocab: for the frequencies.
-        ids: (tokens,) int32, the corpus.
+        vocab: for the frequencies. ids: (tokens,) int32, the corpus.
         window: largest window; the window of a position is uniform in 1..window.
         num_negatives: negatives that a position sees (k), drawn in proportion to count^0.75.
-        subsample: threshold t of `keep_probability`; 0 for no subsampling.
-        batch_size: positions a step.
+        subsample: threshold t of `keep_probability`. batch_size: positions a step.
         shared: None for ``num_negatives`` fresh ones per position, else K, the number that a whole batch shares; each
             of them then has the weight ``num_negatives / K``, so that the expected gradient is the same.
         lr: learning rate, falling linearly to 1e-4 of itself over ``epochs``.
@@ -97,18 +96,14 @@ class Sampler:
         whole("num_negatives", self.num_negatives, most=LARGEST, example=25)
         whole("batch_size", self.batch_size, most=LARGEST, example=32)
         whole("epochs", self.epochs, most=LARGEST, example=5)
-        whole("seed", self.seed, least=0, most=2**63 - 1, example=0)
+        seed_of(self.seed)
         real("lr", self.lr, above=0, example=0.05)
         if self.shared is not None:
             whole("shared_negatives", self.shared, most=LARGEST, example=24)
         batches = -(-self.block_tokens // self.batch_size)
         draws = self.shared * batches if self.shared else self.num_negatives * self.block_tokens
-        require_memory(
-            16 * draws,  # bytes that `AliasTable.draw` sets aside
-            torch.device("cpu"),
-            "drawing the negatives of a block",
-            "try --num-negatives 25, and a smaller --batch-size or --shared-negatives",
-        )
+        needed, hint = 16 * draws, "try --num-negatives 25, and a smaller --batch-size or --shared-negatives"
+        require_memory(needed, torch.device("cpu"), "drawing the negatives of a block", hint)
         keep = keep_probability(self.vocab.counts, self.vocab.counts.sum(), self.subsample)
         object.__setattr__(self, "_keep", keep.astype(np.float32))
         object.__setattr__(self, "_alias", AliasTable(self.vocab.counts**0.75))

@@ -190,12 +190,8 @@ def keep_probability(counts: np.ndarray, total: float, t: float) -> np.ndarray:
     Source: section 9.1 and appendix of the paper; the formula is the one of the word2vec program.
 
     Args:
-        counts: (|V|,) occurrences, positive.
-        total: occurrences of all words together.
+        counts: (|V|,) occurrences, positive, of ``total`` of all words together.
         t: threshold frequency, 1e-4 in the paper, at most 1; 0 keeps everything.
-
-    Returns:
-        (|V|,) float64 in (0, 1].
 
     >>> keep_probability(np.array([1, 400]), 1000, 0.1).round(4).tolist()
     [1.0, 0.75]

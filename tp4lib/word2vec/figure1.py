@@ -14,17 +14,11 @@ from tp4lib.base.errors import InputError
 
 @dataclass(frozen=True)
 class PCA:
-    """Result of `pca`.
+    """Result of `pca`."""
 
-    Attributes:
-        scores: (N, k) coordinates of the points along the components.
-        components: (k, n) orthonormal directions, most variance first.
-        explained: (k,) share of the total variance along each.
-    """
-
-    scores: torch.Tensor
-    components: torch.Tensor
-    explained: torch.Tensor
+    scores: torch.Tensor  # (N, k) coordinates of the points along the components
+    components: torch.Tensor  # (k, n) orthonormal directions, most variance first
+    explained: torch.Tensor  # (k,) share of the total variance along each
 
 
 def pca(points: torch.Tensor, k: int | None = None) -> PCA:
@@ -82,8 +76,7 @@ def separation(points: torch.Tensor, group: torch.Tensor, shuffles: int = 1000, 
     """How well two groups of points come apart: leave-one-out nearest centroid, silhouette, and chance.
 
     Args:
-        points: (N, k) coordinates.
-        group: (N,) bool, True for the one group and False for the other; two points each at least.
+        points: (N, k) coordinates. group: (N,) bool, True for the one group; two points in each at least.
         shuffles: random labellings that say what chance gives, at least 1.
 
     >>> line = torch.tensor([[0.0], [1.0], [10.0], [11.0]])

@@ -56,12 +56,9 @@ class CBOW:
     """The parameters of Word2Vec at one width.
 
     Args:
-        vocab_size: |V|.
-        width: n, or ``math.inf`` (or "inf") for the limit.
-        seed: for the random start of a finite width.
+        width: n, or ``math.inf`` (or "inf") for the limit. seed: for the random start of a finite width.
         dtype: torch.float32 or torch.float64; or torch.bfloat16, which is computed with in float32 and rounded to
             stochastically (`rounded`): half the memory, and half the bytes to move.
-        device: "auto", "cpu", "cuda", "cuda:1".
         shards: the ranks that share the columns; the model holds those of this rank. An attribute, too.
 
     Attributes:
@@ -92,10 +89,11 @@ class CBOW:
         n = columns_of(vocab_size, self.width)
         own = shards.columns(n)
         columns, size = own.stop - own.start, torch.finfo(dtype).bits // 8
-        fits = f"try --max-vocab {largest_vocab(self.width, device, size)}"
-        require_memory(
-            2 * vocab_size * columns * size, device, f"width {self.width} with {vocab_size} words", fits
-        )
+        # The largest vocabulary whose two matrices take 0.9 of the memory there is.
+        numbers = 0.9 * devices.available_memory(device) / (2 * size)
+        fits = int(math.sqrt(numbers) if self.width == math.inf else numbers / n)
+        what = f"width {self.width} with {vocab_size} words"
+        require_memory(2 * vocab_size * columns * size, device, what, f"try --max-vocab {fits}")
         if self.width == math.inf:
             self.embeddings = _matrix(vocab_size, columns, dtype, device)
             self.embeddings[own].fill_diagonal_(1.0)
@@ -157,9 +155,3 @@ def _matrix(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -
     """
     line = 128 // dtype.itemsize if device.type == "cuda" else 1
     return torch.zeros(rows, -(-columns // line) * line, dtype=dtype, device=device)[:, :columns]
-
-
-def largest_vocab(width: int | float, device: torch.device, itemsize: int = 4, share: float = 0.9) -> int:
-    """The largest vocabulary whose two parameter matrices take at most ``share`` of the memory there is."""
-    numbers = share * devices.available_memory(device) / (2 * itemsize)
-    return int(math.sqrt(numbers)) if width == math.inf else int(numbers / width)

@@ -33,10 +33,7 @@ class PiCBOW:
 
     Args:
         vocab: for its size, and its counts, which give q in proportion to count^0.75.
-        rank: r.
-        activation: of the hidden layer, see `tp4lib.activations.activation_of`.
-        negatives: k.
-        max_rows: of the readout.
+        rank: r. negatives: k. max_rows: of the readout.
         seed: of the start: embeddings are orthonormal where r >= |V|, as in the linear limit, and nearly so elsewhere.
 
     Example:
@@ -84,12 +81,7 @@ class PiCBOW:
         return (torch.nn.functional.softplus(-hit)[:, 0] + every - own).sum()
 
     def train(self, sampler: Sampler, report: Callable[[int], object] = lambda _: None) -> list[float]:
-        """Train on every block of every epoch; returns the mean loss of each block. ``report`` gets positions done.
-
-        Raises:
-            InputError: subsampling left no position to train on.
-            Diverged: an InputError: a block's mean loss is above `divergence.FACTOR` times that of the start.
-        """
+        """Train on every block of every epoch; returns the mean loss of each block. ``report`` gets positions done."""
         losses = []
         for epoch in range(sampler.epochs):
             for number in range(sampler.blocks):

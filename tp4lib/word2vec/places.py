@@ -9,21 +9,13 @@ from tp4lib.word2vec.corpus import Vocabulary
 
 @dataclass(frozen=True)
 class Place:
-    """A US city or state.
+    """A US city or state."""
 
-    Attributes:
-        word: its name, one lower-case word.
-        kind: "city" or "state".
-        state: the state it lies in, or is.
-        rank: its rank by population among all US cities or all states (2020 census).
-        id: its place in the vocabulary.
-    """
-
-    word: str
-    kind: str
-    state: str
-    rank: int
-    id: int
+    word: str  # its name, one lower-case word
+    kind: str  # "city" or "state"
+    state: str  # the state it lies in, or is
+    rank: int  # by population among all US cities or all states (2020 census)
+    id: int  # its place in the vocabulary
 
 
 def us_places(vocab: Vocabulary) -> list[Place]:

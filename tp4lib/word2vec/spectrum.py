@@ -41,15 +41,13 @@ def leading(
     """Of ``M = matrix - minus I``: the largest singular values (count,), and their right directions (n, count).
 
     By subspace iteration, ``Q <- qr(M^T M Q)`` from a random start (Halko, Martinsson & Tropp 2011, algorithm 4.4):
-    memory of a few (n, count) matrices beside M, and time of 2 ``rounds`` products, where a decomposition of 67,897
-    columns takes some 100 GB and hours. Neither M nor M^T M is made.
+    memory of a few (n, count) matrices beside M, and time of 2 ``rounds`` products. Neither M nor M^T M is made.
 
     Args:
         matrix: (m, n); with ``minus``, square, such as the limit's embeddings less their initialization.
         rounds: the error in the direction of singular value s falls like ``(s_last / s)^(2 rounds)``.
 
-    Returns:
-        values, descending, and directions with orthonormal columns, in float64 where the matrix is, else float32.
+    In float64 where the matrix is, else float32.
 
     >>> values, directions = leading(torch.diag(torch.tensor([1.0, 4.0, 3.0])), 2, minus=1.0)
     >>> values.round(decimals=3).tolist(), directions.abs().argmax(0).tolist()

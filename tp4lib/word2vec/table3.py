@@ -35,13 +35,8 @@ def train_widths(
     where it was; a run that is complete is only read again.
 
     Args:
-        widths: positive integers, ``math.inf`` for the limit.
         folder: for checkpoints: 8 |V| x columns bytes per width, in float32; none of more than `KEPT`.
-        evaluate: as for `train`.
-        settings: passed to `train`; ``epochs`` is needed.
-
-    Returns:
-        the trained networks by width, in the order of ``widths``.
+        evaluate, settings: as for `train`.
     """
     trained = {}
     itemsize = getattr(torch, str(settings.get("dtype", "float32")).removeprefix("torch.")).itemsize

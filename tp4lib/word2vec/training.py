@@ -74,10 +74,8 @@ def train(
     """Train CBOW with negative sampling on a corpus, by SGD with a linearly falling rate (paper, section 9.1).
 
     Args:
-        corpus: the text.
         width: n, or ``math.inf`` / "inf" for the exact limit.
-        settings: a `Word2VecSettings`; its defaults if left out.
-        changes: fields of `Word2VecSettings` by name, in place of those of ``settings``: ``epochs=3, lr=0.1``.
+        settings, changes: a `Word2VecSettings`, and fields in place of its own by name: ``epochs=3, lr=0.1``.
         start: train this model on (from any parameters); it is changed in place and ``width`` must be its width.
         out: folder for checkpoints, after every epoch and every few minutes; None for none. Where they are larger than
             `checkpoints.SMALL`, only so often that they take a twentieth of the time at most: then the last one, too,
@@ -88,12 +86,9 @@ def train(
             ``correct``, ``answered`` and ``total``. What it asks is compared as `analogies.asked_by` tells.
         after_epoch: called with the history so far after each epoch, its checkpoint and its score included.
         checkpoint_seconds: time between checkpoints within an epoch; 0 for one after every block of the text.
-        shards: the ranks that share the columns (`Shards.join`); the numbers are those of one rank but for the order
-            of sums. Each keeps a checkpoint of its columns.
+        shards: the ranks that share the columns (`Shards.join`); each keeps a checkpoint of its columns.
 
     Raises:
-        InputError: settings that cannot work or differ from those of the checkpoint, too little memory, a damaged
-            checkpoint, an epoch in which subsampling left no position to train on.
         Diverged: an InputError: a number is no longer finite, or the mean loss of a block is above
             `divergence.FACTOR` times that of the untrained network, (1 + num_negatives) log 2 where its scores
             are 0. The last checkpoint before it stays.
@@ -141,9 +136,12 @@ def _sampler(asked: Word2VecSettings, corpus: Corpus, device: torch.device) -> S
     if batch_size is None:
         alone = 1 if fast.numba is not None and asked.engine != "torch" else 16
         batch_size = 32 if shared else alone
-    # Draws for each position of a batch. gensim's gradient makes larger steps, and fewer draws make them noisy: two
-    # are as accurate as gensim at widths 64 and 256, see benchmarks/results/word2vec_gensim.json.
-    share = 3.0 if asked.window_gradient == "sum" else 0.75
+    draws = asked.shared_negatives
+    if draws is None:
+        # Draws for each position of a batch. gensim's gradient makes larger steps, and fewer draws make them noisy: two
+        # are as accurate as gensim at widths 64 and 256, see benchmarks/results/word2vec_gensim.json.
+        share = 3.0 if asked.window_gradient == "sum" else 0.75
+        draws = math.ceil(share * whole("batch_size", batch_size, most=LARGEST))
     return Sampler(
         corpus.vocab,
         corpus.ids,
@@ -151,7 +149,7 @@ def _sampler(asked: Word2VecSettings, corpus: Corpus, device: torch.device) -> S
         num_negatives=asked.num_negatives,
         subsample=asked.subsample,
         batch_size=batch_size,
-        shared=_draws(asked.shared_negatives, share, batch_size) if shared else None,
+        shared=draws if shared else None,
         lr=asked.lr,
         epochs=asked.epochs,
         seed=asked.seed,
@@ -167,11 +165,10 @@ def _record(
     evaluate: Callable[[torch.Tensor], Any] | None,
 ) -> dict[str, Any]:
     """Everything the numbers of a run depend on: a checkpoint of another record is refused."""
-    chosen = {name: getattr(asked, name) for name in _RECORDED}
     return {
         "version": __version__,
         "width": "inf" if width == math.inf else width,
-        **chosen,
+        **{name: getattr(asked, name) for name in _RECORDED},
         "batch_size": sampler.batch_size,
         "shared_negatives": sampler.shared,
         "vocab_size": len(corpus.vocab),
@@ -220,29 +217,24 @@ class _Run:
 
     def save(self) -> None:
         if self.keeper is not None:
-            meta = {"settings": self.settings, "state": self.state}
             now = self.state
             generation = f"{now['epoch']:04}-{now['block']:07}-{now['evaluated']:d}"
             with self.pace.writing():
-                self.keeper.save(generation, self._arrays(), meta)
+                self.keeper.save(generation, self._arrays(), {"settings": self.settings, "state": now})
 
     def restore(self) -> None:
         with checkpoint.restoring(self.keeper.folder):
-            self.state = self._checked(self.keeper.load(self._arrays(), self.settings)["state"])
-
-    def _checked(self, state: dict[str, Any]) -> dict[str, Any]:
-        blocks, epochs = self.sampler.blocks, self.settings["epochs"]
-        whole = all(type(state.get(key)) is type(value) for key, value in self.state.items())
-        if not (
-            whole
-            and 0 <= state["epoch"] <= epochs
-            and 0 <= state["block"] < blocks
-            and len(state["history"]) == state["epoch"]
-            and all(isinstance(row, dict) and math.isfinite(row["loss"]) for row in state["history"])
-            and (state["evaluated"] or state["history"])
-        ):
-            raise ValueError("a state that no run has")
-        return state
+            state = self.keeper.load(self._arrays(), self.settings)["state"]
+            if not (
+                all(type(state.get(key)) is type(value) for key, value in self.state.items())
+                and 0 <= state["epoch"] <= self.settings["epochs"]
+                and 0 <= state["block"] < self.sampler.blocks
+                and len(state["history"]) == state["epoch"]
+                and all(isinstance(row, dict) and math.isfinite(row["loss"]) for row in state["history"])
+                and (state["evaluated"] or state["history"])
+            ):
+                raise ValueError("a state that no run has")
+            self.state = state
 
     def _arrays(self) -> dict[str, torch.Tensor]:
         return {name: _bits(getattr(self.model, name)) for name in ("embeddings", "readout")}
@@ -316,11 +308,7 @@ class _Run:
         return result
 
     def allow_for_start(self) -> None:
-        """Let a start that is not ours count as untrained: its own loss, where that is above the loss of scores of 0.
-
-        Raises:
-            Diverged: its loss is not finite.
-        """
+        """Let a start that is not ours count as untrained: its own loss, where that is above that of scores of 0."""
         blocks = (self.sampler.block(0, number) for number in range(self.sampler.blocks))
         block = next((block for block in blocks if len(block)), None)
         if block is None or not self.shards.any(bool(self.model.readout.any())):
@@ -373,13 +361,6 @@ class _Run:
                 total=int(score.total),
             )
         self.state["evaluated"] = True
-
-
-def _draws(shared_negatives: int | None, share: float, batch_size: int) -> int:
-    """K, the negatives that a batch shares."""
-    if shared_negatives is not None:
-        return whole("shared_negatives", shared_negatives, most=LARGEST)
-    return math.ceil(share * whole("batch_size", batch_size, most=LARGEST))
 
 
 def _digest(start: CBOW) -> str:
