@@ -27,7 +27,7 @@ from tp4lib.base import checks
 from tp4lib.base.checks import floating, real, whole
 from tp4lib.base.device import resolve_optional
 from tp4lib.base.errors import InputError
-from tp4lib.parametrization import ABC
+from tp4lib.parametrization import ABC, check_parametrization
 
 
 class ABCLinear(nn.Module):
@@ -273,12 +273,6 @@ def param_groups(
         {"params": members, "lr": lr * scale} | ({"weight_decay": own_decay} if decay else {})
         for (scale, own_decay), members in groups.items()
     ]
-
-
-def check_parametrization(p: object) -> None:
-    """Refuse what is not an `ABC`."""
-    if not isinstance(p, ABC):
-        raise InputError(f"parametrization = {p!r}; expected an ABC; try tp4lib.parametrization.mup(2)")
 
 
 def _per_layer(name: str, value: float | Sequence[float | None] | None, count: int) -> list[float | None]:

@@ -355,6 +355,12 @@ def mup(L: int) -> ABC:
     return ABC([-_HALF] + [0] * (L - 1) + [_HALF], [_HALF] * (L + 1), 0, name="muP")
 
 
+def check_parametrization(p: object) -> None:
+    """Refuse what is not an `ABC`."""
+    if not isinstance(p, ABC):
+        raise InputError(f"parametrization = {p!r:.60}; expected an ABC; try tp4lib.parametrization.mup(2)")
+
+
 def _snap(x: Real) -> Fraction:
     # To a grid, not to the nearest simple fraction: the error is far below _CLOSE for any number.
     return Fraction(round(Fraction(x) * _GRID), _GRID)

@@ -32,8 +32,8 @@ from tp4lib.base.errors import InputError
 from tp4lib.base.powers import power_of_width, shown
 from tp4lib.base.progress import bar
 from tp4lib.coordcheck.runs import BLOW_UP, TINY_EPS, rms
-from tp4lib.nn import MLP, check_parametrization, param_groups
-from tp4lib.parametrization import ABC
+from tp4lib.nn import MLP, param_groups
+from tp4lib.parametrization import ABC, check_parametrization
 
 _OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from tp4lib.activations import activation_of
 from tp4lib.base.errors import InputError
-from tp4lib.nn import check_parametrization
-from tp4lib.parametrization import ABC
+from tp4lib.parametrization import ABC, check_parametrization
 from tp4lib.program.optimizers import SGD, Adam
 from tp4lib.program.training import Task, Training, gram, make_task, require_room
 from tp4lib.program.world import World, outer
@@ -52,19 +51,10 @@ def train_mlp(
     >>> train_mlp(InfiniteWidth(1000), xi, y, mup(2), steps=3).outputs.shape
     torch.Size([4, 2, 1])
     """
-    check_parametrization(parametrization)
-    if not parametrization.is_stable:
-        broken = next(c for c in parametrization.stability_conditions if not c.holds)
-        raise InputError(
-            f"{parametrization} has no limit: {broken.what_breaks}; expected a stable one; "
-            f"try mup({parametrization.depth})"
-        )
+    s, u, r_layers = _powers(parametrization)
     task = make_task(world, xi, y, parametrization.depth + 1, **options)
     if xi.dim() != 2:
         raise InputError(f"xi is {tuple(xi.shape)}; expected (P, d_in); try xi[:, None] for numbers")
-    a, b, c = parametrization.a, parametrization.b, parametrization.c
-    s, u = a[-1] + b[-1], 2 * a[-1] + c
-    r_layers = [min(s, u) + c - 1 + 2 * a_l + (layer == 0) for layer, a_l in enumerate(a[:-1])]
     if _is_whole(task.optimizer) and max(abs(s - 1), abs(u - 1), *map(abs, r_layers)) > _CLOSE:
         raise InputError(
             f"{task.optimizer} in {parametrization}; Adam and weight decay are programs in muP alone; "
@@ -77,6 +67,16 @@ def train_mlp(
             "f0 is given, but features are learned and f starts at 0; it belongs to the kernel regime; drop it"
         )
     return _train_features(world, task, s, u, r_layers)
+
+
+def _powers(p: ABC) -> tuple[float, float, list[float]]:
+    """s and u, and r_l for l = 1 .. L (see `train_mlp`), of a stable parametrization."""
+    check_parametrization(p)
+    if not p.is_stable:
+        broken = next(c for c in p.stability_conditions if not c.holds)
+        raise InputError(f"{p} has no limit: {broken.what_breaks}; expected a stable one; try mup({p.depth})")
+    s, u = p.a[-1] + p.b[-1], 2 * p.a[-1] + p.c
+    return s, u, [min(s, u) + p.c - 1 + 2 * a + (layer == 0) for layer, a in enumerate(p.a[:-1])]
 
 
 def _is_whole(rules: SGD | Adam) -> bool:

@@ -126,6 +126,11 @@ def require_room(world: World, steps: int, layers: int, inputs: int) -> None:
         world.require(28 * steps * layers * inputs, "this training")
 
 
+def check_world(world: object) -> None:
+    if not isinstance(world, World):
+        raise InputError(f"world = {world!r}; expected a world; try InfiniteWidth(samples=10_000)")
+
+
 def make_task(world: World, xi: Tensor, y: Tensor, layers: int, **given: object) -> Task:
     """Check the arguments of a ready program with so many weight layers, and put the numbers where the world is."""
     options = TrainingOptions(**given)
@@ -133,8 +138,7 @@ def make_task(world: World, xi: Tensor, y: Tensor, layers: int, **given: object)
     if len(std) != layers:
         raise InputError(f"std has {len(std)} numbers; one per layer, {layers}, are needed; try std=1.0")
     optimizer = optimizer_of(options.optimizer, options.momentum, options.weight_decay)
-    if not isinstance(world, World):
-        raise InputError(f"world = {world!r}; expected a world; try InfiniteWidth(samples=100_000)")
+    check_world(world)
     activation_of(options.activation)  # refuses what it does not know
     if y.dim() != 2 or len(xi) != len(y) or len(xi) == 0:
         raise InputError(

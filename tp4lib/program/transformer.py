@@ -15,7 +15,7 @@ from tp4lib.base import checks, divergence, progress
 from tp4lib.base.errors import InputError
 from tp4lib.program.infinite import InfiniteWidth
 from tp4lib.program.optimizers import SGD, Adam, optimizer_of
-from tp4lib.program.training import gram
+from tp4lib.program.training import check_world, gram
 from tp4lib.program.vectors import Vector
 from tp4lib.program.world import Matrix, World, outer
 
@@ -267,8 +267,7 @@ def _check(
     batches: Sequence | None,
 ) -> tuple[Tensor, Tensor, list[Tensor] | None]:
     """The arguments, checked, and where the world is."""
-    if not isinstance(world, World):
-        raise InputError(f"world = {world!r}; expected a world; try InfiniteWidth(samples=10_000)")
+    check_world(world)
     if not isinstance(shape, Transformer):
         raise InputError(f"shape = {shape!r}; expected a Transformer; try Transformer(vocab=4)")
     checks.whole("steps", steps, least=0, example=8)

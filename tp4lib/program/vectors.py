@@ -14,14 +14,29 @@ JUMPS = {
     "sign", "sgn", "signbit", "heaviside", "floor", "ceil", "round", "trunc", "fix", "frac", "fmod", "remainder",
     "floor_divide", "hardshrink", "threshold", "bucketize", "quantile", "argmax", "argmin", "autograd_slope",
 }  # fmt: skip
-_AVERAGES = {"sum", "mean", "dot", "vdot", "inner", "norm", "vector_norm", "prod", "var", "std", "nansum", "item",
-             "__float__", "max", "min", "amax", "amin", "median", "tolist", "numpy"}  # fmt: skip
 _SIZES = {"shape", "size", "numel", "nelement", "ndim", "dim", "new_zeros", "new_ones", "stride"}
-_PRODUCTS = {"matmul", "rmatmul", "mm", "mv", "bmm", "linear", "einsum", "tensordot", "addmm", "addmv", "outer", "ger",
-             "kron", "T", "mT", "H", "t", "transpose"}  # fmt: skip
 _RANDOM = {"dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "rand_like", "randn_like",
            "randint_like", "bernoulli", "normal", "poisson", "multinomial", "rrelu", "gumbel_softmax"}  # fmt: skip
 _CONSTANTS = {"detach", "data", "detach_", "grad", "backward", "requires_grad_"}
+# What is not in the language, and what to write in its place.
+_RULES = [
+    ({"__getitem__"},
+     "it picks single coordinates, which have no limit; coordinates are alike; write world.mean(x)"),
+    ({"matmul", "rmatmul", "mm", "mv", "bmm", "linear", "einsum", "tensordot", "addmm", "addmv", "outer", "ger", "kron",
+      "T", "mT", "H", "t", "transpose"},
+     "a matrix over coordinates cannot be built by hand: its entries have to be iid Gaussian of variance "
+     "std^2 / n; write W = world.matrix(std); W @ x, or world.mean(x, y) for an inner product"),
+    (_SIZES, "a program does not know n: factors of n are what parametrizations are about; write world.mean(x, y)"),
+    ({"sum", "mean", "dot", "vdot", "inner", "norm", "vector_norm", "prod", "var", "std", "nansum", "item",
+      "__float__", "max", "min", "amax", "amin", "median", "tolist", "numpy"},
+     "sums over coordinates grow with n, extremes have no limit; write world.mean(x) or world.mean(x, y)"),
+    (_RANDOM, "its random numbers are not the program's, so a limit cannot know them; write world.gaussian()"),
+    (_CONSTANTS, "constants come from averages alone; write world.mean(x), or x.values to look at the numbers"),
+]  # fmt: skip
+_COORDINATEWISE = (
+    "coordinate i of the result may depend on coordinate i of the arguments (and on numbers) alone; "
+    "write a coordinatewise function such as torch.tanh(x)"
+)
 
 
 class Space(Protocol):
@@ -171,26 +186,7 @@ def one_world(vectors: list[Vector]) -> Space:
 def refuse(name: str, detail: str = "") -> NoReturn:
     """Say which rule of the language `name` breaks, and what to write in its place."""
     bare = name.strip("_")
-    if name == "__getitem__":
-        rule = "it picks single coordinates, which have no limit; coordinates are alike; write world.mean(x)"
-    elif bare in _PRODUCTS:
-        rule = (
-            "a matrix over coordinates cannot be built by hand: its entries have to be iid Gaussian of variance "
-            "std^2 / n; write W = world.matrix(std); W @ x, or world.mean(x, y) for an inner product"
-        )
-    elif name in _SIZES:
-        rule = "a program does not know n: factors of n are what parametrizations are about; write world.mean(x, y)"
-    elif name in _AVERAGES:
-        rule = "sums over coordinates grow with n, extremes have no limit; write world.mean(x) or world.mean(x, y)"
-    elif name in _RANDOM:
-        rule = "its random numbers are not the program's, so a limit cannot know them; write world.gaussian()"
-    elif name in _CONSTANTS:
-        rule = "constants come from averages alone; write world.mean(x), or x.values to look at the numbers"
-    else:
-        rule = (
-            "coordinate i of the result may depend on coordinate i of the arguments (and on numbers) alone; "
-            "write a coordinatewise function such as torch.tanh(x)"
-        )
+    rule = next((rule for names, rule in _RULES if name in names or bare in names), _COORDINATEWISE)
     raise InputError(
         f"{bare} is not in the language of tensor programs{f' ({detail})' if detail else ''}; {rule}"
     )

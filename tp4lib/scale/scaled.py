@@ -47,7 +47,7 @@ from tp4lib.base.checks import real, whole
 from tp4lib.base.errors import InputError
 from tp4lib.base.files import write_json
 from tp4lib.base.tables import TextTable
-from tp4lib.parametrization import ABC, mup
+from tp4lib.parametrization import ABC, check_parametrization, mup
 from tp4lib.scale.roles import Reader, first_match, pattern_of
 
 DECAY_IN_GRADIENT = ("rmsprop", "adagrad")  # torch.optim adds their weight decay to the gradient
@@ -193,7 +193,8 @@ def scale(
         raise InputError(f"{what}; expected a function of the width; try lambda width: ..")
     if base > width:
         raise InputError(f"base = {base} is above width = {width}; expected base <= width; try base={width}")
-    _check_parametrization(parametrization)
+    check_parametrization(parametrization)
+    _check_hidden_layers(parametrization)
     model = _made(make, width)
     # The state of all random numbers is afterwards that after make(width).
     gpus = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
@@ -330,9 +331,7 @@ def _check_shapes(widths: list[int], models: list[nn.Module]) -> None:
         )
 
 
-def _check_parametrization(p: object) -> None:
-    if not isinstance(p, ABC):
-        raise InputError(f"parametrization = {p!r:.60}; expected an ABC; try tp4lib.parametrization.mup(2)")
+def _check_hidden_layers(p: ABC) -> None:
     if len(set(p.a[1:-1])) > 1 or len(set(p.b[1:-1])) > 1:
         raise InputError(
             f"{p!r} has several pairs (a, b) for hidden layers; expected one for all; repeat one of them"
