@@ -5,7 +5,9 @@ written, and the disk never holds more than it has to. A finished run keeps one.
 """
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -58,6 +60,26 @@ class Pace:
         self._last = time.monotonic()
         self._cost = self._last - started
         self._spent += self._cost
+
+
+@contextmanager
+def stop_request() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into a request to stop after the current block; the second one stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Keeper:

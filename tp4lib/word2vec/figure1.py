@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
+from tp4lib.base import checks
 from tp4lib.base.checks import whole
 from tp4lib.base.errors import InputError
+from tp4lib.word2vec.spectrum import signs
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,7 @@ class PCA:
 def pca(points: torch.Tensor, k: int | None = None) -> PCA:
     """Principal components: with ``X`` the points less their mean and ``X = A diag(s) B^T``, scores ``A diag(s)``.
 
-    Works in float64. The sign of each component is such that its score of largest size is positive, so that the same
-    points always give the same picture.
+    Works in float64. The sign of each component is such that its score of largest size is positive.
 
     Args:
         points: (N, n), N at least 2; n may be far larger than N, as at width infinity.
@@ -44,8 +45,7 @@ def pca(points: torch.Tensor, k: int | None = None) -> PCA:
     centred = points.double() - points.double().mean(0)
     left, size, right = torch.linalg.svd(centred, full_matrices=False)
     scores = left * size
-    sign = torch.sign(scores.gather(0, scores.abs().argmax(0, keepdim=True)))[0]
-    sign = torch.where(sign == 0, 1.0, sign)
+    sign = signs(scores)
     explained = size.square() / size.square().sum().clamp_min(torch.finfo(size.dtype).tiny)
     return PCA((scores * sign)[:, :k], (right * sign[:, None])[:k], explained[:k])
 
@@ -84,7 +84,7 @@ def separation(points: torch.Tensor, group: torch.Tensor, shuffles: int = 1000, 
     100.0
     """
     points, group = points.double(), group.bool()
-    shuffles, seed = whole("shuffles", shuffles, example=1000), whole("seed", seed, 0, 2**63 - 1, example=0)
+    shuffles, seed = whole("shuffles", shuffles, example=1000), checks.seed(seed)
     if len(group) != len(points) or min(int(group.sum()), int((~group).sum())) < 2:
         raise InputError(
             f"groups of {int(group.sum())} and {int((~group).sum())} for {len(points)} points; expected two or more in "

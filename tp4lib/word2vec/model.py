@@ -17,6 +17,7 @@ import math
 import numpy as np
 import torch
 
+from tp4lib.base import checks
 from tp4lib.base import device as devices
 from tp4lib.base.checks import whole
 from tp4lib.base.device import require_memory, resolve
@@ -80,7 +81,7 @@ class CBOW:
         shards: Shards = ALONE,
     ) -> None:
         self.width, self.shards = parse_width(width), shards
-        vocab_size, seed = whole("vocab_size", vocab_size), whole("seed", seed, 0, 2**63 - 1, example=0)
+        vocab_size, seed = whole("vocab_size", vocab_size), checks.seed(seed)
         if dtype not in DTYPES:
             raise InputError(
                 f"dtype {dtype}; expected float32, float64 or bfloat16 of torch; try dtype=torch.float32"

@@ -16,7 +16,7 @@ from torch import Tensor, distributed
 from tp4lib.base import environment
 from tp4lib.base.checks import whole
 from tp4lib.base.errors import InputError
-from tp4lib.word2vec.spectrum import products, sketch
+from tp4lib.word2vec.spectrum import products, signs, sketch
 
 
 class Shards:
@@ -125,5 +125,4 @@ def reduced(embeddings: Tensor, dim: int, shards: Shards = ALONE, rounds: int = 
     values, vectors = torch.linalg.eigh(shards.sum(B.T @ B))
     order = values.argsort(descending=True)[:dim]
     result = Q @ (vectors[:, order] * values[order].clamp_min(0).sqrt())
-    sign = torch.sign(result.gather(0, result.abs().argmax(0, keepdim=True)))
-    return result * torch.where(sign == 0, 1.0, sign)
+    return result * signs(result)

@@ -35,6 +35,12 @@ def products(matrix: Tensor, minus: float = 0.0) -> tuple[Product, Product]:
     return times, transposed_times
 
 
+def signs(columns: Tensor) -> Tensor:
+    """(k,) +-1 for each column: that of its number of largest size, so that the same matrix gives the same picture."""
+    sign = torch.sign(columns.gather(0, columns.abs().argmax(0, keepdim=True)))[0]
+    return torch.where(sign == 0, 1.0, sign)
+
+
 def leading(
     matrix: Tensor, count: int, *, minus: float = 0.0, rounds: int = 6, seed: int = 0
 ) -> tuple[Tensor, Tensor]:

@@ -22,9 +22,8 @@ from tp4lib.base.files import out_dir
 from tp4lib.base.progress import bar
 from tp4lib.word2vec.analogies import asked_by
 from tp4lib.word2vec.blocks import LARGEST, Ahead, Sampler
-from tp4lib.word2vec.checkpoints import Keeper, Pace
+from tp4lib.word2vec.checkpoints import Keeper, Pace, stop_request
 from tp4lib.word2vec.corpus import Corpus
-from tp4lib.word2vec.interrupt import stop_request
 from tp4lib.word2vec.model import CBOW, parse_width
 from tp4lib.word2vec.settings import Word2VecSettings
 from tp4lib.word2vec.shards import ALONE, Shards
