@@ -120,10 +120,7 @@ class Hermite(Dual):
         return total
 
     def require_accurate(self, variance: Tensor, slope: bool = False) -> None:
-        """Refuse variances at which the series leaves out more than 0.1 % of E phi^2 (with ``slope``, of E phi'^2).
-
-        Asked at the smallest and the largest variance, by the same quadrature that gives the coefficients.
-        """
+        """Refuse variances at which the series leaves out more than 0.1 % of E phi^2 (with ``slope``, of E phi'^2)."""
         ends = [] if variance.numel() == 0 else [variance.min(), variance.max()]
         for scale in [float(end) ** 0.5 for end in ends if end.isfinite()]:
             total = float(self._square(torch.tensor(scale, dtype=torch.float64)))

@@ -57,10 +57,6 @@ class LinearFOMAML(Learner):
 
     so that adapting is arithmetic on matrices of o + S rows, all tasks at once.
 
-    Args:
-        network: trained in place.
-        rates: see `tp4lib.maml.learner.Learner`.
-
     Example:
         >>> from tp4lib.data import drawn_characters, omniglot
         >>> tasks = omniglot.Tasks(drawn_characters.draw(classes=8, drawers=4))

@@ -63,9 +63,7 @@ class FeatureSpace:
     With the identity for activation, K(x, y) = a x.y + c = phi(x).phi(y), phi(x) = [sqrt(a) x, sqrt(c)]. Adding
     ``delta K(x_i, .)`` to f is adding ``phi(x_i)^T delta`` to theta: exact, and no training image need be kept.
 
-    Args:
-        kernel: from `limit_kernel`, with activation "linear".
-        d: inputs' dimension.
+    The kernel is from `limit_kernel`, with activation "linear"; d is the inputs' dimension.
     """
 
     def __init__(
@@ -105,9 +103,8 @@ class GramSpace:
         K(R^a x, R^b y) = K(x, R^(b - a) y)                (a quarter of the rows)
         K(x, R^c y) = K(y, R^-c x)                         (half of the work)
 
-    For all of Omniglot's 82,240 training images this is 6.8 GB, in place of 27 GB, and a meta-step reads 320 rows in
-    place of 41 Gflop of products. Where there is no room in float32 the table is held in float16 (K to 5e-4,
-    relatively); where there is not for that either, rows are worked out whenever they are needed.
+    Where there is no room in float32 the table is held in float16 (K to 5e-4, relatively); where there is not for that
+    either, rows are worked out whenever they are needed.
 
     Args:
         table: uint8 ``(n, 784)``, the training tasks' `tp4lib.data.omniglot.Tasks.table`.

@@ -70,10 +70,7 @@ class PiFOMAML(Learner):
 
     Source: Yang, Santacroce & Hu 2022, section 5 (MAML with pi-limits); Finn, Abbeel & Levine 2017.
 
-    Args:
-        network: trained in place.
-        learn_readout: whether outer steps append to the readout.
-        rates: see `tp4lib.maml.learner.Learner`; the norm that is clipped is that of the infinite network's gradient.
+    The norm that is clipped is that of the infinite network's gradient.
 
     Example:
         >>> from tp4lib.data import drawn_characters, omniglot

@@ -24,10 +24,7 @@ Parameters = dict[str, Tensor]
 class ReferenceMAML(Learner):
     """MAML of any module, first or second order, the tasks of a meta-batch under `torch.func.vmap`.
 
-    Args:
-        network: trained in place; called on ``(S, d)``, returning logits ``(S, o)``.
-        first_order: False differentiates through the adaptation.
-        rates: see `tp4lib.maml.learner.Learner`.
+    The network is called on ``(S, d)``, returning logits ``(S, o)``; second order differentiates the adaptation.
 
     Example:
         >>> from tp4lib.data import drawn_characters, omniglot

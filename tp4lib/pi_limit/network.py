@@ -160,9 +160,7 @@ class PiMLP(nn.Module):
 
         Args:
             x: ``(b, d)``. y: ``(b,)`` integers for the cross-entropy, or ``(b, o)`` targets for half the mean square
-                distance ``|f - y|^2 / 2``.
-            lr: eta, of this step; a schedule gives another one each time.
-            loss: of ``(f, y)``, a scalar, in the place of these two.
+                distance ``|f - y|^2 / 2``; loss: of ``(f, y)``, a scalar, in the place of these two.
             clip: scale the gradient down to this norm. The norm is that of the infinitely wide network,
                 ``|dU|^2 + |db|^2 + sum_l sum_ij (A_i.A_j) K(B_i, B_j)`` over the rows (A_i, B_i) of the gradient.
             weight_decay: all weights (not biases) are multiplied by ``1 - lr * weight_decay`` first.

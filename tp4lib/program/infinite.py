@@ -33,7 +33,6 @@ class InfiniteWidth(SampleWorld):
 
     Args:
         samples: M. Memory is about 8 M bytes for each of the program's vectors (they all stay, for the derivatives).
-        seed: of every draw. dtype: torch.float64 or torch.float32. device: "cpu", "cuda", "auto".
         derivatives: "autograd", as above; "stein", by Stein's lemma everywhere, many times faster and as good for long
             programs (`tp4lib.program.conditioned`); "none" leaves Zdot out, to see what goes wrong without it.
 

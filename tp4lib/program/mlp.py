@@ -39,11 +39,9 @@ def train_mlp(
     In `FiniteWidth(n)` muP's program is the width-n network itself, to rounding.
 
     Args:
-        world: `FiniteWidth` or `InfiniteWidth`. parametrization: its depth is L, e.g. `mup(2)`.
-        xi: (P, d_in) inputs. y: (P, d_out) targets for `loss`.
+        xi: (P, d_in) inputs. y: (P, d_out) targets. parametrization: its depth is L, e.g. `mup(2)`.
         f0: (P, d_out), in place of the draw of the initial f in the kernel regime.
-        options: of `tp4lib.program.training.TrainingOptions`: activation, lr, steps, std, loss, optimizer, momentum,
-            weight_decay, batches.
+        options: those of `tp4lib.program.training.TrainingOptions`.
 
     >>> from tp4lib.parametrization import mup
     >>> from tp4lib.program import InfiniteWidth

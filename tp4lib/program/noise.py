@@ -55,7 +55,7 @@ def estimate(
         program: a world -> a tensor of numbers of the same shape in every world, e.g. a training's outputs.
         samples: M of each world. seeds: how many worlds, two or more. seed: of the first; the others count on.
         tolerance: warn if the standard error of the mean is larger.
-        world: further arguments of `InfiniteWidth`, such as dtype, device, derivatives.
+        world: further arguments of `InfiniteWidth`.
 
     >>> square = estimate(lambda world: world.mean(torch.tanh(world.gaussian()) ** 2), 1000)
     >>> f"{float(square.mean):.2f}", square.noise < 0.01

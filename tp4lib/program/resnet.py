@@ -24,10 +24,8 @@ def train_resnet(world: World, xi: Tensor, y: Tensor, *, depth: int, **options: 
     Tensor Programs VI (arXiv 2310.02244), section 3.
 
     Args:
-        world: `FiniteWidth` or `InfiniteWidth`.
-        xi: (P, d_in) inputs. y: (P, d_out) targets. depth: L.
-        options: as in `train_mlp`, with std of U, W^1 .. W^L and v, and 4 steps by default. An odd activation, such as
-            "tanh", keeps the branches' means at 0.
+        options, with xi and y: as in `train_mlp`, with std of U, W^1 .. W^L and v, and 4 steps by default. An odd
+            activation, such as "tanh", keeps the branches' means at 0.
 
     >>> import torch
     >>> from tp4lib.program import InfiniteWidth

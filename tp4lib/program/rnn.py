@@ -20,11 +20,8 @@ def train_rnn(world: World, xi: Tensor, y: Tensor, **options: Any) -> Training:
     Source: Yang & Hu 2021, section 7 (the recipe covers any architecture; the paper does not run this one).
 
     Args:
-        xi: (P, K, d_in) sequences. y: (P, d_out).
+        xi: (P, K, d_in) sequences. y: (P, d_out). In `Training` the times 1 .. K are in the place of layers.
         options: as in `train_mlp`, with std of U, W and v, and 4 steps by default.
-
-    Returns:
-        `Training`, with the times 1 .. K in the place of layers.
 
     >>> import torch
     >>> from tp4lib.program import InfiniteWidth

@@ -95,10 +95,8 @@ def train_transformer(
     Bordelon, Chaudhry & Pehlevan 2024 (arXiv 2405.15712).
 
     Args:
-        world: `FiniteWidth` or `InfiniteWidth`; for more than a few steps one with `derivatives="stein"`.
-        tokens: (S, K) whole numbers below `shape.vocab`.
-        targets: (S, K), the tokens to predict; -100 where nothing is asked.
-        shape: the architecture.
+        world: for more than a few steps one with `derivatives="stein"`. lr, steps, optimizer: as in `train_mlp`.
+        tokens, targets: (S, K) whole numbers below `shape.vocab`; -100 where nothing is to be predicted.
         batches: for each step the sequences to train on (default: all); logits are recorded for all of them.
 
     >>> from tp4lib.program import InfiniteWidth

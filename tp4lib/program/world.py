@@ -62,10 +62,9 @@ class World:
 
         Args:
             x, y: vectors or stacks of B and C of them.
-            se: also return a standard error, the spread over coordinates divided by the root of their number. It
-                is that of this average, given the numbers that were averaged before it: for the error of a whole
-                program run it with other seeds. At infinite width samples are spread evenly, which makes the error
-                smaller than this in practice.
+            se: also return a standard error, the spread over coordinates divided by the root of their number: that
+                of this average alone (for the error of a whole program run it with other seeds), and in practice less
+                at infinite width, where samples are spread evenly.
 
         Returns:
             () for single vectors, (B,) for a stack, (C,) or (B, C) for every pair: a tensor without derivative.
@@ -211,9 +210,6 @@ class FiniteWidth(World):
     """The world of width n: vectors have n coordinates, matrices n x n entries, averages are over n.
 
     Source: Yang & Hu 2021, section 7.
-
-    Args:
-        n: the width. seed: of every draw. dtype: torch.float64 or torch.float32. device: "cpu", "cuda", "auto".
 
     >>> world = FiniteWidth(1000, seed=1)
     >>> bool(abs(world.mean(world.gaussian())) < 0.1)

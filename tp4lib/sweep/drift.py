@@ -19,10 +19,8 @@ def optimum(octaves: np.ndarray, losses: np.ndarray) -> np.ndarray:
     """(S,) base-2 logarithm of the best rate for each seed, by a parabola through the lowest point and its neighbours.
 
     Args:
-        octaves: (R,) base-2 logarithms of the rates, ascending. losses: (R, S), infinite where a run diverged.
-
-    Raises:
-        InputError: some minimum lies at an end of the rates, or beside a run that diverged: it is not bracketed.
+        octaves: (R,) base-2 logarithms of the rates, ascending. losses: (R, S), infinite where a run diverged; an
+            InputError where a minimum is not bracketed.
 
     >>> optimum(np.array([-2.0, -1.0, 0.0]), np.array([[1.0], [0.0], [1.0]])).tolist()
     [-1.0]

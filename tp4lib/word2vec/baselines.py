@@ -21,9 +21,6 @@ def kernel_limit_embeddings(
     They are what they were at the start, independent standard Gaussians, whatever the text says. Their cosine
     similarities are N(0, 1/columns) noise around 0, so an analogy is answered by chance.
 
-    Returns:
-        (|V|, columns).
-
     >>> kernel_limit_embeddings(5, 7).shape
     torch.Size([5, 7])
     """
@@ -40,8 +37,7 @@ def ntk_start(
     The paper's ``f = n^{-1/2} sum_i w^2_i w^1_i`` with standard Gaussian ``w^1``, ``w^2`` and one rate is, with
     ``u = n^{-1/2} w^1`` and ``v = w^2``, a `CBOW` whose embeddings have 1/n of the rate of the readout.
 
-    Returns:
-        the model at its start, and ``input_rate = 1/n``.
+    Returns the model at its start, and ``input_rate = 1/n``.
     """
     vocab_size, width = whole("vocab_size", vocab_size), whole("width", width)
     generator = torch.Generator().manual_seed(seed_of(seed))

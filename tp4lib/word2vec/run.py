@@ -42,8 +42,7 @@ def run(settings: RunSettings, device: torch.device, shards: Shards = ALONE) -> 
         shards: the ranks that share the columns; the first one writes.
 
     Raises:
-        InputError: whatever is wrong with files, settings or memory; also after Ctrl-C, saying how to go on; and where
-            ``out`` has an unfinished run and ``resume`` is not given.
+        InputError: also after Ctrl-C, saying how to go on.
     """
     n, out, cores = parse_width(settings.width), settings.out, settings.threads or torch.get_num_threads()
     asked, asked_in = _questions(settings.questions, speak=shards.rank == 0)

@@ -108,8 +108,7 @@ def reduced(embeddings: Tensor, dim: int, shards: Shards = ALONE, rounds: int = 
     found by subspace iteration (Halko, Martinsson & Tropp 2011), so that between ranks no more than |V| x dim numbers
     travel. Inner products of the result are the best approximation of rank ``dim`` to those of the rows.
 
-    Args:
-        rounds: iterations; each multiplies the error by the square of the ratio of neighbouring singular values.
+    Each of the ``rounds`` multiplies the error by the square of the ratio of neighbouring singular values.
 
     >>> reduced(torch.eye(3) * torch.tensor([3.0, 2.0, 1.0]), 1).abs().round(decimals=3).tolist()
     [[3.0], [0.0], [0.0]]

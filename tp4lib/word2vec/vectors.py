@@ -23,10 +23,8 @@ def save_vectors(
 ) -> None:
     """Write ``embeddings`` (|V|, n) as float32: a line ``|V| n``, then for each word its name, a space, n numbers.
 
-    gensim reads it by ``KeyedVectors.load_word2vec_format(path, binary=True)``. Written atomically, row by row.
-
-    Args:
-        columns: n, where ranks share the columns (all call this, the first writes).
+    gensim reads it by ``KeyedVectors.load_word2vec_format(path, binary=True)``. Written atomically, row by row; where
+    ranks share the n columns all call this, and the first writes.
     """
     columns = columns or embeddings.shape[1]
     blocks = (shards.gather(embeddings[i : i + _ROWS], columns) for i in range(0, len(words), _ROWS))

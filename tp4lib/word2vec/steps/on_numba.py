@@ -37,16 +37,9 @@ def available(model: CBOW, batch_size: int, shared: bool) -> bool:
 
 
 def numba_steps(model: CBOW, block: Block, settings: StepSettings, cores: int = 1) -> tuple[float, int]:
-    """Train on a block; the same numbers as `on_torch.torch_steps` up to rounding.
+    """Train on a block; see `on_torch.torch_steps`, of which these are the numbers up to rounding.
 
-    Args:
-        cores: how many threads may share the work of each step; the bits do not depend on it.
-
-    Returns:
-        sum of the losses of the positions, and their number.
-
-    Raises:
-        Diverged: the loss of a step, or a row that the block has changed, is not finite.
+    ``cores`` threads may share the work of each step; the bits do not depend on it.
     """
     E, R = model.embeddings.numpy(), model.readout.numpy()
     n, K, B = model.columns, block.negatives.shape[1], min(block.batch_size, max(len(block), 1))

@@ -18,11 +18,7 @@ from tp4lib.word2vec.settings import StepSettings
 def torch_steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[float, int]:
     """Train on a block, one SGD step a batch, with matrix products on the rows that the batch touches.
 
-    Returns:
-        sum of the losses of the positions, and their number.
-
-    Raises:
-        Diverged: the loss of a step is not finite.
+    Returns the sum of the losses of the positions, and their number; raises Diverged where a loss is not finite.
     """
     device, stored = model.embeddings.device, model.embeddings.dtype
     dtype = torch.float32 if stored == torch.bfloat16 else stored

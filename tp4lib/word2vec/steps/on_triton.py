@@ -60,11 +60,7 @@ def available(model: CBOW, shared: bool) -> bool:
 
 
 def triton_steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[Tensor, int]:
-    """Train on a block; the same numbers as `on_torch.torch_steps` up to rounding.
-
-    Returns:
-        sum of the losses of the positions, on the device, so that nobody has to wait for it; and their number.
-    """
+    """As `on_torch.torch_steps`, up to rounding; the loss stays on the device, so that nobody has to wait for it."""
     # Triton launches on torch's current device, whichever the arrays are on.
     with torch.cuda.device(model.embeddings.device) if model.embeddings.is_cuda else nullcontext():
         return _steps(model, block, settings)
