@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from unittest import mock
 
 from tests import pretend_cuda
 
@@ -24,9 +25,23 @@ def run(number: str) -> dict[str, int]:
 
     on_triton.lacking = lambda: "a GPU"
     torch.set_num_threads(1)
+    apply = torch.nn.Module._apply
+
+    def keeping_ties(module, *arguments):
+        """On a real GPU a parameter that two modules share stays one: `Module.to` exchanges its data in place."""
+        uses = {}
+        for part in module.modules():
+            for key, p in part._parameters.items():
+                uses.setdefault(p, []).append((part._parameters, key))
+        apply(module, *arguments)
+        for (first, key), *others in uses.values():
+            for place, name in others:
+                place[name] = first[key]
+        return module
+
     (path,) = NOTEBOOKS.glob(f"{number}*.ipynb")
     names = {"__name__": "__main__", "display": lambda *_, **__: None}
-    with pretend_cuda.device() as gpu:
+    with pretend_cuda.device() as gpu, mock.patch.object(torch.nn.Module, "_apply", keeping_ties):
         for place, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
             code = "".join(cell["source"])
             if cell["cell_type"] != "code" or "google.colab" in code:
