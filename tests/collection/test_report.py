@@ -69,7 +69,7 @@ def test_numbers_travel_as_data_at_full_precision_beside_the_table(tmp_path, mon
     page = shown["text/html"]
     assert "<th>published</th><th>theory</th>" in page
     assert "0.3333" in page
-    assert '<td class="number">0.5</td>' in page
+    assert '<td class="number" data-head="theory">0.5</td>' in page
     assert "slope: 0.3333  (published ) (theory 0.5)" in shown["text/plain"]
     with pytest.raises(InputError, match="theory of metric 'slope' is nan"):
         made.metric("slope", 1.0, theory=float("nan"))
