@@ -6,7 +6,7 @@
   function name(table) {
     const heads = [...table.querySelectorAll(':scope > thead > tr:last-child > *')];
     const rows = [...table.querySelectorAll(':scope > tbody > tr')];
-    if (heads.length < 3 || rows.some(row => row.children.length !== heads.length)) return;
+    if (heads.length < 2 || rows.some(row => row.children.length !== heads.length)) return;
     for (const row of rows) [...row.children].forEach((cell, column) => {
       if (!cell.textContent.trim() && !cell.querySelector('img')) return cell.classList.add('nothing');
       const [label, value] = ['column', 'value'].map(kind => Object.assign(document.createElement('div'), { className: kind }));
