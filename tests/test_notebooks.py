@@ -306,6 +306,8 @@ def said(collection, name):
     [
         ("00_start_here", 4),
         ("01_abc_parametrizations", 5),
+        ("05_word2vec_pca", 3),
+        ("05_word2vec_pca", 4),
         ("09_mup_for_your_model", 4),
         ("09_mup_for_your_model", 5),
         ("10_transformer_of_width_infinity", 4),
@@ -379,7 +381,17 @@ def test_04_word2vec_converges_and_learns(collection):
 
 def test_05_ntk_limit_keeps_its_random_start(collection):
     m = metrics(collection, "05_word2vec_pca")
-    assert abs(m["separation/NTK_limit/silhouette"]) < 0.15
+    assert abs(m["separation/NTK_limit/silhouette"]) < 0.05
+    assert m["separation/NTK_limit/accuracy"] == pytest.approx(
+        50, abs=8
+    )  # mean of 100 draws that differ by 20
+    assert m["separation/NTK_limit/largest"] > 70
+
+
+def test_05_the_picture_comes_closer_to_that_of_width_infinity(collection):
+    m = metrics(collection, "05_word2vec_pca")
+    assert m["convergence/slope"] == pytest.approx(-0.5, abs=0.15)
+    assert m["loss/width_inf"] < m["loss/width_64"]
 
 
 def test_06_features_beat_kernels(collection):

@@ -98,7 +98,8 @@ def differ(name: str, one: Any, other: Any, unit: str = "") -> str:
     one, other = np.asarray(one, float), np.asarray(other, float)
     gap = one.mean() - other.mean()
     error = np.sqrt(sum(sample.var(ddof=1) / len(sample) for sample in (one, other)))
-    shown = f"{gap:+.2g} ± {error:.1g}".replace("-", "−") + (f" {unit}" if unit else "")
+    rounded = float(f"{gap:.2g}"), float(f"{error:.1g}")  # an error of 12 is shown as 10, not as 1e+01
+    shown = "{:+g} ± {:g}".format(*rounded).replace("-", "−") + (f" {unit}" if unit else "")
     return f"{name}: {'no difference seen (' + shown + ')' if abs(gap) < 2 * error else shown}"
 
 
