@@ -312,6 +312,8 @@ def said(collection, name):
         ("09_mup_for_your_model", 5),
         ("10_transformer_of_width_infinity", 4),
         ("10_transformer_of_width_infinity", 5),
+        ("11_pretraining", 3),
+        ("11_pretraining", 4),
     ],
 )
 def test_the_solutions_pass_their_checks(collection, name, exercise):
@@ -382,9 +384,8 @@ def test_04_word2vec_converges_and_learns(collection):
 def test_05_ntk_limit_keeps_its_random_start(collection):
     m = metrics(collection, "05_word2vec_pca")
     assert abs(m["separation/NTK_limit/silhouette"]) < 0.05
-    assert m["separation/NTK_limit/accuracy"] == pytest.approx(
-        50, abs=8
-    )  # mean of 100 draws that differ by 20
+    # The mean of 100 draws that differ by 20.
+    assert m["separation/NTK_limit/accuracy"] == pytest.approx(50, abs=8)
     assert m["separation/NTK_limit/largest"] > 70
 
 
@@ -509,3 +510,21 @@ def test_10_copying_adam_and_depth_have_limits(collection):
     for key in ("minibatches of 3, momentum 0.9", "recurrent, 3 times"):
         assert m[f"more/{key}/slope from 64 to 512"] == pytest.approx(-0.5, abs=0.15), key
     assert m["noise/slope in the samples"] < -0.35
+
+
+def test_11_pretraining_is_lost_in_the_limit_of_ntp_and_kept_in_that_of_mup(collection):
+    m = metrics(collection, "11_pretraining")
+    for name in ("muP", "NTP"):
+        assert m[f"by hand/{name}, difference from nn.MLP"] < 1e-12
+    assert m["initialization/slope of f, muP"] == pytest.approx(-0.5, abs=0.1)
+    assert m["initialization/size of f, muP limit"] == 0
+    for what, exponent in (("features", -0.5), ("feature kernel", -1)):
+        assert m[f"movement/{what}, muP, slope"] == pytest.approx(0, abs=0.15)
+        assert m[f"movement/{what}, NTP, slope"] == pytest.approx(exponent, abs=0.2)
+    assert m["theorem/distance of outputs, NTP, slope"] == pytest.approx(-1, abs=0.25)
+    assert m["theorem/distance of outputs, muP, slope"] == pytest.approx(0, abs=0.15)
+    assert m["theorem/distance of outputs, NTP limit"] == 0
+    assert m["theorem/distance of outputs, muP limit"] > 0.3
+    for shots in (1, 5):
+        assert m[f"gain/NTP width inf, {shots}-shot"] == 0
+        assert m[f"gain/muP width inf, {shots}-shot"] > 1
