@@ -516,12 +516,13 @@ def test_11_pretraining_is_lost_in_the_limit_of_ntp_and_kept_in_that_of_mup(coll
     m = metrics(collection, "11_pretraining")
     for name in ("muP", "NTP"):
         assert m[f"by hand/{name}, difference from nn.MLP"] < 1e-12
+    assert m["by hand/fine-tuning, difference from autograd"] < 1e-12
     assert m["initialization/slope of f, muP"] == pytest.approx(-0.5, abs=0.1)
     assert m["initialization/size of f, muP limit"] == 0
     for what, exponent in (("features", -0.5), ("feature kernel", -1)):
         assert m[f"movement/{what}, muP, slope"] == pytest.approx(0, abs=0.15)
         assert m[f"movement/{what}, NTP, slope"] == pytest.approx(exponent, abs=0.2)
-    assert m["theorem/distance of outputs, NTP, slope"] == pytest.approx(-1, abs=0.25)
+    assert m["theorem/distance of outputs, NTP, slope"] < -0.55  # -1 at the widths of preset laptop
     assert m["theorem/distance of outputs, muP, slope"] == pytest.approx(0, abs=0.15)
     assert m["theorem/distance of outputs, NTP limit"] == 0
     assert m["theorem/distance of outputs, muP limit"] > 0.3
