@@ -169,7 +169,7 @@ class Runs:
 def rms(h: Tensor) -> float:
     """Root mean square, summed in float64.
 
-    >>> rms(torch.tensor([3.0, 4.0])) ** 2
+    >>> round(rms(torch.tensor([3.0, 4.0])) ** 2, 6)
     12.5
     """
     return float(torch.linalg.vector_norm(h.detach(), dtype=torch.float64)) / math.sqrt(h.numel())
