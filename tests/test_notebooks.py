@@ -306,6 +306,8 @@ def said(collection, name):
     [
         ("00_start_here", 4),
         ("01_abc_parametrizations", 5),
+        ("02_max_learning_rate", 4),
+        ("02_max_learning_rate", 5),
         ("05_word2vec_pca", 3),
         ("05_word2vec_pca", 4),
         ("09_mup_for_your_model", 4),
@@ -347,9 +349,15 @@ def test_01_exponents_and_polyhedron(collection):
 
 
 def test_02_largest_rate_falls_in_sp_and_stays_in_mup(collection):
+    report = collection[1]["02_max_learning_rate"]["metrics"]
+    laws = {key: m for key, m in report.items() if key.startswith("slope of 2\u2215λ/")}
+    assert len(laws) == 8  # all layers, and each alone, in two parametrizations
+    for key, m in laws.items():
+        wide = 0.35 if key.endswith("alone") else 0.15  # ten outputs and 128 units
+        assert m["value"] == pytest.approx(m["theory"], abs=wide), key
     m = metrics(collection, "02_max_learning_rate")
-    assert m["slope/SP"] == pytest.approx(-1, abs=0.35)
-    assert m["slope/muP"] == pytest.approx(0, abs=0.35)
+    assert m["slope/SP"] == pytest.approx(-1, abs=0.4)
+    assert m["slope/muP"] == pytest.approx(0, abs=0.4)
 
 
 def test_03_ordinary_networks_approach_the_program_of_width_infinity(collection):
