@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tp4lib.word2vec import Corpus
+from tp4lib.word2vec import CBOW, Corpus
 from tp4lib.word2vec import table3 as study
 from tp4lib.word2vec.training import train
 
@@ -72,3 +72,16 @@ def test_an_interrupted_width_goes_on_and_the_ones_before_it_are_kept(corpus, tm
     resumed = study.train_widths(corpus, [4, 6], tmp_path / "broken", evaluate=stop_at_six, **SETTINGS)
     for width in (4, 6):
         assert torch.equal(resumed[width].model.embeddings, unbroken[width].model.embeddings)
+
+
+def test_initializations_can_differ_while_windows_and_negatives_are_the_same(corpus, tmp_path):
+    options = SETTINGS | dict(seed=3)
+    runs = [study.train_widths(corpus, [4, math.inf], tmp_path, start_seed=s, **options) for s in (3, 4, 4)]
+    alone = study.train_widths(corpus, [4, math.inf], tmp_path, **options)
+    assert torch.equal(runs[0][4].model.embeddings, alone[4].model.embeddings)
+    assert not torch.equal(runs[1][4].model.embeddings, alone[4].model.embeddings)
+    assert torch.equal(runs[1][4].model.embeddings, runs[2][4].model.embeddings)
+    assert all(torch.equal(run[math.inf].model.embeddings, alone[math.inf].model.embeddings) for run in runs)
+    start = CBOW(len(corpus.vocab), 4, seed=4)
+    by_hand = train(corpus, 4, start=start, **options)
+    assert torch.equal(runs[1][4].model.embeddings, by_hand.model.embeddings)

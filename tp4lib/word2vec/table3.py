@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from tp4lib import __version__
 from tp4lib.word2vec.analogies import asked_by
 from tp4lib.word2vec.checkpoints import CHECKPOINT
 from tp4lib.word2vec.corpus import Corpus
-from tp4lib.word2vec.model import columns_of
+from tp4lib.word2vec.model import CBOW, columns_of, parse_width
 from tp4lib.word2vec.training import Trained, train
 
 KEPT = 4 << 30
@@ -26,6 +27,7 @@ def train_widths(
     *,
     evaluate: Callable[[torch.Tensor], Any] | None = None,
     device: str | torch.device = "auto",
+    start_seed: int | None = None,
     **settings: Any,
 ) -> dict[int | float, Trained]:
     """Train one network per width on the same text, with the same windows and negatives.
@@ -35,23 +37,33 @@ def train_widths(
     where it was; a run that is complete is only read again.
 
     Args:
+        start_seed: of the initialization of finite widths; then ``seed`` draws windows and negatives alone, so that
+            several initializations can be compared with the one network of width infinity, all else held equal.
         folder: for checkpoints: 8 |V| x columns bytes per width, in float32; none of more than `KEPT`.
         evaluate, settings: as for `train`.
     """
     trained = {}
-    itemsize = getattr(torch, str(settings.get("dtype", "float32")).removeprefix("torch.")).itemsize
     for width in widths:
         what = [__version__, str(width), settings, corpus.vocab.digest, corpus.digest, asked_by(evaluate)]
+        start = None
+        if start_seed is not None and parse_width(width) != math.inf:
+            what.append(start_seed)
+            start = CBOW(len(corpus.vocab), width, start_seed, _dtype(settings), device)
         digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:8]
-        size = 2 * len(corpus.vocab) * columns_of(len(corpus.vocab), width) * itemsize
+        size = 2 * len(corpus.vocab) * columns_of(len(corpus.vocab), width) * _dtype(settings).itemsize
         place = Path(folder) / f"width-{width}-{digest}"
         trained[width] = train(
             corpus,
             width,
             evaluate=evaluate,
             device=device,
+            start=start,
             out=place if size <= KEPT else None,
             resume=size <= KEPT and (place / CHECKPOINT).is_file(),
             **settings,
         )
     return trained
+
+
+def _dtype(settings: dict[str, Any]) -> torch.dtype:
+    return getattr(torch, str(settings.get("dtype", "float32")).removeprefix("torch."))
