@@ -308,6 +308,8 @@ def said(collection, name):
         ("01_abc_parametrizations", 5),
         ("02_max_learning_rate", 4),
         ("02_max_learning_rate", 5),
+        ("04_word2vec_limit", 5),
+        ("04_word2vec_limit", 6),
         ("05_word2vec_pca", 3),
         ("05_word2vec_pca", 4),
         ("09_mup_for_your_model", 4),
@@ -386,7 +388,10 @@ def test_04_word2vec_converges_and_learns(collection):
     assert m["convergence/slope"] == pytest.approx(-0.5, abs=0.15)
     assert m["movement/NTK_slope"] == pytest.approx(-0.5, abs=0.15)
     assert m["movement/muP_slope"] == pytest.approx(0, abs=0.15)
-    assert m["loss/width_inf"] < m["loss/width_16"]
+    above = [m[f"loss_above_limit/width_{width}"] for width in (16, 64, 256)]
+    assert above[0] > above[1] > above[2] > 0
+    assert m["change of f/NTK/readout"] == pytest.approx(m["change of f/NTK/embeddings"], rel=0.3)
+    assert m["rate/drift/SP"] < -0.5 < m["rate/drift/muP"]
 
 
 def test_05_ntk_limit_keeps_its_random_start(collection):
