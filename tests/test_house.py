@@ -246,14 +246,3 @@ def test_the_library_runs_as_a_program(tmp_path):
     done = run("maml")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "expected python -m tp4lib word2vec" in done.stderr
-
-
-@pytest.mark.parametrize("old", sorted(tp4lib._MOVED))
-def test_notebooks_made_with_the_flat_library_still_import(old):
-    """One module under two names: what is set in the one is seen in the other."""
-    code = (
-        "import importlib, tp4lib\n"
-        f"one = importlib.import_module('tp4lib.{old}')\n"
-        f"assert one is importlib.import_module('tp4lib.{tp4lib._MOVED[old]}')\n"
-    )
-    exec(compile(code, "<old name>", "exec"), {})
