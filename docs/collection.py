@@ -4,13 +4,12 @@ The gallery shows what `tp4 reproduce` made and computes nothing. A notebook of 
 numbers in the `metrics.json` beside it; a committed notebook has them in the tables that it displays.
 """
 
-import ast
 import base64
 import json
 import re
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ class Metric:
     published: float | None = None
     unit: str = ""
     theory: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,99 +102,35 @@ def read(path: Path) -> Notebook:
     if report.is_file():
         saved = json.loads(report.read_text("utf-8"))
         preset = saved["preset"]
-        metrics = {key: Metric(m["value"], m.get("published"), m.get("unit", ""), m.get("theory"))
-                   for key, m in saved["metrics"].items()}  # fmt: skip
+        metrics = saved["metrics"]
     else:
         preset = book["metadata"].get("tp4", {}).get("preset", "")
-        metrics = _tables(cells)
+        told = [told for cell in cells for told, _ in _told(cell)]
+        metrics = {key: metric for each in told for key, metric in each.get("metrics", {}).items()}
     title = text(cells[0]).splitlines()[0].removeprefix("# ")
-    return Notebook(path, title, preset, cells, _figures(cells), metrics)
+    figures = [figure for cell in cells for figure in _figures(cell)]
+    return Notebook(path, title, preset, cells, figures, {key: Metric(**m) for key, m in metrics.items()})
 
 
-class _Page(HTMLParser):
-    """Collects the figures and the table rows of one HTML output."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.images: list[dict[str, str]] = []
-        self.captions: list[str] = []
-        self.rows: list[list[str]] = []
-        self._into: list[str] | None = None
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "img":
-            self.images.append({key: value or "" for key, value in attrs})
-        elif tag == "figcaption":
-            self.captions.append("")
-            self._into = self.captions
-        elif tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append("")
-            self._into = self.rows[-1]
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("figcaption", "td", "th"):
-            self._into = None
-
-    def handle_data(self, data: str) -> None:
-        if self._into is not None:
-            self._into[-1] += data
+def _told(cell: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """What each figure and table of a cell tells as data, and all that stands beside it in its output."""
+    for output in cell.get("outputs", []):
+        if told := output.get("data", {}).get(MIME):
+            yield told, output["data"]
 
 
-def _pages(cell: dict[str, Any]) -> list[_Page]:
-    return [
-        _Page("".join(output["data"]["text/html"]))
-        for output in cell.get("outputs", [])
-        if "text/html" in output.get("data", {})
-    ]
-
-
-def _figures(cells: list[dict[str, Any]]) -> list[Figure]:
-    found = []
-    for cell in cells:
-        names = iter(_shown(text(cell)) if cell["cell_type"] == "code" else ())
-        for page in _pages(cell):
-            for image, caption in zip(page.images, page.captions, strict=False):
-                kind, _, data = image["src"].removeprefix("data:").partition(";base64,")
-                name = next(names, f"figure-{len(found) + 1}")
-                found.append(Figure(name, caption, image["alt"], base64.b64decode(data), SUFFIX[kind]))
-    return found
+def _figures(cell: dict[str, Any]) -> Iterator[Figure]:
+    """The figures that a cell has shown; a picture's bytes stand once in a notebook, as the address of its image."""
+    names = iter(_shown(text(cell)) if cell["cell_type"] == "code" else ())
+    for told, shown in _told(cell):
+        if figure := told.get("figure"):
+            kind, data = re.search(
+                r'src="data:([\w/+]+);base64,([^"]+)"', "".join(shown["text/html"])
+            ).groups()
+            figure = {"name": next(names, "")} | figure
+            yield Figure(**figure, image=base64.b64decode(data), suffix=SUFFIX[kind])
 
 
 def _shown(source: str) -> list[str]:
-    """The names that a cell gives to ``report.show(fig, name, ...)`` or ``(fig, *captions(name))``, in order."""
-    tree = ast.parse(re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE))
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _named(node.func) == "show"]
-    calls.sort(key=lambda call: (call.lineno, call.col_offset))
-    names = [call.args[1] for call in calls if len(call.args) > 1]
-    names = [
-        name.value.args[0] if isinstance(name, ast.Starred) and isinstance(name.value, ast.Call) else name
-        for name in names
-    ]
-    return [name.value for name in names if isinstance(name, ast.Constant)]
-
-
-def _named(function: ast.expr) -> str:
-    return function.attr if isinstance(function, ast.Attribute) else ""
-
-
-def _tables(cells: list[dict[str, Any]]) -> dict[str, Metric]:
-    """The numbers of every displayed table, read as data; only outputs stored before reports carried it are parsed."""
-    metrics = {}
-    for output in (output for cell in cells for output in cell.get("outputs", [])):
-        for key, m in output.get("data", {}).get(MIME, {}).get("metrics", {}).items():
-            metrics[key] = Metric(m["value"], m.get("published"), m.get("unit", ""), m.get("theory"))
-    return metrics or _stored_before(cells)
-
-
-def _stored_before(cells: list[dict[str, Any]]) -> dict[str, Metric]:
-    """Reader of the HTML of tables stored before reports carried data; goes when the notebooks are executed anew."""
-    metrics = {}
-    for page in (page for cell in cells for page in _pages(cell)):
-        if page.rows and page.rows[0][:3] == ["quantity", "measured", "published"]:
-            for key, measured, published, *_ in page.rows[1:]:
-                value, _, unit = measured.partition("\xa0")
-                metrics[key] = Metric(float(value), float(published) if published else None, unit)
-    return metrics
+    """The names that a cell gives to ``report.show``, in order: outputs stored before 2026-11-26 do not tell them."""
+    return re.findall(r"report\.show\([^,]+,\s*(?:\*\w+\()?\s*\"(\w+)\"", source)
