@@ -377,7 +377,7 @@ def test_what_is_no_file_is_called_what_it_is(text, tmp_path, capsys, option):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name, says in (
         ("fifo", "is a pipe"),
-        ("link", "is a link to"),
+        ("link", "is a link that leads nowhere"),
         (".", "is a folder"),
         ("none", "not exist"),
     ):
