@@ -46,7 +46,8 @@ Promise.all([typeset, document.fonts.ready, ...images]).then(() => {
     raw: prose.map(t => t.data).filter(s => /\$|\\\(|\\\[|\\begin\{|\{\{|<!--/.test(s)).map(s => s.trim().slice(0, 120)),
     images: [...document.images].map(
       i => ({src: i.src.slice(0, 100), loaded: i.complete && i.naturalWidth > 0, alt: i.alt})),
-    links: [...document.querySelectorAll('a[href]')].map(a => a.href),
+    // Of a link in a drawing (SVG), `href` is an object, and its address is as it was written.
+    links: [...document.querySelectorAll('a[href]')].map(a => new URL(a.getAttribute('href'), document.baseURI).href),
     title: document.title, headings: [...document.querySelectorAll('h1')].filter(shown).length,
     cut, overflow: sticks, scroll: wide.scrollWidth - limit,
     faint: [...faint.values()],

@@ -155,6 +155,7 @@ def inspect(browser: Any, root: Path) -> tuple[list[str], list[str]]:
     )
     wrong, links = [], {}
     with served(root) as base:
+        list(_traffic(browser, base))  # of the tests before, which share the browser
         for page in pages:
             found, links[page] = visit(browser, base, page)
             wrong += found
