@@ -23,8 +23,7 @@ _UPLOAD = re.compile(
 )
 _PACKAGE = re.compile(r'f"\./\{chosen\}\[notebooks\]"|"tp4lib\[notebooks\] @ git\+[^"]*"')
 _ASKS = re.compile(
-    r"In Colab, upload this\s+file; the\s+first\s+cell\s+(?:then\s+)?asks\s+for\s+the\s+zip\s+of\s+the\s+repository"
-    r"(?:\s+and\s+installs\s+it)?\.|\[Open in Colab\]\([^)]*\) · \[Open in Binder\]\([^)]*\)"
+    r"In\s+Colab,\s+upload\s+this\s+file;\s[^.]*\.|\[Open in Colab\]\([^)]*\) · \[Open in Binder\]\([^)]*\)"
 )
 
 

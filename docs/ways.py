@@ -45,7 +45,10 @@ def levels(needed: dict[str, list[str]]) -> list[list[str]]:
     """Notebooks in rows: each one below all that it needs, and in its row as near to them as can be."""
     depth: dict[str, int] = {}
     for number in sorted(needed):
-        depth[number] = 1 + max((depth[before] for before in needed[number]), default=-1)
+        row = 1 + max((depth[before] for before in needed[number]), default=-1)
+        while [*depth.values()].count(row) >= WIDTH // BOX:  # a row is full: go one down
+            row += 1
+        depth[number] = row
     rows, across = [], {}
     for here in range(1 + max(depth.values())):
         row = [number for number in sorted(depth) if depth[number] == here]
