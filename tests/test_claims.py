@@ -6,19 +6,12 @@ from collections import defaultdict
 import pytest
 
 from tests.scripts import ROOT, script
-from tp4lib.collection.notebook_source import is_folded
 
 claims, collection = script("claims", "tools"), script("collection", "docs")
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PIECES = defaultdict(list)
 for piece in claims.prose():
     PIECES[piece.file].append(piece)
-
-# Notebooks that are still to be rewritten: nothing in them is folded.
-LATER = tuple(
-    path.name for path in BOOKS if not any(map(is_folded, json.loads(path.read_text("utf-8"))["cells"]))
-)
-READ = [file for file in PIECES if not file.startswith(LATER)]
 
 
 def without_source(pieces):
@@ -27,7 +20,7 @@ def without_source(pieces):
     return [f"{claim.prose.place}: {claim.shown} in {claim.line!r}" for claim in found]
 
 
-@pytest.mark.parametrize("file", READ)
+@pytest.mark.parametrize("file", PIECES)
 def test_every_number_in_prose_has_a_source(file):
     assert not without_source(PIECES[file]), (
         "fill it in from the run, or say in tools/claims.toml why it may stand"
@@ -39,7 +32,7 @@ def test_every_exception_is_needed_and_has_a_reason():
     for pieces in PIECES.values():
         for piece in pieces:
             list(claims.claims(piece, allowed))
-    assert not [entry for entry in allowed if not entry.used and not entry.file.startswith(LATER)]
+    assert not [entry for entry in allowed if not entry.used]
     assert all(len(entry.why) > 5 for entry in allowed)
 
 
@@ -66,9 +59,7 @@ def test_a_measured_number_typed_into_a_notebook_is_noticed(path, tmp_path):
     assert len(after) - len(before) >= 0.95 * len(typed), "a few may be settings by chance"
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in BOOKS if not path.name.startswith(LATER)], ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
 def test_published_is_what_a_paper_prints_and_theory_has_its_own_column(path):
     for key, metric in collection.read(path).metrics.items():
         # Table 1 prints the exponents r; that SP's largest rate falls like 1/n is said in words.
