@@ -22,6 +22,7 @@ from tp4lib import MLP, LinearLimit, mean_field, mup, ntp
 from tp4lib import standard as sp
 from tp4lib.collection import plotting
 from tp4lib.data import images
+from tp4lib.linear_limit import sgd_step
 from tp4lib.nn import param_groups
 from tp4lib.parametrization import ABC
 from tp4lib.program import InfiniteWidth
@@ -52,12 +53,10 @@ def descend(
     U: torch.Tensor, V: torch.Tensor, x: torch.Tensor, y: torch.Tensor, steps: int, rate: float = 0.1
 ):
     """Gradient descent on f(x) = V U x: both matrices, and f at every step (steps, k, o)."""
-    outputs = []
+    outputs, b = [], U.new_zeros(len(U))  # no bias
     for _ in range(steps):
-        f = x @ U.T @ V.T
-        chi = (f - y) / len(x)
-        U, V = U - rate * V.T @ chi.T @ x, V - rate * chi.T @ (x @ U.T)
-        outputs.append(f)
+        outputs.append(x @ U.T @ V.T)
+        U, V, _ = sgd_step(U, V, b, x, y, rate, alpha=0.0)
     return U, V, torch.stack(outputs)
 
 
