@@ -63,13 +63,8 @@ def notebooks() -> str:
         label = entry.get("headline", "")
         key = entry.get("numbers", {}).get(label)
         measured = wall.row(label, book, key) if key in book.metrics else "–"
-        cells = (
-            f"[{book.title}](notebooks/{book.path.name})",
-            entry.get("paper", ""),
-            measured,
-            _clock(seconds),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
+        link = f"[{book.title}](notebooks/{book.path.name})"
+        lines.append(_row(link, (entry.get("paper", ""), measured, _clock(seconds))))
     return "\n".join(lines)
 
 
@@ -78,7 +73,7 @@ def times() -> str:
     lines = ["| preset | all notebooks, one core | data |", "|---|---|---|"]
     data = {"ci": "come with the packages", "laptop": "real: wiki8 or text8, Omniglot, CIFAR-10"}
     for preset, source in data.items():
-        lines.append(f"| `{preset}` | {_clock(sum(_seconds(preset).values()))} | {source} |")
+        lines.append(_row(f"`{preset}`", (_clock(sum(_seconds(preset).values())), source)))
     return "\n".join([*lines, "| `paper` | not run yet: needs a GPU | real |"])
 
 
@@ -140,9 +135,10 @@ def whole() -> str:
             what: [statistics.median(run[what][who]) for who in ("gensim", "tp4")]
             for what in ("seconds", "training", "processor")
         }
-        cells = [f"{run['bytes'] / 1e6:g} MB", width, *(f"{seconds:.1f} s" for seconds in middle["seconds"])]
+        cells = [width, *(f"{seconds:.1f} s" for seconds in middle["seconds"])]
         cells += [f"{theirs / ours:.2f} times" for theirs, ours in middle.values()]
-        lines.append(f"| {' | '.join(cells)} | {len(run['seconds']['tp4'])} | {run['load']:.1f} |")
+        cells += [str(len(run["seconds"]["tp4"])), f"{run['load']:.1f}"]
+        lines.append(_row(f"{run['bytes'] / 1e6:g} MB", cells))
     return "\n".join(lines)
 
 
@@ -151,13 +147,12 @@ def gensim() -> str:
     runs = _result("word2vec_gensim")["runs"]
     widths = sorted({run["width"] for run in runs})
     lines = [
-        f"| each row one change more than the one above | {' | '.join(f'width {w}' for w in widths)} |",
+        _row("each row one change more than the one above", (f"width {w}" for w in widths)),
         "|---|" + "--:|" * len(widths),
     ]
     for change in dict.fromkeys(run["change"] for run in runs):
         by_width = {run["width"]: run["accuracy"] for run in runs if run["change"] == change}
-        cells = " | ".join(f"{by_width[w]:.1f} %" if w in by_width else "–" for w in widths)
-        lines.append(f"| {change} | {cells} |")
+        lines.append(_row(change, (f"{by_width[w]:.1f} %" if w in by_width else "–" for w in widths)))
     return "\n".join(lines)
 
 
@@ -205,10 +200,10 @@ def large() -> str:
     error = max(math.sqrt(run["accuracy"] * (100 - run["accuracy"]) / run["answered"]) for run in runs)
     limit = next(run for run in runs if run["width"] == "inf")
     minutes = sum(limit["settings"]["tokens"] / speed for speed in limit["tokens_per_second"]) / 60
-    head = " | ".join(f"width {_width(run['width'])}" for run in runs)
+    head = f"{most:,} words, {limit['settings']['epochs']} epochs, one seed"
     return "\n".join(
         [
-            f"| {most:,} words, {limit['settings']['epochs']} epochs, one seed | {head} |",
+            _row(head, (f"width {_width(run['width'])}" for run in runs)),
             "|---|" + "--:|" * len(runs),
             _row("analogies", (f"{run['accuracy']:.1f} %" for run in runs)),
             _row("loss of the last epoch", (f"{run['loss_by_epoch'][-1]:.3f}" for run in runs)),
@@ -257,7 +252,7 @@ def table3() -> str:
         f"{whole[0]['figure1']['cities']} cities and {whole[0]['figure1']['states']} states, {answered:,} analogies, "
         f"of which an accuracy has a standard error of {error:.1f} points at most. Means over seeds ± their errors.",
         "",
-        "| | " + " | ".join(f"width {_width(width)}" for width in widths) + " |",
+        _row("", (f"width {_width(width)}" for width in widths)),
         "|---|" + "--:|" * len(widths),
     ]
     for epoch in range(about["epochs"]):

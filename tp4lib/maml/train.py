@@ -21,8 +21,7 @@ from tp4lib.maml.learner import Learner
 
 _ROOM = 2
 """In a kernel limit of large scale the loss wanders between bounds without growing on (the outer gradient is clipped):
-the mean of an epoch reaches 4.7 times the untrained loss,
-single meta-steps more. A run that diverges passes any bound."""
+the mean of an epoch reaches 4.7 times the untrained loss, single steps more. One that diverges passes any bound."""
 
 _RATES = ("lr", "inner_lr", "clip", "inner_steps")
 
