@@ -20,6 +20,8 @@ import platform
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -192,25 +194,34 @@ def main() -> None:
     chosen = read_options()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     started = time.monotonic()
-    # At the end of its time as if somebody pressed Ctrl-C: training then keeps a checkpoint.
-    clock = threading.Timer((chosen.hours or 0.0) * 3600, os.kill, (os.getpid(), signal.SIGINT))
-    clock.daemon = True
     try:
         if chosen.hours is not None:
             real("hours", chosen.hours, above=0, most=24 * 365, example=2)
-            clock.start()
-        work(chosen)
+        work(chosen, math.inf if chosen.hours is None else started + 3600 * chosen.hours)
     except InputError as error:
         fail(str(error))
     except KeyboardInterrupt:
         minutes = (time.monotonic() - started) / 60
         print(f"stopped after {minutes:.1f} min; the same command goes on", flush=True)
+
+
+@contextmanager
+def interrupted_at(end: float) -> Iterator[None]:
+    """At this time as if somebody pressed Ctrl-C: training then writes its checkpoint and stops."""
+    left = end - time.monotonic()
+    if left <= 0:
+        raise KeyboardInterrupt
+    clock = threading.Timer(min(left, threading.TIMEOUT_MAX), os.kill, (os.getpid(), signal.SIGINT))
+    clock.daemon = True
+    clock.start()
+    try:
+        yield
     finally:
         clock.cancel()
 
 
-def work(chosen: argparse.Namespace) -> None:
-    """Everything that the command was asked for."""
+def work(chosen: argparse.Namespace, end: float) -> None:
+    """Everything that the command was asked for, as far as it comes by then."""
     runs = planned(chosen.runs)
     corpus = Corpus.load(chosen.corpus, max_vocab=chosen.vocab, max_bytes=chosen.max_bytes)
     text = provenance.source(chosen.corpus)
@@ -230,7 +241,8 @@ def work(chosen: argparse.Namespace) -> None:
     )
     for run in runs:
         if not results.is_whole(run):
-            go(corpus, run, chosen.epochs, results, chosen.out, command)
+            with interrupted_at(end):  # not before: cut off while it reads a file, it would leave it open
+                go(corpus, run, chosen.epochs, results, chosen.out, command)
 
 
 if __name__ == "__main__":

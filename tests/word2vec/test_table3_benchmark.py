@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,7 @@ def test_killed_it_goes_on_to_the_same_numbers(text, unbroken, tmp_path, monkeyp
 
 
 def test_stopped_in_time_it_keeps_what_it_has(text, unbroken, tmp_path, monkeypatch, capsys):
-    """At the end of its hours the command asks itself to stop, as Ctrl-C does."""
+    """At the end of its hours the command asks itself to stop, as Ctrl-C does; once they are over it starts no run."""
     stopping = script("table3")
     put = stopping.Results.put
 
@@ -163,3 +164,10 @@ def test_what_does_not_fit_is_one_line(text, unbroken, monkeypatch, capsys, more
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_at_its_time_a_run_is_interrupted():
+    with pytest.raises(KeyboardInterrupt), script("table3").interrupted_at(time.monotonic() + 0.05):
+        time.sleep(60)
+    with pytest.raises(KeyboardInterrupt), script("table3").interrupted_at(time.monotonic() - 1):
+        pytest.fail("it begins after its time")

@@ -15,7 +15,7 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -111,9 +111,10 @@ class _Streams(io.RawIOBase):
 @contextmanager
 def unpacked(path: Path) -> Iterator[Stream]:
     """Open a text, unpacking .xz, .gz, .bz2 and .zip (its one member) on the way, without its byte order mark."""
-    with reasons():
-        raw, packed = open(path, "rb"), path.stat().st_size  # noqa: SIM115
-    with raw:
+    with ExitStack() as opened:
+        with reasons():
+            packed = path.stat().st_size
+            raw = opened.enter_context(open(path, "rb"))
         if path.suffix == ".zip":
             with Zip(path) as archive:
                 names = [name for name in archive.files if not is_clutter(name)]
