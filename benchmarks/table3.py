@@ -8,8 +8,9 @@
 so that whatever is whole can be read at any time. Numbers are written after each epoch (`--result`), the checkpoints of
 runs that have not come to their end are in ``--out``: a command that was killed goes on where it was, to the same bits.
 
-Beside the numbers, of every finished run: the embeddings of the cities and states that the vocabulary holds, in their
-first 64 principal coordinates, as float16 (``RESULT_places.npz``: an array for each run, and their names).
+Beside the numbers, of every finished run: the embeddings of the cities and states that the vocabulary holds, divided by
+their lengths, in their first 64 principal coordinates, as float16 (``RESULT_places.npz``: an array for each run, their
+names, and which of them are cities).
 """
 
 import argparse
@@ -38,7 +39,7 @@ from tp4lib.word2vec import analogies as analogy
 from tp4lib.word2vec.checkpoints import CHECKPOINT
 from tp4lib.word2vec.figure1 import pca, separation
 from tp4lib.word2vec.model import columns_of, parse_width
-from tp4lib.word2vec.places import us_places
+from tp4lib.word2vec.places import Place, us_places
 from tp4lib.word2vec.training import train
 
 RESULT = Path(__file__).resolve().parent / "results" / "table3.json"
@@ -99,21 +100,27 @@ class Results:
         }
         write_json(self.path, self.all)
 
-    def put_places(self, run: Run, words: list[str], rows: torch.Tensor) -> None:
+    def put_places(self, run: Run, places: list[Place], rows: torch.Tensor) -> None:
         kept = {}
         if self.places.is_file():
             with np.load(self.places) as file:
                 kept = dict(file)
-        kept |= {"words": np.array(words), name_of(run): rows.numpy().astype(np.float16)}
+        kept |= {
+            "words": np.array([place.word for place in places]),
+            "is_city": np.array([place.kind == "city" for place in places]),
+            name_of(run): rows.numpy().astype(np.float16),
+        }
         with atomic_path(self.places) as part, open(part, "wb") as file:
             np.savez_compressed(file, **kept)
 
 
-def figure1(embeddings: torch.Tensor, corpus: Corpus) -> tuple[dict[str, Any], list[str], torch.Tensor]:
-    """How well cities and states come apart, their names, and their leading principal coordinates."""
+def figure1(embeddings: torch.Tensor, corpus: Corpus) -> tuple[dict[str, Any], list[Place], torch.Tensor]:
+    """How well cities and states come apart, which they are, and their leading principal coordinates."""
     places = us_places(corpus.vocab)
     is_city = torch.tensor([place.kind == "city" for place in places], dtype=torch.bool)
-    found = pca(embeddings[[place.id for place in places]].float())
+    points = embeddings[[place.id for place in places]].double()
+    # Lengths tell how often a word occurs, directions what it means: as in notebook 05.
+    found = pca(points / points.norm(dim=1, keepdim=True))
     rows = found.scores[:, :COORDINATES]
     told: dict[str, Any] = {"cities": int(is_city.sum()), "states": int((~is_city).sum())}
     told["explained"] = [float(x) for x in found.explained[:2]]
@@ -123,7 +130,7 @@ def figure1(embeddings: torch.Tensor, corpus: Corpus) -> tuple[dict[str, Any], l
             "coordinates": count, "accuracy": apart.accuracy, "chance": apart.chance, "p_value": apart.p_value,
             "silhouette": apart.silhouette, "gap": apart.gap,
         }  # fmt: skip
-    return told, [place.word for place in places], rows
+    return told, places, rows
 
 
 def seconds_of_an_epoch(corpus: Corpus, run: Run, results: Results) -> float:
@@ -169,8 +176,8 @@ def go(corpus: Corpus, run: Run, epochs: int, results: Results, out: Path, comma
         corpus, run[0], epochs=epochs, seed=run[1], device="cpu", out=folder, resume=(folder / CHECKPOINT).is_file(),
         evaluate=lambda embeddings: analogy.evaluate(embeddings, corpus.vocab, asked), after_epoch=told,
     )  # fmt: skip
-    found, words, rows = figure1(done.model.embeddings, corpus)
-    results.put_places(run, words, rows)
+    found, places, rows = figure1(done.model.embeddings, corpus)
+    results.put_places(run, places, rows)
     results.put(run, command, history=done.history, figure1=found)
 
 
