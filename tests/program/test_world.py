@@ -411,7 +411,7 @@ def test_what_is_not_in_the_language_is_refused_with_its_rule(world, what):
 def test_noises_are_at_most_half_the_samples():
     world = InfiniteWidth(40)
     world.gaussian(count=19)  # with the constant 1 they are 20
-    with pytest.raises(InputError, match="20 noises in 40 samples"):
+    with pytest.raises(InputError, match="21 noises in 40 samples"):
         world.gaussian()
 
 

@@ -32,6 +32,7 @@ class ConditionedMatrix:
         self._sides = [(OrthonormalRows(world), OrthonormalRows(world)) for _ in range(2)]
 
     def product(self, x: Vector, transposed: bool, scale: float) -> Vector:
+        # u, e of this side; u', e' of the transpose's.
         (basis, noises), (other, theirs) = self._sides[transposed], self._sides[not transposed]
         stack = x._tensor if x.is_stack else x._tensor[None]
         stack = stack.detach().to(self.world.dtype)
@@ -53,7 +54,7 @@ class ConditionedMatrix:
             for _ in range(2):  # Gram-Schmidt among the new ones, twice for the same reason
                 for u in new:
                     row = row - (row @ u / self.world.samples) * u
-            size = row.square().mean().sqrt()
+            size = row.square().mean().sqrt()  # what is new in y
             if size > 0.5 * self.world.samples ** (-1 / 3) * y.square().mean().sqrt():
                 new.append(row / size)
         if new:
