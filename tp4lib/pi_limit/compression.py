@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from tp4lib.activations import Dual, Split
-from tp4lib.base import checks
 from tp4lib.base.checks import whole
 from tp4lib.base.errors import InputError
 
@@ -58,7 +57,7 @@ def refit(
         >>> len(stay), report.after, report.error < 1e-3
         (10, 10, True)
     """
-    budget, seed, before = whole("budget", budget, example=1000), checks.seed(seed), len(A)
+    budget, before = whole("budget", budget, example=1000), len(A)
     A = A.double()
     if before <= budget:
         return torch.arange(before, device=A.device), A, Compression(before, before, 0.0)
