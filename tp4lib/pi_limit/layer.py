@@ -110,7 +110,7 @@ class Rows(nn.Module):
         return float(total.clamp(min=0).sqrt())
 
     def forward(self, g: Tensor) -> Tensor:
-        """``(b, r) -> (b, d_out)``. No more than `BUDGET` pairs are held at once, under autograd neither."""
+        """``(b, r) -> (b, d_out)``. At most `BUDGET` pairs are held at once, also under autograd."""
         one, step = self.kernel.split(g), max(1, BUDGET // max(1, len(g)))
         if len(self) <= step:
             return self._block(*one, 0, len(self)) * self._factor

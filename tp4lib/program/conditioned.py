@@ -19,8 +19,9 @@ from tp4lib.program.vectors import Vector
 class ConditionedMatrix:
     """W at width infinity as four thin matrices, u, e, u' and e': a product takes four passes over them and no graph.
 
-    A direction of a vector that is smaller than M^(-1/3) / 2 of it gets no noise of its own: it changes covariances
-    by less than the samples, with errors of order M^(-1/2), resolve. So the basis grows slowly.
+    A new direction gets a noise of its own only if it makes up more than M^(-1/3) / 2 of the vector: a smaller one
+    changes covariances by less than M^(-2/3) / 4, below the sampling error, which is of order M^(-1/2). So the basis
+    grows slowly.
 
     Args:
         corrected: whether Zdot is added; without it, one sees what goes wrong.

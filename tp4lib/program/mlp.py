@@ -87,7 +87,8 @@ def _train_features(task: Task, s: float, u: float, r_layers: list[float]) -> Tr
     task.require_room((1 + task.steps) * depth, matrices=depth - 1)
     U = world.gaussian(task.std[0], count=xi.shape[1])  # W^1, a stack of d_in vectors
     W = [None] + [world.matrix(task.std[l]) for l in range(1, depth)]  # noqa: E741 - W[l] leads into layer l + 1
-    start = world.gaussian(task.std[-1], count=task.y.shape[1])  # of v, d_out vectors
+    # v in two parts, since f and dx^L may each keep only one of them: its initial value and its updates.
+    start = world.gaussian(task.std[-1], count=task.y.shape[1])  # d_out vectors
     change = 0 * start
     if _is_whole(task.optimizer):
         start, change = change, start  # in muP both count alike, so that v may be kept in one
@@ -97,15 +98,16 @@ def _train_features(task: Task, s: float, u: float, r_layers: list[float]) -> Tr
         for W_l in W[1:]:
             h.append(W_l @ phi(h[-1]))
         x = [phi(h_l) for h_l in h]
-        v = [part for part, power in ((start, s), (change, u)) if power < 1 + _CLOSE]
+        v = [part for part, power in ((start, s), (change, u)) if power < 1 + _CLOSE]  # in f: power of n is 0
         chi = task.record(world.mean(x[-1], sum(v) if v else 0 * start), h)
         if chi is None:
             break
         picked = [task.pick(x_l) for x_l in x]
+        # In dx^L only the larger part counts, or both if they are alike.
         dx = chi @ sum(part for part, power in ((start, s), (change, u)) if power < min(s, u) + _CLOSE)
         change = of_v.step(change, chi.T @ picked[-1])
         for l in reversed(range(depth)):  # noqa: E741
-            if not any(moves[: l + 1]):
+            if not any(moves[: l + 1]):  # this layer and all below stay as initialized
                 break
             dh = dx * task.slope(task.pick(h[l]))
             if l > 0:
@@ -129,6 +131,7 @@ def _train_kernel(task: Task, s: float, u: float, r_layers: list[float], f0: Ten
     features = [task.xi @ task.xi.T] + [gram(x_l) for x_l in x]
 
     kernel = features[-1] if u < 1 + _CLOSE else torch.zeros_like(features[-1])
+    # Features and backward vectors do not move (r > 0), so the kernel is computed once, and f alone is trained.
     dx = torch.ones(many, 1) @ world.gaussian(task.std[-1], count=1)  # the same v for every input
     for l in reversed(range(depth)):  # noqa: E741
         dh = dx * task.slope(h[l])
@@ -147,7 +150,7 @@ def _train_kernel(task: Task, s: float, u: float, r_layers: list[float], f0: Ten
         f = f0.to(kernel)
 
     of_f = task.rule()
-    while (chi := task.record(f, h)) is not None:
+    while (chi := task.record(f, h)) is not None:  # the same h each time
         f = of_f.step(f, task.pick(kernel).T @ chi)
     return task.finish(kernel)
 

@@ -85,9 +85,9 @@ def train_transformer(
         q, k, v = W_q x, W_k x, W_v x,   a = softmax(<q, k> / n),   x' = x + beta sum_heads W_o a v
         z = phi(W_1 x'),   x'' = x' + beta W_2 z;          f = <x, U> / n,   loss: cross-entropy
 
-    (q k / n, not over sqrt(n): what training correlates adds up like n.) The backward pass is written out below; every
-    line is a product, an average or a coordinatewise function. In `FiniteWidth(n)` it is the network of width n,
-    trained by `torch.optim` with the rates of `tp4lib.program.optimizers`, to rounding. Sources: Yang & Hu 2021,
+    (<q, k> / n, not over sqrt(n): training correlates q and k, so that their inner product grows like n.) In
+    `FiniteWidth(n)` this is the network of width n, trained by `torch.optim` with the rates of
+    `tp4lib.program.optimizers`, to rounding. Sources: Yang & Hu 2021,
     section 7; attention as a program: Yang 2019, Tensor Programs I, appendix A; its limit in muP is also studied by
     Bordelon, Chaudhry & Pehlevan 2024 (arXiv 2405.15712).
 

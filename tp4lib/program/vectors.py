@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tp4lib.base.errors import InputError
 
-# Functions whose derivative is not only what autograd says: at a jump it also holds a delta, which autograd drops.
+# Functions with jumps, where the derivative contains a delta function, which autograd drops.
 JUMPS = {
     "sign", "sgn", "signbit", "heaviside", "floor", "ceil", "round", "trunc", "fix", "frac", "fmod", "remainder",
     "floor_divide", "hardshrink", "threshold", "bucketize", "quantile", "argmax", "argmin", "autograd_slope",

@@ -30,8 +30,8 @@ class SweepOptions:
         test: test inputs and targets, like x and y; accuracy takes the largest output (and the largest target).
         evaluate_every: evaluate the test set every so many updates; only after the last one if None.
         blowup: a member is diverged once its loss is not finite or above `blowup` times its first loss. Far above the 3
-            at which single runs stop (`base.divergence`): here divergence is a result, and a member that overshoots at
-            the edge of stability, and may yet come back, is given the time to.
+            at which single runs stop (`base.divergence`): here divergence is a result, and at the edge of stability a
+            member may overshoot and recover.
         weight_decay, schedule: for networks of `scale` alone: decoupled decay (Adam is AdamW), and (update, steps) ->
             factor on all rates, such as `tp4lib.sweep.warmup_and_decay`. Their x, y may have any shape whose first axis
             is samples; "cross_entropy" is averaged over all positions.

@@ -2,8 +2,8 @@ r"""M networks trained as one: every weight a stack (M, out, in), every product 
 
     y_m = W_m x_m,   dL/dx_m = W_m^T dL/dy_m,   W_m <- W_m - eta_m dL/dy_m x_m^T        m = 1 .. M at once
 
-What bounds small networks is memory, not arithmetic: so SGD's step is made inside the backward pass, added to the
-stack by the very product that would have been its gradient, and no stack of gradients is ever written.
+Small networks are limited by memory traffic, not by arithmetic. So SGD's step is made inside the backward pass: the
+product that would be the gradient is added to the weights at once, and gradients are never stored.
 """
 
 import copy
