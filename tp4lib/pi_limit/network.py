@@ -112,30 +112,22 @@ class PiMLP(nn.Module):
             f"a pi-limit of rank {rank} and depth {depth}",
             "try a smaller rank or depth",
         )
-        self.U = nn.Parameter(torch.empty(rank, d_in, device=device, dtype=dtype))
+        # Orthogonal columns: the images of the inputs' coordinates, and the readout's own directions.
+        frame = _frame(rank, d_in + (d_out if sigma_out else 0), generator)
+        self.U = nn.Parameter((sigma_in * frame[:, :d_in]).to(device, dtype))
         self.layers = nn.ModuleList(
             Rows(self.kernel, rank, columns, max_rows=max_rows, dtype=dtype, device=device, storage=storage)
             for columns in [rank] * (depth - 1) + [d_out]
         )
         sizes = ([rank] * depth + [d_out] * output_bias) if self.bias_scale else []
         self.biases = nn.ParameterList(torch.zeros(size, device=device, dtype=dtype) for size in sizes)
-        self._initialize(sigma_in, sigma_hidden, sigma_out, generator)
-        self._watch = Watch()
-
-    @torch.no_grad()
-    def _initialize(
-        self, sigma_in: float, sigma_hidden: float, sigma_out: float, generator: torch.Generator
-    ) -> None:
-        *hidden, readout = self.layers
-        # Orthogonal columns: the images of the inputs' coordinates, and the readout's own directions.
-        frame = _frame(self.rank, self.d_in + (self.d_out if sigma_out else 0), generator)
-        self.U.copy_(sigma_in * frame[:, : self.d_in])
-        for layer in hidden:
-            A = torch.randn(self.rank, self.rank, generator=generator, dtype=torch.float64)
-            A = A * (sigma_hidden / math.sqrt(self.rank))
-            layer.append(_frame(self.rank, self.rank, generator).to(self.U), (A - A.mean(0)).to(self.U))
+        for layer in self.layers[:-1]:
+            A = torch.randn(rank, rank, generator=generator, dtype=torch.float64)
+            A = A * (sigma_hidden / math.sqrt(rank))
+            layer.append(_frame(rank, rank, generator).to(self.U), (A - A.mean(0)).to(self.U))
         if sigma_out:
-            readout.append(frame[:, self.d_in :].T.to(self.U), sigma_out * torch.eye(self.d_out).to(self.U))
+            self.layers[-1].append(frame[:, d_in:].T.to(self.U), sigma_out * torch.eye(d_out).to(self.U))
+        self._watch = Watch()
 
     def preactivations(self, x: Tensor) -> list[Tensor]:
         """g^1, .., g^L, each ``(b, r)``, and f ``(b, o)``, at inputs x ``(b, d)``."""
