@@ -19,9 +19,8 @@ from tp4lib.parametrization import ABC, mup, ntp, standard
 from tp4lib.pi_limit.finite import PiNetwork
 from tp4lib.pi_limit.layer import Rows
 from tp4lib.pi_limit.network import PiMLP
-from tp4lib.program import FiniteWidth, InfiniteWidth, train_mlp, train_rnn
+from tp4lib.program import SGD, FiniteWidth, InfiniteWidth, train_mlp, train_rnn
 from tp4lib.sweep import minibatches, sweep
-from tp4lib.sweep.stack import Stack
 
 X, Y = torch.eye(4, 3), torch.ones(4, 2)
 
@@ -88,7 +87,7 @@ CALLS = {
         lambda **o: Rows(dual("relu"), **dict(rank=3, d_out=2) | o),
         ["rank", "d_out", "max_rows"], [], [], ["dtype", "storage"],
     ),
-    "Rows.compress": (lambda **o: rows().compress(**dict(budget=5) | o), ["budget"], ["seed"], [], []),
+    "Rows.compress": (lambda **o: rows().compress(**dict(budget=5) | o), ["budget"], [], [], []),
     "PiMLP": (
         lambda **o: PiMLP(**dict(d_in=3, d_out=2, rank=4, depth=2) | o),
         ["d_in", "d_out", "rank", "depth", "max_rows"], ["seed"],
@@ -112,7 +111,7 @@ CALLS = {
         ["count", "batch_size", "steps"], ["seed"], [], [],
     ),
     "sweep": (
-        small_sweep, ["steps", "batch_size", "evaluate_every", "members"], ["batch_seed"], ["blowup"], [],
+        small_sweep, ["steps", "batch_size", "evaluate_every"], ["batch_seed"], ["blowup"], [],
     ),
     "Sweep.final_loss": (lambda **o: small_sweep().final_loss(**o), ["last"], [], [], []),
     "Sweep.optimum": (lambda **o: small_sweep().optimum(**o), ["last"], [], [], []),
@@ -124,8 +123,9 @@ CALLS = {
     ),
     "World.gaussian": (lambda **o: FiniteWidth(8).gaussian(**o), ["count"], [], ["std"], []),
     "World.matrix": (lambda **o: FiniteWidth(8).matrix(**o), [], [], ["std"], []),
-    "train_mlp": (program, ["steps"], [], ["lr", "momentum"], []),
-    "train_rnn": (lambda **o: program(train_rnn, **o), ["steps"], [], ["lr", "momentum"], []),
+    "train_mlp": (program, ["steps"], [], ["lr"], []),
+    "train_rnn": (lambda **o: program(train_rnn, **o), ["steps"], [], ["lr"], []),
+    "SGD": (SGD, [], [], ["momentum", "weight_decay"], []),
 }  # fmt: skip
 BAD = {  # for each kind of argument
     1: [2.5, True, -3, math.nan, math.inf, "4", 10**40 * -1],
@@ -168,7 +168,6 @@ def test_the_table_is_long_and_its_calls_work():
         (lambda bad: MLP(3, 4, 2, mup(1), multipliers=[1.0, bad]), "multiplier"),
         (lambda bad: PiMLP(3, 2, 4, 1, multipliers=[1.0, bad]), "multipliers[1]"),
         (lambda bad: rows().decay(bad), "factor"),
-        (lambda bad: Stack([MLP(3, 4, 2, mup(1))], [0], [bad]), "lr[0]"),
         (lambda bad: small_sweep(rates=[0.1, bad]), "rates[1]"),
         (lambda bad: small_sweep(seeds=[0, bad]), "seeds[1]"),
         (lambda bad: checked(widths=(4, bad)), "widths[1]"),

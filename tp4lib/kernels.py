@@ -46,9 +46,9 @@ def nngp(
 
     Returns:
         ``(n1, n2)``, of the inputs' dtype but computed in float64, in blocks of rows: beyond the result and a float64
-        copy of ``x2`` memory is bounded (except under autograd, which keeps the whole graph). Where two inputs meet,
-        rounding costs about 2e-8 in their angle: the ReLU NNGP stays exact to eps, the NTK carries that error times
-        T^l / (2 pi). A zero vector has the kernel of the biases alone.
+        copy of ``x2`` memory is bounded (except under autograd, which keeps the whole graph). Where two inputs are
+        equal, rounding costs about 2e-8 in their angle: the ReLU NNGP stays exact to eps, the NTK carries that error
+        times T^l / (2 pi). A zero vector has the kernel of the biases alone.
 
     Example:
         >>> x = torch.eye(2, dtype=torch.float64)

@@ -87,6 +87,7 @@ class ABCLinear(nn.Module):
             std = 1.0 if base_width is None else 1 / math.sqrt(base_fan_in)
         self.std = real("std", std, least=0) * self.n ** -p.b[l]
         self.multiplier = real("multiplier", multiplier) * self.n ** -p.a[l]
+        # A hidden bias is scaled like input weights, and the output's so that rate and multiplier cancel (see above).
         bias_a = p.a[0] if layer < last else -p.c / 2
         self.bias_multiplier = self.n**-bias_a
         # For `rates`: what each kind of optimizer multiplies the rates of w and of beta by.
@@ -100,7 +101,8 @@ class ABCLinear(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw w ~ N(0, (sigma n^{-b_l})^2) anew and set beta = 0. Drawn on the generator's device, then moved."""
+        """Draw w ~ N(0, (sigma n^{-b_l})^2) anew and set beta = 0."""
+        # On the generator's device, so that one seed gives the same network everywhere.
         where = self.weight.device if generator is None else generator.device
         w = torch.randn(self.weight.shape, generator=generator, device=where, dtype=self.weight.dtype)
         self.weight.copy_(w.mul_(self.std))
@@ -135,7 +137,7 @@ class MLP(nn.Module):
         std: sigma_l, one number for all layers or L + 1 of them, in place of the default (see `ABCLinear`; None among
             them keeps it: `std=[None, None, 0.0]` initializes the readout to zero).
         multipliers: alpha_l, L + 1 numbers, tuned once and kept at every width (Tensor Programs V, section 6).
-        seed: of the initialization; or `generator`. With neither, torch's global generator.
+        seed: of the initialization; None: torch's global generator.
 
     Shapes: xi (..., d_in) -> f (..., d_out).
 
@@ -157,17 +159,14 @@ class MLP(nn.Module):
         std: float | Sequence[float | None] | None = None,
         multipliers: Sequence[float] | None = None,
         seed: int | None = None,
-        generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         check_parametrization(parametrization)
         d_in, width, d_out = whole("d_in", d_in), whole("width", width), whole("d_out", d_out)
-        if seed is not None:
-            if generator is not None:
-                raise InputError("both seed and generator are given; expected one of them; drop the other")
-            generator = torch.Generator().manual_seed(checks.seed(seed))
+        # One generator for all layers, so that no two are alike.
+        generator = None if seed is None else torch.Generator().manual_seed(checks.seed(seed))
         count = parametrization.depth + 1
         stds = _per_layer("std", std, count)
         alphas = _per_layer("multipliers", 1.0 if multipliers is None else multipliers, count)

@@ -14,7 +14,7 @@ from tp4lib.base.errors import InputError
 from tp4lib.linear_limit import LinearLimit
 from tp4lib.nn import MLP, param_groups, rates
 from tp4lib.parametrization import ABC, mean_field, mup, ntp, standard
-from tp4lib.program import FiniteWidth, InfiniteWidth, squared_loss, train_mlp, train_rnn
+from tp4lib.program import SGD, FiniteWidth, InfiniteWidth, squared_loss, train_mlp, train_rnn
 from tp4lib.program.derivatives import DerivativeMatrix, Products
 
 GENERATOR = torch.Generator().manual_seed(5)
@@ -83,12 +83,13 @@ def twin(n, p, activation, seed, std):
 @pytest.mark.parametrize("p", [mup(1), mean_field(), mup(2), mup(3), mup(2).shift(0.3)], ids=repr)
 def test_at_finite_width_the_program_is_the_network(p, activation):
     std, batches = [0.7, 1.2, 0.9, 0.8][-p.depth - 1 :], [[0, 1], [2, 3, 1], [0, 1, 2, 3]]
-    for options in (dict(momentum=0.0), dict(momentum=0.9), dict(momentum=0.5, batches=batches)):
+    for momentum, options in ((0.0, {}), (0.9, {}), (0.5, dict(batches=batches))):
         result = train_mlp(
-            FiniteWidth(40, seed=3), XI, Y, p, activation=activation, lr=0.5, steps=3, std=std, **options
-        )
+            FiniteWidth(40, seed=3), XI, Y, p, activation=activation, lr=0.5, steps=3, std=std,
+            optimizer=SGD(momentum), **options,
+        )  # fmt: skip
         model = twin(40, p, activation, 3, std)
-        optimizer = torch.optim.SGD(param_groups(model, 0.5), momentum=options["momentum"])
+        optimizer = torch.optim.SGD(param_groups(model, 0.5), momentum=momentum)
         for step in range(4):
             h = model.preactivations(XI)
             assert torch.allclose(result.outputs[step], h[-1], atol=1e-12)
@@ -119,7 +120,8 @@ def test_linear_networks_are_exact(momentum):
     reference = LinearLimit(3, 2, 1.3, 0.7, dtype=torch.float64)
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.3, momentum=momentum)
     result = train_mlp(
-        InfiniteWidth(200), XI, Y, mup(1), activation="identity", lr=0.3, steps=10, std=[1.3, 0.7], momentum=momentum
+        InfiniteWidth(200), XI, Y, mup(1), activation="identity", lr=0.3, steps=10, std=[1.3, 0.7],
+        optimizer=SGD(momentum),
     )  # fmt: skip
     for step in range(11):
         f = reference(XI)
@@ -271,9 +273,10 @@ def rnn_by_autograd(n, seed, steps, lr, momentum=0.0, std=(1.0, 1.0, 1.0), activ
 
 @pytest.mark.parametrize(("activation", "phi"), [("tanh", torch.tanh), ("relu", torch.relu)])
 def test_at_finite_width_the_recurrent_program_is_the_network(activation, phi):
-    options = dict(lr=0.5, steps=4, momentum=0.6, std=(1.2, 0.9, 0.8))
-    found = train_rnn(FiniteWidth(40, seed=2), SEQUENCES, TARGETS, activation=activation, **options).outputs
-    expected = rnn_by_autograd(40, 2, activation=phi, **options)
+    options = dict(lr=0.5, steps=4, std=(1.2, 0.9, 0.8))
+    how = dict(activation=activation, optimizer=SGD(momentum=0.6)) | options
+    found = train_rnn(FiniteWidth(40, seed=2), SEQUENCES, TARGETS, **how).outputs
+    expected = rnn_by_autograd(40, 2, activation=phi, momentum=0.6, **options)
     assert torch.allclose(found, expected, atol=1e-12)
 
 
@@ -308,7 +311,6 @@ def test_recurrent_networks_approach_the_limit(activation, phi, monkeypatch):
         (dict(xi=XI[0]), "P inputs"),
         (dict(steps=-1), "steps=8"),
         (dict(lr=float("inf")), "lr=0.1"),
-        (dict(momentum=1.5), "momentum"),
         (dict(std=[1.0, 2.0]), "std=1.0"),
         (dict(batches=[[0]]), "batches=None"),
         (dict(f0=Y), "kernel regime"),

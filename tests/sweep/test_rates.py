@@ -15,6 +15,7 @@ from tp4lib.data.images import load, one_hot
 from tp4lib.nn import MLP, param_groups
 from tp4lib.parametrization import mup, ntp, standard
 from tp4lib.sweep import Sweep, minibatches, sweep
+from tp4lib.sweep import rates as module
 
 
 def problem(count=60, d_in=5, d_out=3, dtype=torch.float64, seed=0):
@@ -78,7 +79,7 @@ def test_equals_a_python_loop_over_torch_optim(optimizer, loss, bias, rates):
     np.testing.assert_allclose(result.losses, losses, rtol=1e-10, atol=1e-10)
 
 
-def test_members_are_independent_of_their_company():
+def test_members_are_independent_of_their_company(monkeypatch):
     x, y = problem()
     args = dict(steps=15, batch_size=20, test=(x, y), evaluate_every=4)
 
@@ -89,7 +90,8 @@ def test_members_are_independent_of_their_company():
     together = sweep(make, rates, seeds, x, y, **args)
     assert set(together.stable[-1]) == {False}
     for chunk in (1, 2, 4):
-        parts = sweep(make, rates, seeds, x, y, **args, members=chunk)
+        monkeypatch.setattr(module, "_members_at_once", lambda *_, chunk=chunk: chunk)
+        parts = sweep(make, rates, seeds, x, y, **args)
         for name in ("losses", "diverged_at", "test_loss", "test_accuracy"):
             np.testing.assert_allclose(getattr(parts, name), getattr(together, name), rtol=1e-9, err_msg=name)
     alone = sweep(make, [0.1], [1], x, y, **args)
@@ -246,8 +248,6 @@ class WithBuffer(nn.Module):
         (dict(optimizer="lion"), "expected sgd or adam"),
         (dict(loss="hinge"), "expected one of square, cross_entropy"),
         (dict(blowup=1.0), "blowup = 1.0"),
-        (dict(members=0), "members = 0"),
-        (dict(members=10**12), "GiB"),
         (dict(y=torch.zeros(60, dtype=torch.int64)), "see tp4lib.data.images.one_hot"),
         (dict(y=torch.zeros(59, 3)), "test_or_xy_shapes"),
         (dict(y=torch.zeros(60, 1)), "3 outputs and y has 1"),
@@ -274,6 +274,13 @@ def test_bad_input_is_refused_in_one_line(change, text):
     with pytest.raises(InputError, match=re.escape(text)) as caught:
         sweep(**(args | change))
     assert "\n" not in str(caught.value)
+
+
+def test_a_member_beyond_the_memory_is_refused(monkeypatch):
+    monkeypatch.setitem(module._COPIES, "sgd", 10**12)
+    x, y = problem(dtype=torch.float32)
+    with pytest.raises(InputError, match=r"GiB.*try a smaller width"):
+        sweep(lambda seed: MLP(5, 8, 3, mup(1), seed=seed), [0.1], [0], x, y, steps=2, batch_size=5)
 
 
 def stable_rate_slope(parametrization, x, y, widths, low, high, **args):

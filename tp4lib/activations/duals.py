@@ -95,7 +95,7 @@ class Dual:
 
 
 class _Step(torch.autograd.Function):
-    """k0(c) = k1'(c) = 1 - arccos(c) / pi. Its own slope 1 / (pi sqrt(1 - c^2)) is put to 0 at |c| = 1.
+    """k0(c) = k1'(c) = 1 - arccos(c) / pi. Its own slope 1 / (pi sqrt(1 - c^2)) is set to 0 at |c| = 1.
 
     There it multiplies d c, which is 0 at the maximum of a cosine: K is twice differentiable where vectors meet.
     Rounding may put c beyond 1; gradients pass as if it were 1, or the two parts of K's would no longer cancel.
@@ -202,7 +202,7 @@ class Erf(Dual):
         root = one.sqrt() * two.sqrt()
         t, a, b = 2 * s12 / root, 2 * s11 / one, 2 * s22 / two
         apart = a * b - t * t
-        # Only the value is put to 0. Its gradient stays: it belongs to that of t.
+        # Only the value is set to 0. Its gradient stays: it belongs to that of t.
         noise = torch.where(apart <= 64 * torch.finfo(t.dtype).eps * a * b, apart, 0).detach()
         return t, root, 1 / one + a / two + (apart - noise)
 

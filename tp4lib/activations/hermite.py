@@ -110,6 +110,7 @@ class Hermite(Dual):
 
     def _series(self, c: Tensor, one: Tensor, other: Tensor) -> Tensor:
         """sum_k one_k other_k c^k; the coefficients have one more dimension, of terms, than c."""
+        # Orders ascend, so each power is the one before times c, and nothing of shape (.., terms) is made for pairs.
         power, before, total = None, 0, 0  # power is c^before
         for index, k in enumerate(self.orders):
             for _ in range(k - before):

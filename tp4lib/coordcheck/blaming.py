@@ -75,6 +75,8 @@ def blame(*network: Any, steps: int = 3, tolerance: float = 0.25, **options: Any
     """
     runs = Runs(*network, steps=steps, **options)
     tolerance = real("tolerance", tolerance, above=0, example=0.25)
+    # For every parameter, at each width and seed: the part of its module's output that its initial value makes, and its
+    # share of a step; and the effect of that share on every module.
     sizes, rules = runs.sizes(), {}
     for i, seed, net, update in runs.all("blame"):
         model, named = net.model, list(net.model.named_parameters())
@@ -103,6 +105,7 @@ def _off(
     if tied is not None and tied > abs(start or 0.0):  # logits of a tied readout must not grow
         start = tied
     effects = {key[2]: found for key, found in powers.items() if key[:2] == ("effect", name)}
+    # An effect counts only beyond three standard errors: there are many modules, and the largest of many is blamed.
     sure = {
         m: power for m, (power, error) in effects.items() if power is not None and power > 3 * (error or 0.0)
     }
@@ -122,7 +125,7 @@ def _contributions(runs: Runs, model: nn.Module) -> Iterator[tuple[str, str, flo
         where = name.rpartition(".")[0]
         if isinstance(_owner(model, name), SIMPLE) and where in before and p.detach().any():
             kept = p.detach().clone()
-            p.data.zero_()
+            p.data.zero_()  # what the output loses is what the parameter puts into it
             size = rms(runs.outputs(model, only=where)[where] - before[where])
             p.data.copy_(kept)
             if first[id(p)] == name:
@@ -142,7 +145,7 @@ def _moves(
     update(runs.steps - 1)
     moved = {name: p.detach() - old[name] for name, p in parameters.items()}
     gradients = {name: rms(p.grad) for name, p in parameters.items() if p.grad is not None}
-    for name, p in parameters.items():
+    for name, p in parameters.items():  # back to before the step, from where each parameter is moved alone
         p.data.copy_(old[name])
     for name, p in parameters.items():
         if gradients.get(name, 0.0) <= 1e-6 * max(gradients.values()):
@@ -150,7 +153,7 @@ def _moves(
         p.data.add_(moved[name], alpha=STEP_PART)
         after = runs.outputs(model)
         p.data.copy_(old[name])
-        seen = [module for module in before if module in after]
+        seen = [module for module in before if module in after]  # called both times
         changes = {module: rms(after[module] - before[module]) / STEP_PART for module in seen}
         where = name.rpartition(".")[0]
         if where not in changes:  # a token, or a matrix given to a function: the first module that it moves

@@ -53,17 +53,12 @@ class ModuleCheck:
     @property
     def powers(self) -> dict[str, float]:
         """{module: power of the width with which its output's change grows}, of those that could be fitted."""
-        return self._powers_of(self.change)
+        return {name: power for name in self.change if (power := self._fit(self.change, name)[0]) is not None}
 
     @property
     def off(self) -> dict[str, float]:
         """{module: power minus prediction}, of those that have both."""
         return {n: power - self.predicted[n] for n, power in self.powers.items() if n in self.predicted}
-
-    @property
-    def starts(self) -> dict[str, float]:
-        """{module: power of the width with which its initial output grows}."""
-        return self._powers_of(self.start)
 
     @property
     def ok(self) -> bool:
@@ -111,9 +106,6 @@ class ModuleCheck:
         from tp4lib.coordcheck.drawing import one_panel  # only here, so that a check needs no matplotlib
 
         return one_panel(self, ax)
-
-    def _powers_of(self, sizes: dict[str, np.ndarray]) -> dict[str, float]:
-        return {name: power for name in sizes if (power := self._fit(sizes, name)[0]) is not None}
 
     def _fit(self, sizes: dict[str, np.ndarray], name: str) -> tuple[float | None, float | None]:
         return power_of_width(np.array(self.widths), sizes[name])

@@ -96,11 +96,9 @@ class CoordCheck:
         return (p.initial_exponents, p.first_step_exponents, p.change_exponents)[min(step, 2)]
 
     def exponent(self, layer: int, step: int | None = None) -> tuple[float | None, float | None]:
-        """Fitted power of n of a layer's change after `step` steps (None: all; 0: of its initial size).
+        """Fitted power of n of a layer's change after `step` steps (None: all; 0: of its initial size), and its error.
 
-        Sizes are averaged in mean square over seeds and fitted by least squares in log-log, over the widths of which
-        no seed diverged. Returns (power, standard error from leaving one seed out at a time); (None, None) if fewer
-        than three widths are left, or a size is exactly 0.
+        Widths at which a seed diverged are left out; see `tp4lib.base.powers.power_of_width`.
         """
         return power_of_width(np.array(self.widths), self.sizes(step)[:, :, layer])
 

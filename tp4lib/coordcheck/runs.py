@@ -133,7 +133,7 @@ class Runs:
     ) -> dict[str, Tensor]:
         """{module: its outputs on the first batch, flat}; dropout draws the same masks each time.
 
-        A module that hands on what a part of it made is left out.
+        A module that returns the output of one of its parts unchanged is left out.
 
         Args:
             only: the one module wanted. inputs: to be filled with the size of each module's input.

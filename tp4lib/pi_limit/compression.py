@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from tp4lib.activations import Dual, Split
-from tp4lib.base import checks
 from tp4lib.base.checks import whole
 from tp4lib.base.errors import InputError
 
@@ -58,7 +57,7 @@ def refit(
         >>> len(stay), report.after, report.error < 1e-3
         (10, 10, True)
     """
-    budget, seed, before = whole("budget", budget, example=1000), checks.seed(seed), len(A)
+    budget, before = whole("budget", budget, example=1000), len(A)
     A = A.double()
     if before <= budget:
         return torch.arange(before, device=A.device), A, Compression(before, before, 0.0)
@@ -70,6 +69,7 @@ def refit(
         )
     stay, go = (index.to(A.device) for index in _draw(weights, budget, seed))
     taken, given = (Split(*(part[index] for part in split)) for index in (stay, go))
+    # Of K only K_SS is held, to be factored; the rest is used block by block, since K_DD may not fit.
     K = torch.empty(budget, budget, dtype=torch.float64, device=A.device)  # K_SS
     for part, block in zip(K.split(_step(budget)), _blocks(kernel, taken, taken)):
         part.copy_(block)
@@ -85,7 +85,7 @@ def refit(
 
 
 def _blocks(kernel: Dual, one: Split, other: Split) -> Iterator[Tensor]:
-    """The kernel matrix of two sets of rows, a few of its rows at a time: only K_SS is ever held as a whole."""
+    """The kernel matrix of two sets of rows, a few of its rows at a time."""
     step = _step(len(other.scale))
     for start in range(0, len(one.scale), step):
         yield kernel.gram(Split(*(part[start : start + step] for part in one)), other)

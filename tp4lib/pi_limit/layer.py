@@ -61,6 +61,8 @@ class Rows(nn.Module):
         self.compressions: list[Compression] = []
         self._count, self._factor = 0, 1.0  # the factor of all rows: weight decay in O(1)
         self._compressed = 0  # how often, over all sessions
+        # Of each row A, and what the kernel needs of B, computed once. The buffers have room for more rows than are in
+        # use, so they are not part of the state dict as they are.
         for name, columns, kept in (
             ("psi", (rank,), self.storage),
             ("scale", (), dtype),
@@ -108,14 +110,14 @@ class Rows(nn.Module):
         return float(total.clamp(min=0).sqrt())
 
     def forward(self, g: Tensor) -> Tensor:
-        """``(b, r) -> (b, d_out)``. No more than `BUDGET` pairs are held at once, under autograd neither."""
+        """``(b, r) -> (b, d_out)``. At most `BUDGET` pairs are held at once, also under autograd."""
         one, step = self.kernel.split(g), max(1, BUDGET // max(1, len(g)))
         if len(self) <= step:
             return self._block(*one, 0, len(self)) * self._factor
         total, grad = 0, torch.is_grad_enabled() and g.requires_grad
         for start in range(0, len(self), step):
             stop = min(start + step, len(self))
-            if grad:  # pairs are worked out again on the way back
+            if grad:  # only the sums are kept; pairs are worked out again on the way back
                 total = total + checkpoint(self._block, *one, start, stop, use_reentrant=False)
             else:
                 total = total + self._block(*one, start, stop)
@@ -140,17 +142,17 @@ class Rows(nn.Module):
                     f"try max_rows={8 * len(A)}"
                 )
             self.compress(self.max_rows // 2)
-        self._put(self.kernel.split(B), A / self._factor)
+        self._put(self.kernel.split(B), A / self._factor)  # `A` and `forward` multiply all rows by the factor
 
-    def compress(self, budget: int, seed: int | None = None) -> Compression:
-        """Refit W to at most ``budget`` of its rows, and report; see `tp4lib.pi_limit.compression.refit`.
-
-        ``seed`` is that of the choice of rows; None: how many compressions there were.
-        """
-        seed = self._compressed if seed is None else seed
-        stay, A, report = refit(self.kernel, self.split(), self.A, budget, seed)
+    @torch.no_grad()
+    def compress(self, budget: int) -> Compression:
+        """Refit W to at most ``budget`` of its rows, and report; see `tp4lib.pi_limit.compression.refit`."""
+        rows = self.split()
+        # Another choice of rows each time, and the same ones again after a checkpoint.
+        stay, A, report = refit(self.kernel, rows, self.A, budget, seed=self._compressed)
         if report.after < report.before:
-            self._keep(stay, A.to(self.dtype))
+            self._count, self._factor = 0, 1.0  # A has the factor in it
+            self._put(Split(*(part[stay] for part in rows)), A.to(self.dtype))
         self._compressed += 1
         self.compressions.append(report)
         return report
@@ -162,13 +164,6 @@ class Rows(nn.Module):
         if not 1e-6 < abs(self._factor) < 1e6:  # long before stored numbers could overflow
             self._A *= self._factor
             self._factor = 1.0
-
-    @torch.no_grad()
-    def _keep(self, index: Tensor, A: Tensor) -> None:
-        """Keep the rows ``index`` alone, with new ``A`` (multipliers included)."""
-        kept = self.split()
-        self._count, self._factor = 0, 1.0
-        self._put(Split(*(part[index] for part in kept)), A)
 
     def _put(self, split: Split, A: Tensor) -> None:
         start, stop = self._count, self._count + len(A)

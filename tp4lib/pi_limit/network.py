@@ -91,14 +91,10 @@ class PiMLP(nn.Module):
         d_in, d_out = self.d_in, self.d_out = whole("d_in", d_in), whole("d_out", d_out, example=1)
         self.rank = rank = whole("rank", rank, example=200)
         self.depth = depth = whole("depth", depth, example=2)
-        sigma_in, sigma_hidden = (
-            real("sigma_in", sigma_in, least=0),
-            real("sigma_hidden", sigma_hidden, least=0),
-        )
-        sigma_out, self.bias_scale = (
-            real("sigma_out", sigma_out, least=0),
-            real("bias_scale", bias_scale, least=0),
-        )
+        sigma_in = real("sigma_in", sigma_in, least=0)
+        sigma_hidden = real("sigma_hidden", sigma_hidden, least=0)
+        sigma_out = real("sigma_out", sigma_out, least=0)
+        self.bias_scale = real("bias_scale", bias_scale, least=0)
         alphas = [1.0] * (depth + 1) if multipliers is None else multipliers
         self.multipliers = [real(f"multipliers[{i}]", alpha) for i, alpha in enumerate(alphas)]
         if len(self.multipliers) != depth + 1:
@@ -119,17 +115,18 @@ class PiMLP(nn.Module):
         # Orthogonal columns: the images of the inputs' coordinates, and the readout's own directions.
         frame = _frame(rank, d_in + (d_out if sigma_out else 0), generator)
         self.U = nn.Parameter((sigma_in * frame[:, :d_in]).to(device, dtype))
-        held = dict(max_rows=max_rows, dtype=dtype, device=device, storage=storage)
-        hidden, readout = range(depth - 1), Rows(self.kernel, rank, d_out, **held)
-        self.layers = nn.ModuleList([*(Rows(self.kernel, rank, rank, **held) for _ in hidden), readout])
+        self.layers = nn.ModuleList(
+            Rows(self.kernel, rank, columns, max_rows=max_rows, dtype=dtype, device=device, storage=storage)
+            for columns in [rank] * (depth - 1) + [d_out]
+        )
+        sizes = ([rank] * depth + [d_out] * output_bias) if self.bias_scale else []
+        self.biases = nn.ParameterList(torch.zeros(size, device=device, dtype=dtype) for size in sizes)
         for layer in self.layers[:-1]:
             A = torch.randn(rank, rank, generator=generator, dtype=torch.float64)
             A = A * (sigma_hidden / math.sqrt(rank))
             layer.append(_frame(rank, rank, generator).to(self.U), (A - A.mean(0)).to(self.U))
         if sigma_out:
-            readout.append(frame[:, d_in:].T.to(self.U), sigma_out * torch.eye(d_out).to(self.U))
-        sizes = ([rank] * depth + [d_out] * output_bias) if self.bias_scale else []
-        self.biases = nn.ParameterList(torch.zeros(size, device=device, dtype=dtype) for size in sizes)
+            self.layers[-1].append(frame[:, d_in:].T.to(self.U), sigma_out * torch.eye(d_out).to(self.U))
         self._watch = Watch()
 
     def preactivations(self, x: Tensor) -> list[Tensor]:
@@ -215,10 +212,6 @@ class PiMLP(nn.Module):
         squares = [part.square().sum() for part in gradients]
         squares += [(a * (self.kernel(b, b) @ a)).sum().clamp(min=0) for a, b in zip(A, B)]
         return torch.stack(squares).sum().sqrt()
-
-    def gradient_norm(self, x: Tensor, y: Tensor, loss: Loss | None = None) -> Tensor:
-        """The norm that ``clip`` compares with, at this minibatch."""
-        return self.norm(*self._gradients(x, y, loss or default_loss(y))[2:])
 
     def compress(self, budget: int) -> list[Compression]:
         """Refit every layer to at most ``budget`` rows; reports the errors, see `tp4lib.pi_limit.compression`."""

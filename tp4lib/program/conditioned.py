@@ -19,8 +19,9 @@ from tp4lib.program.vectors import Vector
 class ConditionedMatrix:
     """W at width infinity as four thin matrices, u, e, u' and e': a product takes four passes over them and no graph.
 
-    A direction of a vector that is smaller than M^(-1/3) / 2 of it gets no noise of its own: it changes covariances
-    by less than the samples, with errors of order M^(-1/2), resolve. So the basis grows slowly.
+    A new direction gets a noise of its own only if it makes up more than M^(-1/3) / 2 of the vector: a smaller one
+    changes covariances by less than M^(-2/3) / 4, below the sampling error, which is of order M^(-1/2). So the basis
+    grows slowly.
 
     Args:
         corrected: whether Zdot is added; without it, one sees what goes wrong.
@@ -32,6 +33,7 @@ class ConditionedMatrix:
         self._sides = [(OrthonormalRows(world), OrthonormalRows(world)) for _ in range(2)]
 
     def product(self, x: Vector, transposed: bool, scale: float) -> Vector:
+        # u, e of this side; u', e' of the transpose's.
         (basis, noises), (other, theirs) = self._sides[transposed], self._sides[not transposed]
         stack = x._tensor if x.is_stack else x._tensor[None]
         stack = stack.detach().to(self.world.dtype)
@@ -53,7 +55,7 @@ class ConditionedMatrix:
             for _ in range(2):  # Gram-Schmidt among the new ones, twice for the same reason
                 for u in new:
                     row = row - (row @ u / self.world.samples) * u
-            size = row.square().mean().sqrt()
+            size = row.square().mean().sqrt()  # what is new in y
             if size > 0.5 * self.world.samples ** (-1 / 3) * y.square().mean().sqrt():
                 new.append(row / size)
         if new:

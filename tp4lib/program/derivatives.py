@@ -48,7 +48,7 @@ class Products:
                 inside = torch.cat([inside, inside.new_tensor([size])])
                 self.pivots.append((len(self.inputs), row, inside))
             found.append(std * (inside @ self.noises.rows[: len(inside)]))
-        hat = torch.stack(found).requires_grad_()
+        hat = torch.stack(found).requires_grad_()  # a variable of its own: Zdot is a derivative by it
         self.inputs.append(x)
         self.hats.append(hat)
         return hat
@@ -61,9 +61,10 @@ class Products:
         result: list[Tensor | None] = [None] * len(self.hats)
         if not (self.hats and x._tensor.requires_grad):
             return result
-        for row in range(len(x)):
+        for row in range(len(x)):  # of which autograd can take one at a time
             one = torch.zeros_like(x._tensor)
             one[row] = 1  # sums over samples: the derivative in each, as functions are coordinatewise
+            # The graph stays: later products differentiate through it again.
             grads = torch.autograd.grad(x._tensor, self.hats, one, retain_graph=True, allow_unused=True)
             for k, grad in enumerate(grads):
                 if grad is not None:
@@ -99,6 +100,7 @@ class DerivativeMatrix:
 
     @torch.enable_grad()  # inside a user's no_grad too
     def product(self, x: Vector, transposed: bool, scale: float) -> Vector:
+        # Zhat correlates with what W itself was applied to, Zdot comes from what its transpose was applied to.
         here, there = self._sides[transposed], self._sides[not transposed]
         stack = x if x.is_stack else x[None]
         x.world.require(4 * len(stack), "a product")

@@ -22,9 +22,9 @@ class InfiniteWidth(SampleWorld):
     How. The samples of the vectors that W was applied to get an orthonormal basis (Gram-Schmidt in sample space, which
     grows by one for each vector that is not a combination of earlier ones); each member of the basis owns one fresh
     noise, and Zhat has the vector's coordinates along these noises. Derivatives are autograd's, through the
-    coordinatewise functions, with every Zhat a variable of its own and every number from `mean` a constant. Where a
-    function that jumps took part (`Vector.jumps`) the derivative holds a delta that autograd does not see, and it is
-    found from Stein's lemma, E[Zhat_j Z^x] = sum_k Cov(Zhat_j, Zhat_k) E[dZ^x / dZhat_k], instead.
+    coordinatewise functions, with every Zhat a variable of its own and every number from `mean` a constant. After
+    a function that jumps (`Vector.jumps`) the derivative contains a delta function, which autograd does not see; there
+    it is found from Stein's lemma, E[Zhat_j Z^x] = sum_k Cov(Zhat_j, Zhat_k) E[dZ^x / dZhat_k], instead.
 
     The first 32 noises are scrambled Sobol points (quasi-Monte-Carlo), later ones the quantiles of N(0, 1) in random
     order (a Latin hypercube), all made exactly orthonormal to each other and to 1 in the M samples. So what is

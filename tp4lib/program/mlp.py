@@ -5,11 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tp4lib.activations import activation_of
 from tp4lib.base.errors import InputError
 from tp4lib.parametrization import ABC, check_parametrization
 from tp4lib.program.optimizers import SGD, Adam
-from tp4lib.program.training import Task, Training, gram, make_task, require_room
+from tp4lib.program.training import Task, Training, gram, make_task
 from tp4lib.program.world import World, outer
 
 _CLOSE = 1e-9  # sums of exponents this close are equal
@@ -41,7 +40,7 @@ def train_mlp(
     Args:
         xi: (P, d_in) inputs. y: (P, d_out) targets. parametrization: its depth is L, e.g. `mup(2)`.
         f0: (P, d_out), in place of the draw of the initial f in the kernel regime.
-        options: those of `tp4lib.program.training.TrainingOptions`.
+        options: activation, lr, steps, std, loss, optimizer and batches, see `tp4lib.program.training.Task`.
 
     >>> from tp4lib.parametrization import mup
     >>> from tp4lib.program import InfiniteWidth
@@ -59,12 +58,12 @@ def train_mlp(
             f"try mup({parametrization.depth}), or optimizer='momentum'"
         )
     if min(r_layers) > _CLOSE:
-        return _train_kernel(world, task, s, u, r_layers, f0)
+        return _train_kernel(task, s, u, r_layers, f0)
     if f0 is not None:
         raise InputError(
             "f0 is given, but features are learned and f starts at 0; it belongs to the kernel regime; drop it"
         )
-    return _train_features(world, task, s, u, r_layers)
+    return _train_features(task, s, u, r_layers)
 
 
 def _powers(p: ABC) -> tuple[float, float, list[float]]:
@@ -82,14 +81,14 @@ def _is_whole(rules: SGD | Adam) -> bool:
     return isinstance(rules, Adam) or rules.weight_decay > 0
 
 
-def _train_features(world: World, task: Task, s: float, u: float, r_layers: list[float]) -> Training:
-    (_, phi, slope, _), xi = activation_of(task.activation), task.xi
+def _train_features(task: Task, s: float, u: float, r_layers: list[float]) -> Training:
+    world, xi, phi = task.world, task.xi, task.phi
     depth, moves = len(r_layers), [r < _CLOSE for r in r_layers]
-    require_room(world, 1 + task.steps, depth, len(xi))
-    task.optimizer.require(world, depth - 1)
+    task.require_room((1 + task.steps) * depth, matrices=depth - 1)
     U = world.gaussian(task.std[0], count=xi.shape[1])  # W^1, a stack of d_in vectors
     W = [None] + [world.matrix(task.std[l]) for l in range(1, depth)]  # noqa: E741 - W[l] leads into layer l + 1
-    start = world.gaussian(task.std[-1], count=task.y.shape[1])  # of v, d_out vectors
+    # v in two parts, since f and dx^L may each keep only one of them: its initial value and its updates.
+    start = world.gaussian(task.std[-1], count=task.y.shape[1])  # d_out vectors
     change = 0 * start
     if _is_whole(task.optimizer):
         start, change = change, start  # in muP both count alike, so that v may be kept in one
@@ -99,17 +98,18 @@ def _train_features(world: World, task: Task, s: float, u: float, r_layers: list
         for W_l in W[1:]:
             h.append(W_l @ phi(h[-1]))
         x = [phi(h_l) for h_l in h]
-        v = [part for part, power in ((start, s), (change, u)) if power < 1 + _CLOSE]
+        v = [part for part, power in ((start, s), (change, u)) if power < 1 + _CLOSE]  # in f: power of n is 0
         chi = task.record(world.mean(x[-1], sum(v) if v else 0 * start), h)
         if chi is None:
             break
         picked = [task.pick(x_l) for x_l in x]
+        # In dx^L only the larger part counts, or both if they are alike.
         dx = chi @ sum(part for part, power in ((start, s), (change, u)) if power < min(s, u) + _CLOSE)
         change = of_v.step(change, chi.T @ picked[-1])
         for l in reversed(range(depth)):  # noqa: E741
-            if not any(moves[: l + 1]):
+            if not any(moves[: l + 1]):  # this layer and all below stay as initialized
                 break
-            dh = dx * slope(task.pick(h[l]))
+            dh = dx * task.slope(task.pick(h[l]))
             if l > 0:
                 dx = W[l].T @ dh
                 if moves[l]:
@@ -119,12 +119,10 @@ def _train_features(world: World, task: Task, s: float, u: float, r_layers: list
     return task.finish()
 
 
-def _train_kernel(
-    world: World, task: Task, s: float, u: float, r_layers: list[float], f0: Tensor | None
-) -> Training:
-    (_, phi, slope, _), depth = activation_of(task.activation), len(r_layers)
-    many, d_out = len(task.xi), task.y.shape[1]
-    require_room(world, 1, depth, many)
+def _train_kernel(task: Task, s: float, u: float, r_layers: list[float], f0: Tensor | None) -> Training:
+    world, phi, depth = task.world, task.phi, len(r_layers)
+    many, d_out = task.y.shape
+    task.require_room(depth)
     W = [None] + [world.matrix(task.std[l]) for l in range(1, depth)]  # noqa: E741
     h = [task.xi @ world.gaussian(task.std[0], count=task.xi.shape[1])]
     for W_l in W[1:]:
@@ -133,9 +131,10 @@ def _train_kernel(
     features = [task.xi @ task.xi.T] + [gram(x_l) for x_l in x]
 
     kernel = features[-1] if u < 1 + _CLOSE else torch.zeros_like(features[-1])
+    # Features and backward vectors do not move (r > 0), so the kernel is computed once, and f alone is trained.
     dx = torch.ones(many, 1) @ world.gaussian(task.std[-1], count=1)  # the same v for every input
     for l in reversed(range(depth)):  # noqa: E741
-        dh = dx * slope(h[l])
+        dh = dx * task.slope(h[l])
         if s + r_layers[l] < 1 + _CLOSE:
             kernel = kernel + gram(dh) * features[l]
         if l > 0:
@@ -151,7 +150,7 @@ def _train_kernel(
         f = f0.to(kernel)
 
     of_f = task.rule()
-    while (chi := task.record(f, h)) is not None:
+    while (chi := task.record(f, h)) is not None:  # the same h each time
         f = of_f.step(f, task.pick(kernel).T @ chi)
     return task.finish(kernel)
 

@@ -73,6 +73,9 @@ class SGDRule:
 class Adam:
     """torch.optim.AdamW, which without weight decay is torch.optim.Adam.
 
+    Weight decay is decoupled: in the gradient it would make the entries of Gaussian matrices arguments of psi, which
+    the language lacks.
+
     A hidden matrix keeps three tables of M x M numbers (m, s and the sum of updates; n x n at width n), so M is a few
     thousand here: use float32 and the mean over a few seeds.
 
@@ -177,39 +180,20 @@ class NonlinearOuter:
         return Vector(x.world, values @ right * (scale / x.world.coordinates), jumps=True)
 
 
-def optimizer_of(name: str | SGD | Adam, momentum: float = 0.0, weight_decay: float = 0.0) -> SGD | Adam:
-    """The optimizer of that name, or the one that is given.
+NAMED = {"sgd": SGD(), "momentum": SGD(momentum=0.9), "adam": Adam()}
 
-    Args:
-        name: "sgd", "momentum" (SGD with momentum, 0.9 unless it is given), "adam" or "adamw"; or an `SGD` or `Adam`.
 
-    Raises:
-        InputError: an unknown name; momentum for Adam; weight decay for "adam", where it would enter the gradient and
-            make entries of Gaussian matrices arguments of psi, which the language lacks.
+def optimizer_of(optimizer: str | SGD | Adam) -> SGD | Adam:
+    """The optimizer of that name, or the one that is given; InputError for any other name.
 
     >>> optimizer_of("momentum")
     SGD(momentum=0.9, weight_decay=0.0)
     """
-    if isinstance(name, (SGD, Adam)):
-        if momentum or weight_decay:
-            raise InputError(
-                f"momentum = {momentum}, weight_decay = {weight_decay} beside {name}; expected them inside it; "
-                "try optimizer=SGD(momentum=0.9, weight_decay=0.01)"
-            )
-        return name
-    if name in ("sgd", "momentum"):
-        return SGD(momentum or (0.9 if name == "momentum" else 0.0), weight_decay)
-    if name not in ("adam", "adamw"):
+    if isinstance(optimizer, (SGD, Adam)):
+        return optimizer
+    if not isinstance(optimizer, str) or optimizer not in NAMED:
         raise InputError(
-            f"optimizer = {name!r}; expected sgd, momentum, adam, adamw, SGD(..) or Adam(..); try optimizer='sgd'"
+            f"optimizer = {optimizer!r}; expected {', '.join(NAMED)}, SGD(momentum, weight_decay) or "
+            "Adam(betas, eps, weight_decay); try optimizer='sgd'"
         )
-    if momentum:
-        raise InputError(
-            f"momentum = {momentum} for {name}; Adam has betas; try optimizer=Adam(betas=(0.9, 0.999))"
-        )
-    if weight_decay and name == "adam":
-        raise InputError(
-            f"weight_decay = {weight_decay} for adam; it would make Gaussian entries arguments of a nonlinear "
-            "function, and is decoupled in adamw; try optimizer='adamw'"
-        )
-    return Adam(weight_decay=weight_decay)
+    return NAMED[optimizer]

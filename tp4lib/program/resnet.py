@@ -5,10 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from tp4lib.activations import activation_of
 from tp4lib.base import checks
 from tp4lib.program.optimizers import Adam
-from tp4lib.program.training import Training, make_task, require_room
+from tp4lib.program.training import Training, make_task
 from tp4lib.program.world import World, outer
 
 
@@ -35,10 +34,9 @@ def train_resnet(world: World, xi: Tensor, y: Tensor, *, depth: int, **options: 
     """
     depth = checks.whole("depth", depth, example=4)
     task = make_task(world, xi, y, depth + 2, **{"steps": 4} | options)
-    (_, phi, slope, _), branch, xi = activation_of(task.activation), 1 / math.sqrt(depth), task.xi
+    xi, branch = task.xi, 1 / math.sqrt(depth)
     rate = task.lr * branch if isinstance(task.optimizer, Adam) else task.lr  # of the branches
-    require_room(world, 1 + task.steps, depth, len(xi))
-    task.optimizer.require(world, depth)
+    task.require_room((1 + task.steps) * depth, matrices=depth)
     U, v = world.gaussian(task.std[0], count=xi.shape[1]), world.gaussian(task.std[-1], count=y.shape[1])
     W = [world.matrix(std) for std in task.std[1:-1]]
     of_U, of_v, of_W = task.rule(), task.rule(), [task.rule(rate) for _ in W]
@@ -46,14 +44,14 @@ def train_resnet(world: World, xi: Tensor, y: Tensor, *, depth: int, **options: 
         x, h = [xi @ U], []
         for W_l in W:
             h.append(W_l @ x[-1])
-            x.append(x[-1] + branch * phi(h[-1]))
+            x.append(x[-1] + branch * task.phi(h[-1]))
         chi = task.record(world.mean(x[-1], v), h)
         if chi is None:
             break
         dx = chi @ v
         v = of_v.step(v, chi.T @ task.pick(x[-1]))
         for l in reversed(range(depth)):  # noqa: E741
-            dh = branch * dx * slope(task.pick(h[l]))
+            dh = branch * dx * task.slope(task.pick(h[l]))
             dx = dx + W[l].T @ dh
             W[l] = of_W[l].step(W[l], outer(dh, task.pick(x[l])))
         U = of_U.step(U, task.pick(xi).T @ dx)

@@ -4,9 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tp4lib.activations import activation_of
 from tp4lib.base.errors import InputError
-from tp4lib.program.training import Training, make_task, require_room
+from tp4lib.program.training import Training, make_task
 from tp4lib.program.world import Matrix, World, outer
 
 
@@ -32,25 +31,23 @@ def train_rnn(world: World, xi: Tensor, y: Tensor, **options: Any) -> Training:
     if xi.dim() != 3:
         raise InputError(f"xi is {tuple(xi.shape)}; expected (P, K, d_in); try xi[..., None]")
     task = make_task(world, xi, y, 3, **{"steps": 4} | options)
-    (_, phi, slope, _), xi = activation_of(task.activation), task.xi
-    times = xi.shape[1]
-    require_room(world, 1 + task.steps, times, len(xi))
-    task.optimizer.require(world, matrices=1)
+    xi, times = task.xi, task.xi.shape[1]
+    task.require_room((1 + task.steps) * times, matrices=1)
     U, W = world.gaussian(task.std[0], count=xi.shape[2]), world.matrix(task.std[1])
     v = world.gaussian(task.std[2], count=y.shape[1])
     of_U, of_W, of_v = task.rule(), task.rule(), task.rule()
     for _ in range(task.steps + 1):
         h = [xi[:, 0] @ U]
         for k in range(1, times):
-            h.append(W @ phi(h[-1]) + xi[:, k] @ U)
-        x = [phi(h_k) for h_k in h]
+            h.append(W @ task.phi(h[-1]) + xi[:, k] @ U)
+        x = [task.phi(h_k) for h_k in h]
         chi = task.record(world.mean(x[-1], v), h)
         if chi is None:
             break
         inputs = task.pick(xi)
         dx, g_U, g_W = chi @ v, 0 * U, Matrix(world)
         for k in reversed(range(times)):  # back through time, summing the gradients of every use
-            dh = dx * slope(task.pick(h[k]))
+            dh = dx * task.slope(task.pick(h[k]))
             g_U = g_U + inputs[:, k].T @ dh
             if k > 0:
                 g_W = g_W + outer(dh, task.pick(x[k - 1]))

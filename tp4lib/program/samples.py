@@ -42,12 +42,8 @@ class SampleWorld(World):
 
     def fresh(self, count: int) -> Tensor:
         """(count, M) new noises, orthonormal to each other and to all earlier ones, drawn in one go."""
+        self._require_samples(count)
         seen = self._noises
-        if 2 * (seen.count + count) > self.samples:
-            raise InputError(
-                f"{seen.count + count} noises in {self.samples} samples; expected at most {self.samples // 2}, half "
-                f"as many; try samples={4 * self.samples}, fewer steps or fewer inputs"
-            )
         noise = torch.stack([self._draw() for _ in range(count)])
         noise = noise - seen.coefficients(noise) @ seen.rows
         # E noise noise^T = L L^T, so that L^-1 noise has the identity for its second moments: as Gram-Schmidt gives,
@@ -60,20 +56,24 @@ class SampleWorld(World):
 
     def _noise(self) -> Tensor:
         """(M,) one new noise: Gram-Schmidt against all earlier ones."""
+        self._require_samples(1)
         noise = self._draw()
         noise = noise - self._noises.coefficients(noise) @ self._noises.rows
         noise = noise / noise.square().mean().sqrt()
         self._noises.append(noise)
         return noise
 
+    def _require_samples(self, count: int) -> None:
+        # Each noise takes one of M dimensions; when few are left, a new one is nearly determined by those before.
+        if 2 * (self._noises.count + count) > self.samples:
+            raise InputError(
+                f"{self._noises.count + count} noises in {self.samples} samples; expected at most "
+                f"{self.samples // 2}, half as many; try samples={4 * self.samples}, fewer steps or fewer inputs"
+            )
+
     def _draw(self) -> Tensor:
         """(M,) numbers of N(0, 1), spread evenly, not yet orthogonal to those before."""
-        if 2 * self._noises.count >= self.samples:
-            raise InputError(
-                f"{self._noises.count} noises in {self.samples} samples; expected far fewer noises than samples; "
-                f"try samples={100 * self.samples}"
-            )
-        if self._sobol:
+        if self._sobol:  # clamped: the sequence may hold a 0, whose quantile is -infinity
             noise = torch.special.ndtri(self._sobol.pop(0).clamp(min=2.0**-31))
         else:  # a Latin hypercube: every quantile once, in random order
             noise = self._quantiles[torch.randperm(self.samples, generator=self._generator)]
@@ -92,7 +92,7 @@ class OrthonormalRows:
         return self._buffer[: self.count]
 
     def append(self, row: Tensor) -> None:
-        if self.count == len(self._buffer):
+        if self.count == len(self._buffer):  # grown by half, so that M appends copy O(M) rows
             room = max(8, 3 * self.count // 2)
             self.world.require(room, f"{room} vectors more")
             grown = self._buffer.new_empty(room, self._buffer.shape[1])

@@ -1,4 +1,4 @@
-"""What the ready programs share: their options, the task, its loss derivative, and what a training leaves behind."""
+"""What the ready programs share: their options, the loss and its derivative, and what a training leaves behind."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,32 +24,6 @@ def squared_loss(f: Tensor, y: Tensor) -> Tensor:
     return 0.5 * (f - y).square().sum() / len(f)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingOptions:
-    """How a network is trained: the keyword arguments of `train_mlp` and `train_rnn`.
-
-    Attributes:
-        activation: "identity" is a linear network; see `tp4lib.activations.activation_of`.
-        lr: eta. steps: T.
-        std: sigma_l, one number or one for each layer: w^l is initialized as N(0, (sigma_l n^{-b_l})^2).
-        loss: (batch, d_out) outputs and targets -> () tensor.
-        optimizer: "sgd", "momentum", "adam", "adamw", or `SGD(..)` or `Adam(..)` of `tp4lib.program.optimizers`.
-        momentum: of torch.optim.SGD: buffer = momentum * buffer + gradient, weight -= lr * buffer.
-        weight_decay: lambda; Adam and weight decay are for muP, where every layer's entries move at one rate.
-        batches: for each step the rows of xi to train on (all of them by default); outputs are recorded on all rows.
-    """
-
-    activation: str = "tanh"
-    lr: float = 0.1
-    steps: int = 8
-    std: float | Sequence[float] = 1.0
-    loss: LossFunction = squared_loss
-    optimizer: str | SGD | Adam = "sgd"
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    batches: Sequence[Sequence[int]] | None = None
-
-
 @dataclass(frozen=True)
 class Training:
     """What a program saw while a network of P inputs, d_out outputs and L hidden layers was trained for T steps.
@@ -70,14 +44,54 @@ class Training:
     kernel: Tensor | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Task(TrainingOptions):
-    """Everything about a training but the world and the parametrization, and what it has recorded so far."""
+@dataclass(kw_only=True)
+class Task:
+    """How a network is trained (the keyword arguments of `train_mlp`), checked, and what has been recorded so far.
 
+    Attributes:
+        world, xi, y: where the program runs, its P inputs and targets. layers: number of weight layers, L + 1.
+        activation: "identity" is a linear network; see `tp4lib.activations.activation_of`.
+        lr: eta. steps: T.
+        std: sigma_l, one number or one for each layer: w^l is initialized as N(0, (sigma_l n^{-b_l})^2).
+        loss: (batch, d_out) outputs and targets -> () tensor.
+        optimizer: "sgd", "momentum" (0.9), "adam", or `SGD(..)` or `Adam(..)` of `tp4lib.program.optimizers`. Adam and
+            weight decay are for muP, where every layer's entries move at one rate.
+        batches: for each step the rows of xi to train on (all of them by default); outputs are recorded on all rows.
+    """
+
+    world: World
     xi: Tensor
     y: Tensor
-    outputs: list[Tensor] = field(default_factory=list)
-    h: list[list[Vector]] = field(default_factory=list)
+    layers: int
+    activation: str = "tanh"
+    lr: float = 0.1
+    steps: int = 8
+    std: float | Sequence[float] = 1.0
+    loss: LossFunction = squared_loss
+    optimizer: str | SGD | Adam = "sgd"
+    batches: Sequence[Sequence[int]] | None = None
+    outputs: list[Tensor] = field(default_factory=list, init=False)
+    losses: list[Tensor] = field(default_factory=list, init=False)
+    h: list[list[Vector]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        _, self.phi, self.slope, _ = activation_of(self.activation)
+        self.optimizer = optimizer_of(self.optimizer)
+        self.steps = whole("steps", self.steps, least=0, example=8)
+        self.lr = real("lr", self.lr, least=0, example=0.1)
+        std = list(self.std) if hasattr(self.std, "__iter__") else [self.std] * self.layers
+        if len(std) != self.layers:
+            raise InputError(
+                f"std has {len(std)} numbers; one per layer, {self.layers}, are needed; try std=1.0"
+            )
+        self.std = [real(f"std[{layer}]", sigma, least=0) for layer, sigma in enumerate(std)]
+        if self.batches is not None:
+            if len(self.batches) != self.steps or any(len(batch) == 0 for batch in self.batches):
+                raise InputError(
+                    f"{len(self.batches)} batches for {self.steps} steps; expected a list of rows, not empty, for each "
+                    "step; try batches=None"
+                )
+            self.batches = [torch.as_tensor(batch, device=self.world.device) for batch in self.batches]
 
     def record(self, f: Tensor, h: list[Vector]) -> Tensor | None:
         """Note f and h^1 .. h^L; dLoss/df at the next step's batch, (batch, d_out), or None after the last step.
@@ -86,33 +100,46 @@ class Task(TrainingOptions):
         """
         self.outputs.append(f)
         self.h.append(h)
-        step = len(self.outputs) - 1
-        loss, first, zero = (float(self.loss(g, self.y)) for g in (f, self.outputs[0], torch.zeros_like(f)))
+        self.losses.append(self.loss(f, self.y).detach())
+        step, zero = len(self.outputs) - 1, float(self.loss(torch.zeros_like(f), self.y))
         # Some losses are not made for the output 0.
-        untrained = max(first, zero) if math.isfinite(zero) else math.inf
-        require_stable(f"step {step} of {self.steps}", loss, untrained, f"try a smaller lr than {self.lr}")
+        untrained = max(float(self.losses[0]), zero) if math.isfinite(zero) else math.inf
+        advice = f"try a smaller lr than {self.lr}"
+        require_stable(f"step {step} of {self.steps}", float(self.losses[-1]), untrained, advice)
         if step == self.steps:
             return None
         leaf = self.pick(f).detach().clone().requires_grad_()
         with torch.enable_grad():
             return torch.autograd.grad(self.loss(leaf, self.pick(self.y)), leaf)[0]
 
+    @property
+    def batch(self) -> Tensor | None:
+        """The rows of the next step; None: all of them."""
+        return None if self.batches is None else self.batches[len(self.outputs) - 1]
+
     def pick(self, x: Vector | Tensor) -> Vector | Tensor:
         """The rows of the next step's batch; without batches x itself, not a copy."""
-        return x if self.batches is None else x[self.batches[len(self.outputs) - 1]]
+        return x if self.batch is None else x[self.batch]
 
     def rule(self, lr: float | None = None) -> SGDRule | AdamRule:
         """The optimizer's rule for one weight."""
         return self.optimizer.rule(self.lr if lr is None else lr)
 
+    def require_room(self, layers: int, matrices: int = 0) -> None:
+        """Refuse before the work begins what would not fit: so many layers in all passes, Adam's tables of matrices."""
+        if isinstance(self.world, InfiniteWidth):
+            # 18 to 24 vectors a layer and input stay (measured).
+            self.world.require(28 * layers * len(self.xi), "this training")
+        self.optimizer.require(self.world, matrices)
+
     def finish(self, kernel: Tensor | None = None) -> Training:
         """What was recorded."""
-        phi, kernels = activation_of(self.activation).phi, []
+        kernels: list[Tensor] = []
         for t, layers in enumerate(self.h):
-            same = t > 0 and layers is self.h[t - 1]
-            kernels.append(kernels[-1] if same else torch.stack([gram(phi(h_l)) for h_l in layers]))
-        losses = torch.stack([self.loss(f, self.y) for f in self.outputs]).detach()
-        return Training(torch.stack(self.outputs), losses, self.h, torch.stack(kernels), kernel)
+            same = t > 0 and layers is self.h[t - 1]  # features that stay, in the kernel regime
+            kernels.append(kernels[-1] if same else torch.stack([gram(self.phi(h_l)) for h_l in layers]))
+        outputs, losses = torch.stack(self.outputs), torch.stack(self.losses)
+        return Training(outputs, losses, self.h, torch.stack(kernels), kernel)
 
 
 def gram(x: Vector) -> Tensor:
@@ -120,48 +147,24 @@ def gram(x: Vector) -> Tensor:
     return x.world.mean(x, x)
 
 
-def require_room(world: World, steps: int, layers: int, inputs: int) -> None:
-    """Refuse before the work begins what would not fit: 18 to 24 vectors a step, layer and input stay (measured)."""
-    if isinstance(world, InfiniteWidth):
-        world.require(28 * steps * layers * inputs, "this training")
-
-
 def check_world(world: object) -> None:
     if not isinstance(world, World):
         raise InputError(f"world = {world!r}; expected a world; try InfiniteWidth(samples=10_000)")
 
 
-def make_task(world: World, xi: Tensor, y: Tensor, layers: int, **given: object) -> Task:
-    """Check the arguments of a ready program with so many weight layers, and put the numbers where the world is."""
-    options = TrainingOptions(**given)
-    std = list(options.std) if hasattr(options.std, "__iter__") else [options.std] * layers
-    if len(std) != layers:
-        raise InputError(f"std has {len(std)} numbers; one per layer, {layers}, are needed; try std=1.0")
-    optimizer = optimizer_of(options.optimizer, options.momentum, options.weight_decay)
+def make_task(world: World, xi: Tensor, y: Tensor, layers: int, **options: object) -> Task:
+    """The task of a ready program with so many weight layers: data checked, and put where the world is."""
     check_world(world)
-    activation_of(options.activation)  # refuses what it does not know
     if y.dim() != 2 or len(xi) != len(y) or len(xi) == 0:
         raise InputError(
             f"xi is {tuple(xi.shape)} and y is {tuple(y.shape)}; expected P inputs and (P, d_out) targets; "
             "try y[:, None] for one output"
         )
-    steps = whole("steps", options.steps, least=0, example=8)
-    lr = real("lr", options.lr, least=0, example=0.1)
-    std = [real(f"std[{layer}]", sigma, least=0) for layer, sigma in enumerate(std)]
     for name, data in (("xi", xi), ("y", y)):
         if not data.isfinite().all():
             raise InputError(
                 f"{name} holds numbers that are NaN or infinite; expected finite ones; look at {name}"
             )
-    batches = options.batches
-    if batches is not None:
-        if len(batches) != steps or any(len(batch) == 0 for batch in batches):
-            raise InputError(
-                f"{len(batches)} batches for {steps} steps; expected a list of rows, not empty, for each step; "
-                "try batches=None"
-            )
-        batches = [torch.as_tensor(batch, device=world.device) for batch in batches]
     xi = xi.detach().to(world.device, world.dtype)
     y = y.detach().to(world.device, world.dtype) if y.is_floating_point() else y.to(world.device)
-    checked = dict(lr=lr, steps=steps, std=std, optimizer=optimizer, batches=batches)
-    return Task(**vars(options) | checked, xi=xi, y=y)
+    return Task(world=world, xi=xi, y=y, layers=layers, **options)

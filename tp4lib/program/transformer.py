@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tp4lib.activations import activation_of
-from tp4lib.base import checks, divergence, progress
+from tp4lib.base import checks, progress
 from tp4lib.base.errors import InputError
 from tp4lib.program.infinite import InfiniteWidth
-from tp4lib.program.optimizers import SGD, Adam, optimizer_of
-from tp4lib.program.training import check_world, gram
+from tp4lib.program.optimizers import SGD, Adam
+from tp4lib.program.training import Task, check_world, gram
 from tp4lib.program.vectors import Vector
 from tp4lib.program.world import Matrix, World, outer
 
 IGNORED = -100
-"""A target that does not count, as in torch's cross-entropy."""
+"""A target that does not count: the one of torch's cross-entropy."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,8 @@ class Transformer:
     branch: float = 1.0  # multiplier of every residual branch
     tied: bool = False  # whether the readout is the token embedding
     activation: str = "tanh"  # of the MLP, see `tp4lib.activations.activation_of`
-    std: tuple[float, float, float] = (
-        1.0,
-        1.0,
-        1.0,
-    )  # of embeddings, sqrt(n) times matrices, n times the readout
+    # Of the embeddings, sqrt(n) times the matrices, n times the readout.
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
         checks.whole("vocab", self.vocab, least=2, example=4)
@@ -88,9 +85,9 @@ def train_transformer(
         q, k, v = W_q x, W_k x, W_v x,   a = softmax(<q, k> / n),   x' = x + beta sum_heads W_o a v
         z = phi(W_1 x'),   x'' = x' + beta W_2 z;          f = <x, U> / n,   loss: cross-entropy
 
-    (q k / n, not over sqrt(n): what training correlates adds up like n.) The backward pass is written out below; every
-    line is a product, an average or a coordinatewise function. In `FiniteWidth(n)` it is the network of width n,
-    trained by `torch.optim` with the rates of `tp4lib.program.optimizers`, to rounding. Sources: Yang & Hu 2021,
+    (<q, k> / n, not over sqrt(n): training correlates q and k, so that their inner product grows like n.) In
+    `FiniteWidth(n)` this is the network of width n, trained by `torch.optim` with the rates of
+    `tp4lib.program.optimizers`, to rounding. Sources: Yang & Hu 2021,
     section 7; attention as a program: Yang 2019, Tensor Programs I, appendix A; its limit in muP is also studied by
     Bordelon, Chaudhry & Pehlevan 2024 (arXiv 2405.15712).
 
@@ -105,63 +102,45 @@ def train_transformer(
     >>> run.attention.shape, bool(run.losses[1] < run.losses[0])
     (torch.Size([2, 1, 1, 2, 3, 3]), True)
     """
-    rules = optimizer_of(optimizer)
-    tokens, targets, batches = _check(world, tokens, targets, shape, lr, steps, batches)
-    _require(world, shape, len(tokens.flatten()), steps)
-    rules.require(world, shape.depth * (4 * shape.heads + 2))
-    network = _Network(world, tokens, shape, rules, lr)
+    task = _task(world, tokens, targets, shape, lr=lr, steps=steps, optimizer=optimizer, batches=batches)
+    _require_room(task, shape)
+    network = _Network(task, shape, tokens.shape)
     before: list[Vector] = []
-    seen: dict[str, list] = {"f": [], "loss": [], "attention": [], "kernel": []}
-    for step in progress.bar(range(steps + 1), desc="Transformer", unit="step"):
+    attention, kernels = [], []
+    for _ in progress.bar(range(task.steps + 1), desc="Transformer", unit="step"):
         stream = network.forward()
-        f = network.logits().unflatten(0, tokens.shape)
-        loss = F.cross_entropy(f.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
-        for key, value in zip(seen, (f, loss, network.attention(), gram(stream[-1]))):
-            seen[key].append(value)
-        where, untrained = f"step {step} of {steps}", float(seen["loss"][0])
-        divergence.require_stable(where, float(loss), untrained, f"try a smaller lr than {lr}")
         before = before or stream
-        if step < steps:
-            network.step(*_chi(f, targets, None if batches is None else batches[step]))
-    return TransformerTraining(*(torch.stack(values) for values in seen.values()), before, stream)
-
-
-def _chi(f: Tensor, targets: Tensor, batch: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """dLoss/df of a batch's tokens, (rows, vocab), and these rows among all (None: all)."""
-    picked, goal = (f, targets) if batch is None else (f[batch], targets[batch])
-    leaf = picked.detach().flatten(0, 1).requires_grad_()
-    with torch.enable_grad():
-        loss = F.cross_entropy(leaf, goal.flatten(), ignore_index=IGNORED)
-    rows = None
-    if batch is not None:
-        length = f.shape[1]
-        rows = (batch[:, None] * length + torch.arange(length, device=batch.device)).flatten()
-    return torch.autograd.grad(loss, leaf)[0], rows
+        attention.append(network.attention())
+        kernels.append(gram(stream[-1]))
+        chi = task.record(network.logits(), [])
+        if chi is not None:
+            network.step(chi)
+    outputs = torch.stack(task.outputs).unflatten(1, tokens.shape)
+    losses, attention, kernels = map(torch.stack, (task.losses, attention, kernels))
+    return TransformerTraining(outputs, losses, attention, kernels, before, stream)
 
 
 class _Network:
-    """Weights, their optimizer rules, and the two passes."""
+    """Weights, their optimizer rules, and the two passes. A row is one token of one sequence: S K rows in all."""
 
-    def __init__(
-        self, world: World, tokens: Tensor, shape: Transformer, rules: SGD | Adam, lr: float
-    ) -> None:
-        self.world, self.shape, (many, length) = world, shape, tokens.shape
-        at = torch.arange(length, device=tokens.device).repeat(many)
-        which = torch.arange(many, device=tokens.device).repeat_interleave(length)
-        self.size = (many, length)
-        self.mask = (which[:, None] == which) & (at <= at[:, None])  # (rows, rows): same sequence, not later
-        # Token and position of each row, one-hot: (rows, vocab + length).
-        self.inputs = torch.cat([F.one_hot(tokens.flatten(), shape.vocab), F.one_hot(at, length)], 1)
-        self.inputs = self.inputs.to(world.dtype)
-        std_E, std_W, std_U = shape.std
-        self.E = world.gaussian(std_E, count=shape.vocab + length)
-        self.blocks = [_Block(world, shape, std_W, rules, lr) for _ in range(shape.depth)]
-        self.U = None if shape.tied else world.gaussian(std_U, count=shape.vocab)
-        self.of_E, self.of_U = rules.rule(lr), rules.rule(lr)
+    def __init__(self, task: Task, shape: Transformer, size: tuple[int, int]) -> None:
+        self.task, self.world, self.shape, self.size = task, task.world, shape, size
+        many, length = size
+        device = task.world.device
+        at = torch.arange(length, device=device).repeat(many)
+        which = torch.arange(many, device=device).repeat_interleave(length)
+        # All sequences are one stack, so that attention is one average of all pairs of rows, of which the mask (rows,
+        # rows) leaves those of one sequence that look at an earlier place or their own.
+        self.mask = (which[:, None] == which) & (at <= at[:, None])
+        std_E, std_W, std_U = task.std
+        self.E = self.world.gaussian(std_E, count=task.xi.shape[1])  # tokens, then positions
+        self.blocks = [_Block(task, shape, std_W) for _ in range(shape.depth)]
+        self.U = None if shape.tied else self.world.gaussian(std_U, count=shape.vocab)
+        self.of_E, self.of_U = task.rule(), task.rule()
 
     def forward(self) -> list[Vector]:
         """The residual stream before the first block and after every one."""
-        self.stream = [self.inputs @ self.E]
+        self.stream = [self.task.xi @ self.E]
         for block in self.blocks:
             self.stream.append(block.forward(self.stream[-1], self.mask))
         return self.stream
@@ -176,22 +155,22 @@ class _Network:
         """(depth, heads, S, K, K): the diagonal blocks of the attention among all rows."""
         many, _ = self.size
         a = torch.stack([torch.stack([a for *_, a in block.tapes]) for block in self.blocks])
-        each = torch.arange(many, device=a.device)
+        each = torch.arange(
+            many, device=a.device
+        )  # the sequence of row k is that of column j, elsewhere a is 0
         return a.unflatten(-1, self.size).unflatten(-3, self.size)[:, :, each, :, each].movedim(0, 2)
 
-    def step(self, chi: Tensor, rows: Tensor | None) -> None:
-        """One optimizer step on the rows of a batch, from dLoss/df there."""
-
-        def pick(x: Vector) -> Vector:
-            return x if rows is None else x[rows]
-
-        dx = chi @ self._readout()
+    def step(self, chi: Tensor) -> None:
+        """One optimizer step from dLoss/df at the rows of a batch, (rows, vocab)."""
+        pick = self.task.pick
+        dx = chi @ self._readout()  # n times the gradient, as everywhere below: f has the factor 1 / n
         g_U = chi.T @ pick(self.stream[-1])
         for block, x in zip(reversed(self.blocks), reversed(self.stream[:-1])):
-            dx = block.backward(dx, pick(x), rows)
-        inputs = self.inputs if rows is None else self.inputs[rows]
-        g_E = inputs.T @ dx
-        if self.U is None:
+            dx = block.backward(dx, pick(x))
+        g_E = pick(self.task.xi).T @ dx
+        if (
+            self.U is None
+        ):  # tied: the readout's gradient belongs to the tokens, the first rows of E; eye pads it
             g_E = g_E + torch.eye(len(g_E), len(g_U), dtype=self.world.dtype, device=self.world.device) @ g_U
         else:
             self.U = self.of_U.step(self.U, g_U)
@@ -201,75 +180,71 @@ class _Network:
 class _Block:
     """Attention and MLP with their residuals: the weights, and what the forward pass leaves for the backward one."""
 
-    def __init__(self, world: World, shape: Transformer, std: float, rules: SGD | Adam, lr: float) -> None:
-        self.world, self.branch = world, shape.branch
-        _, self.phi, self.slope, _ = activation_of(shape.activation)
+    def __init__(self, task: Task, shape: Transformer, std: float) -> None:
+        self.task, self.branch = task, shape.branch
         self.heads = [tuple(f"{letter}{head}" for letter in "qkvo") for head in range(shape.heads)]
         names = [name for head in self.heads for name in head] + ["up", "down"]
-        self.W: dict[str, Matrix] = {name: world.matrix(std) for name in names}
-        self.rules = {name: rules.rule(lr) for name in names}
+        self.W: dict[str, Matrix] = {name: task.world.matrix(std) for name in names}
+        self.rules = {name: task.rule() for name in names}
 
     def forward(self, x: Vector, mask: Tensor) -> Vector:
-        W, self.tapes, self.x = self.W, [], x
+        W, self.tapes = self.W, []
         mixed = 0.0
         for name_q, name_k, name_v, name_o in self.heads:
             q, k, v = W[name_q] @ x, W[name_k] @ x, W[name_v] @ x
-            a = self.world.mean(q, k).masked_fill(~mask, -math.inf).softmax(-1)
+            # <q, k> / n, a number of the limit: softmax acts on numbers, not on coordinates.
+            a = self.task.world.mean(q, k).masked_fill(~mask, -math.inf).softmax(-1)
             c = a @ v
             mixed = mixed + W[name_o] @ c
             self.tapes.append((q, k, v, c, a))
         self.middle = x + self.branch * mixed
         self.h = W["up"] @ self.middle
-        self.z = self.phi(self.h)
+        self.z = self.task.phi(self.h)
         return self.middle + self.branch * (W["down"] @ self.z)
 
-    def backward(self, dx: Vector, x: Vector, rows: Tensor | None) -> Vector:
+    def backward(self, dx: Vector, x: Vector) -> Vector:
         """dLoss/dx below the block from dx above it, both of the batch's rows; then the weights' step."""
-
-        def pick(y: Vector) -> Vector:
-            return y if rows is None else y[rows]
-
+        pick, batch = self.task.pick, self.task.batch
         W, found = self.W, {}
-        above = self.branch * dx
+        above = self.branch * dx  # of the branch; dx itself passes along the residual
         # Second half, x'' = x' + beta W_2 phi(W_1 x').
         found["down"] = outer(above, pick(self.z))
-        dh = (W["down"].T @ above) * self.slope(pick(self.h))
+        dh = (W["down"].T @ above) * self.task.slope(pick(self.h))
         found["up"] = outer(dh, pick(self.middle))
         dx = dx + W["up"].T @ dh
         # First half, x' = x + beta sum_heads W_o a v.
         above = self.branch * dx
         for (name_q, name_k, name_v, name_o), (q, k, v, c, a) in zip(self.heads, self.tapes):
             q, k, v, c = (pick(part) for part in (q, k, v, c))
-            a = a if rows is None else a[rows][:, rows]
+            # A batch holds whole sequences, so no row attends to one outside it.
+            a = a if batch is None else a[batch][:, batch]
             found[name_o] = outer(above, c)
             dc = W[name_o].T @ above
-            da = self.world.mean(dc, v)
+            da = self.task.world.mean(dc, v)
             # Softmax: ds_kj = a_kj (da_kj - sum_i a_ki da_ki), numbers; a row k attends to columns j.
             ds = a * (da - (a * da).sum(-1, keepdim=True))
             dq, dk, dv = ds @ k, ds.T @ q, a.T @ dc  # n times the gradients: d(<q, k> / n)/dq = k / n
             for name, d in ((name_q, dq), (name_k, dk), (name_v, dv)):
                 found[name] = outer(d, x)
                 dx = dx + W[name].T @ d
+        # Last, as all gradients are those of the weights before the step.
         for name, gradient in found.items():
             W[name] = self.rules[name].step(W[name], gradient)
         return dx
 
 
-def _check(
+def _task(
     world: World,
     tokens: Tensor,
     targets: Tensor,
     shape: Transformer,
-    lr: float,
-    steps: int,
-    batches: Sequence | None,
-) -> tuple[Tensor, Tensor, list[Tensor] | None]:
-    """The arguments, checked, and where the world is."""
+    batches: Sequence[Sequence[int]] | None,
+    **options: object,
+) -> Task:
+    """The arguments, checked, as a task whose inputs are the S K tokens and their positions, one-hot."""
     check_world(world)
     if not isinstance(shape, Transformer):
         raise InputError(f"shape = {shape!r}; expected a Transformer; try Transformer(vocab=4)")
-    checks.whole("steps", steps, least=0, example=8)
-    checks.real("lr", lr, example=0.1)
     for name, ids, least in (("tokens", tokens, 0), ("targets", targets, IGNORED)):
         if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.is_floating_point() or ids.numel() == 0:
             kind = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
@@ -289,30 +264,39 @@ def _check(
             "try tokens=text[:, :-1], targets=text[:, 1:]"
         )
     tokens, targets = tokens.to(world.device).long(), targets.to(world.device).long()
-    if batches is None:
-        return tokens, targets, None
-    batches = [torch.as_tensor(list(batch), device=world.device) for batch in batches]
-    if len(batches) != steps or any(
-        len(b) == 0 or b.min() < 0 or b.max() >= len(tokens) or not (targets[b] != IGNORED).any()
-        for b in batches
-    ):
-        raise InputError(
-            f"{len(batches)} batches for {steps} steps; expected for each step a list of sequences 0 .. "
-            f"{len(tokens) - 1}, some of whose tokens are to be predicted; try batches=None"
-        )
-    return tokens, targets, batches
+    (many, length), rows = tokens.shape, batches
+    position = torch.arange(length, device=world.device)
+    if batches is not None:
+        batches = [torch.as_tensor(list(batch), device=world.device) for batch in batches]
+        if any(
+            len(b) == 0 or b.min() < 0 or b.max() >= many or not (targets[b] != IGNORED).any()
+            for b in batches
+        ):
+            raise InputError(
+                f"a batch is not a list of sequences 0 .. {many - 1}, some of whose tokens are to be predicted; "
+                "expected one for each step; try batches=None"
+            )
+        rows = [
+            (batch[:, None] * length + position).flatten() for batch in batches
+        ]  # their sequences' tokens
+    inputs = torch.cat([F.one_hot(tokens.flatten(), shape.vocab), F.one_hot(position).repeat(many, 1)], 1)
+    return Task(
+        world=world, xi=inputs.to(world.dtype), y=targets.flatten(), layers=3, loss=F.cross_entropy, batches=rows,
+        activation=shape.activation, std=shape.std, **options,
+    )  # fmt: skip
 
 
-def _require(world: World, shape: Transformer, rows: int, steps: int) -> None:
+def _require_room(task: Task, shape: Transformer) -> None:
     """Refuse before the work begins what would not fit."""
-    if not isinstance(world, InfiniteWidth):
-        return
-    products = 2 * shape.depth * (4 * shape.heads + 2) * rows * (1 + steps)  # forward and back
-    if world.derivatives == "autograd":
-        vectors = 9 * products  # 7 or 8 stay (measured)
-    else:
-        # Three copies of the noises, in buffers that grow by half, of which there are at most M / 2; and the vectors
-        # of the outer products.
-        outers = shape.depth * (8 * shape.heads + 4) * rows * steps
-        vectors = min(3 * products, 9 * world.samples // 4) + outers + 25 * rows
-    world.require(vectors, "this training")
+    world, matrices = task.world, shape.depth * (4 * shape.heads + 2)
+    if isinstance(world, InfiniteWidth):
+        products = 2 * matrices * len(task.y) * (1 + task.steps)  # forward and back
+        if world.derivatives == "autograd":
+            vectors = 9 * products  # 7 or 8 stay (measured)
+        else:
+            # Three copies of the noises, in buffers that grow by half, of which there are at most M / 2; and the
+            # two vectors of every outer product.
+            outers = 2 * matrices * len(task.y) * task.steps
+            vectors = min(3 * products, 9 * world.samples // 4) + outers + 25 * len(task.y)
+        world.require(vectors, "this training")
+    task.optimizer.require(world, matrices)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tp4lib.base.errors import InputError
 
-# Functions whose derivative is not only what autograd says: at a jump it also holds a delta, which autograd drops.
+# Functions with jumps, where the derivative contains a delta function, which autograd drops.
 JUMPS = {
     "sign", "sgn", "signbit", "heaviside", "floor", "ceil", "round", "trunc", "fix", "frac", "fmod", "remainder",
     "floor_divide", "hardshrink", "threshold", "bucketize", "quantile", "argmax", "argmin", "autograd_slope",
@@ -137,6 +137,7 @@ def _operator(name: str) -> Callable:
     return operate
 
 
+# Python looks operators up on the class, past `__getattr__`, so each needs a method of its own.
 _OPERATORS = """add radd sub rsub mul rmul truediv rtruediv pow rpow mod floordiv neg abs gt ge lt le eq ne
     and or xor invert matmul rmatmul"""
 for _name in _OPERATORS.split():
@@ -149,7 +150,7 @@ def apply(func: Callable, args: tuple, kwargs: dict) -> Any:
     if name == "__get__":  # an attribute, such as x.shape
         name = getattr(getattr(func, "__self__", None), "__name__", name)
     vectors = [item for item in _leaves((args, kwargs)) if isinstance(item, Vector)]
-    world = one_world(vectors)
+    world = one_world(*(vector.world for vector in vectors))
     if (name.endswith("_") and not name.endswith("__")) or kwargs.get("out") is not None:
         raise InputError(
             f"{name} changes a vector in place; a line of a program makes a new vector; write y = {name.rstrip('_')}(x)"
@@ -162,7 +163,7 @@ def apply(func: Callable, args: tuple, kwargs: dict) -> Any:
     except (RuntimeError, IndexError) as error:
         refuse(name, str(error).splitlines()[0])
     probe = world.probe
-    try:
+    try:  # once more at a few coordinates alone: what looks at others fails there, or gives something else
         with torch.no_grad():
             part = func(*_open(args, world, probe), **_open(kwargs, world, probe))
     except (RuntimeError, IndexError):
@@ -171,16 +172,15 @@ def apply(func: Callable, args: tuple, kwargs: dict) -> Any:
     return _close(name, world, result, part, jumps)
 
 
-def one_world(vectors: list[Vector]) -> Space:
-    """The world that all of the vectors live in; InputError if there are two."""
-    world = vectors[0].world
-    for vector in vectors:
-        if vector.world is not world:
+def one_world(first: Space, *others: Space) -> Space:
+    """The world, if all are one and the same; else an InputError."""
+    for other in others:
+        if other is not first:
             raise InputError(
-                f"vectors of two worlds, {world!r} and {vector.world!r}; one program runs in one world; "
+                f"vectors of two worlds, {first!r} and {other!r}; one program runs in one world; "
                 "make all vectors with the same one"
             )
-    return world
+    return first
 
 
 def refuse(name: str, detail: str = "") -> NoReturn:

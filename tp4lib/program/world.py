@@ -74,7 +74,7 @@ class World:
                 raise InputError(
                     f"mean of a {type(vector).__name__}; expected vectors of the program; write mean(x)"
                 )
-            one_world([vector, Vector(self, self.probe)])
+            one_world(vector.world, self)
         a = x._tensor.detach().to(self.dtype)
         b = self._ones() if y is None else y._tensor.detach().to(self.dtype)
         average = _pairs(a, b)
@@ -129,7 +129,7 @@ class Matrix:
         if not isinstance(x, Vector):
             hint = "write W @ (V @ x)" if isinstance(x, Matrix) else "make it a vector of the program first"
             raise InputError(f"W @ {type(x).__name__}; a matrix of a program multiplies its vectors; {hint}")
-        one_world([x, Vector(self.world, self.world.probe)])
+        one_world(x.world, self.world)
         result = None
         for (_, transposed), (scale, part) in self._parts.items():
             term = part.product(x, transposed, scale)
@@ -194,7 +194,7 @@ def outer(u: Vector, v: Vector) -> Matrix:
         raise InputError(
             "outer of something else than vectors; expected two of one program; write outer(u, v)"
         )
-    one_world([u, v])
+    one_world(u.world, v.world)
     u, v = (vector if vector.is_stack else vector[None] for vector in (u, v))
     if len(u) != len(v):
         raise InputError(f"outer of stacks of {len(u)} and {len(v)}; expected as many; pair them one to one")

@@ -84,7 +84,7 @@ def page() -> str:
 
 
 def _number(x: float) -> str:
-    return str(Fraction(x).limit_denominator(1000)) if x else "0"
+    return str(Fraction(x).limit_denominator(1000))
 
 
 def _power(base: str, power: float) -> str:

@@ -96,20 +96,26 @@ class Reader:
         """Of one use of a parameter; None, and noted as unknown, if it cannot be told."""
         said, (where, _, leaf) = first_match(self.roles, name), name.rpartition(".")
         three = small, wider, p = [parameters[name] for parameters in self.parameters]
+        # Factors along each axis, from the base to the width asked for, and to twice the base.
         grown = [new / old for old, new in zip(small.shape, p.shape, strict=True)]
         double = [new / old for old, new in zip(small.shape, wider.shape, strict=True)]
         axes = [axis for axis, factor in enumerate(double) if factor != 1]
-        square = len(axes) == 2 and double[axes[0]] == double[axes[1]]
+        square = (
+            len(axes) == 2 and double[axes[0]] == double[axes[1]]
+        )  # so that out and in need not be told apart
         if said == "finite" or not axes:
             return "finite", (1.0, 1.0)
         if said == "hidden" and square:
             return "hidden", (grown[axes[0]], grown[axes[1]])
-        if isinstance(said, str) and said != "hidden":
+        if (
+            isinstance(said, str) and said != "hidden"
+        ):  # one side grows: the product is its growth, whatever the axis
             return said, (1.0, math.prod(grown)) if said == "output" else (math.prod(grown), 1.0)
         if isinstance(said, tuple) and any(a is not None and not -p.dim() <= a < p.dim() for a in said):
             raise InputError(
                 f"roles: {name} has axes 0 .. {p.dim() - 1}, not {said}; try 'hidden', or (0, 1)"
             )
+        # Known modules, or the axes said: what grows between (out, in) tells the role.
         at = [modules[where] for modules in self.modules]
         old, new, asked = (_fans(module, leaf, q, said) for module, q in zip(at, three, strict=True))
         if said != "hidden" and old:
@@ -121,6 +127,7 @@ class Reader:
                     asked[0] / old[0],
                     asked[1] / old[1],
                 )
+        # For the message alone: a guess is shown to the user, never used.
         guess = "hidden" if square else tuple(axes[:2]) if len(axes) > 1 else "input"
         self.unknown[pattern_of(name)] = tuple(p.shape), guess
         return None
@@ -135,6 +142,7 @@ class Reader:
         what = " and ".join(f"{role} (as {use})" for role, use in by_role.items())
         needs, advice = "", ""
         if self.maximal and set(by_role) == {"input", "output"}:
+            # As an input it has the right rate; the readout's 1/m then has to be made elsewhere, by a fold.
             if 1 in self.fold.values():
                 return uses[name]
             norm = self._norm_before(by_role["output"])

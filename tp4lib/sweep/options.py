@@ -30,9 +30,8 @@ class SweepOptions:
         test: test inputs and targets, like x and y; accuracy takes the largest output (and the largest target).
         evaluate_every: evaluate the test set every so many updates; only after the last one if None.
         blowup: a member is diverged once its loss is not finite or above `blowup` times its first loss. Far above the 3
-            at which single runs stop (`base.divergence`): here divergence is a result, and a member that overshoots at
-            the edge of stability, and may yet come back, is given the time to.
-        members: how many members to stack at once; None takes what fits and is fast here.
+            at which single runs stop (`base.divergence`): here divergence is a result, and at the edge of stability a
+            member may overshoot and recover.
         weight_decay, schedule: for networks of `scale` alone: decoupled decay (Adam is AdamW), and (update, steps) ->
             factor on all rates, such as `tp4lib.sweep.warmup_and_decay`. Their x, y may have any shape whose first axis
             is samples; "cross_entropy" is averaged over all positions.
@@ -46,7 +45,6 @@ class SweepOptions:
     evaluate_every: int | None = None
     blowup: float = 1e4
     batch_seed: int = 0
-    members: int | None = None
     weight_decay: float = 0.0
     schedule: Callable[[int, int], float] | None = None
     desc: str = "sweep"
@@ -62,9 +60,8 @@ class SweepOptions:
         whole("steps", self.steps, example=10)
         whole("batch_size", self.batch_size)
         checks.seed(self.batch_seed, "batch_seed")
-        for name in ("evaluate_every", "members"):
-            if getattr(self, name) is not None:
-                whole(name, getattr(self, name), example=10)
+        if self.evaluate_every is not None:
+            whole("evaluate_every", self.evaluate_every, example=10)
         real("blowup", self.blowup, above=1, example=1e4)
 
     @property

@@ -59,7 +59,7 @@ def sweep(
         rates: R learning rates eta. seeds: S different seeds.
         x: (N, d_in) inputs. y: targets, (N, d_out) floats for "square", (N,) class numbers for "cross_entropy".
         options: steps and batch_size, and those of `tp4lib.sweep.options.SweepOptions`: optimizer, loss, test,
-            evaluate_every, blowup, batch_seed, members, weight_decay, schedule, desc.
+            evaluate_every, blowup, batch_seed, weight_decay, schedule, desc.
     """
     rates = np.sort(_distinct("rates", rates, lambda name, rate: real(name, rate, above=0, example=0.1)))
     seeds = _distinct("seeds", seeds, lambda name, seed: checks.seed(seed, name))
@@ -141,6 +141,7 @@ class _Members:
     def update(self, t: int, x: Tensor, y: Tensor) -> None:
         """Write down the losses after t updates, make the next update if there is one, and take out who diverged."""
         last = t == self.options.steps
+        # One pass gives the loss after t updates and the gradient of the next one.
         with torch.set_grad_enabled(not last):
             losses = self.loss(self.stack(x), y)
         if not last:
@@ -187,13 +188,10 @@ _STACKED_LOSSES = {"square": _square, "cross_entropy": _cross_entropy}
 
 
 def _members_at_once(model: nn.Module, device: torch.device, options: SweepOptions, total: int) -> int:
-    """How many members to stack: what was asked for, or what fits in half the memory and in a CPU's caches."""
+    """How many members to stack: what fits in half the memory and in a CPU's caches."""
     weights = sum(w.numel() * w.element_size() for w in model.parameters())
-    hidden = sum(w.shape[0] * w.element_size() for w in model.parameters())
+    hidden = sum(w.shape[0] * w.element_size() for w in model.parameters())  # activations of one sample
     each = _COPIES[options.optimizer] * weights + 4 * options.batch_size * hidden
-    if (asked := options.members) is not None:
-        require_memory(asked * each, device, f"a stack of {asked} members", "try fewer members at once")
-        return asked
     require_memory(each, device, "one member of the sweep", "try a smaller width")
     fits = available_memory(device) // 2 // each
     if device.type == "cpu":

@@ -2,8 +2,8 @@ r"""M networks trained as one: every weight a stack (M, out, in), every product 
 
     y_m = W_m x_m,   dL/dx_m = W_m^T dL/dy_m,   W_m <- W_m - eta_m dL/dy_m x_m^T        m = 1 .. M at once
 
-What bounds small networks is memory, not arithmetic: so SGD's step is made inside the backward pass, added to the
-stack by the very product that would have been its gradient, and no stack of gradients is ever written.
+Small networks are limited by memory traffic, not by arithmetic. So SGD's step is made inside the backward pass: the
+product that would be the gradient is added to the weights at once, and gradients are never stored.
 """
 
 import copy
@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from tp4lib.base.checks import real, whole
-from tp4lib.base.errors import InputError
 from tp4lib.nn import ABCLinear, rates
 
 # Its defaults.
@@ -29,7 +27,7 @@ class Stack(nn.Module):
     Args:
         models: networks alike but for their initial weights. Between its layers a network has to treat
             leading dimensions as a batch.
-        pick: (M,) which of `models` each member starts from. lr: (M,) learning rates eta.
+        pick: (M,) which of `models` each member starts from. lr: (M,) learning rates eta. (`sweep` checks all of them.)
 
     Shapes: x (B, d_in), the same for all members -> f (M, B, d_out).
 
@@ -45,16 +43,9 @@ class Stack(nn.Module):
         self, models: list[nn.Module], pick: list[int], lr: list[float], optimizer: str = "sgd"
     ) -> None:
         super().__init__()
-        if optimizer not in ("sgd", "adam"):
-            raise InputError(f"optimizer = {optimizer!r}; expected sgd or adam; try optimizer='sgd'")
-        pick = [whole(f"pick[{m}]", i, least=0, most=len(models) - 1, example=0) for m, i in enumerate(pick)]
-        lr = [real(f"lr[{m}]", eta, above=0, example=0.1) for m, eta in enumerate(lr)]
-        if len(lr) != len(pick):
-            raise InputError(
-                f"{len(lr)} rates for {len(pick)} members; expected one each; try lr={[0.1] * len(pick)}"
-            )
         scales = rates(models[0], optimizer)
         starts = [dict(model.named_parameters()) for model in models]
+        # The first network's own forward code serves all: each ABCLinear in it is replaced by the stack of M of them.
         self.network, self.layers, self.count = copy.deepcopy(models[0]), [], 0
         for name, module in list(self.network.named_modules()):
             if isinstance(module, ABCLinear):
@@ -65,7 +56,7 @@ class Stack(nn.Module):
                 }
                 eta = {part: np.multiply(lr, scales[f"{name}.{part}".lstrip(".")]) for part in weights}
                 self.layers.append(_Layers(module, weights, eta, optimizer == "adam"))
-                if name:
+                if name:  # "": the network is itself one layer
                     self.network.set_submodule(name, self.layers[-1])
                 else:
                     self.network = self.layers[-1]
@@ -131,7 +122,7 @@ class _Layers(nn.Module):
     def keep(self, members: Tensor) -> None:
         for name, w in self.weights.items():
             at = members.to(w.device)
-            self.weights[name] = w.detach()[at].requires_grad_()
+            self.weights[name] = w.detach()[at].requires_grad_()  # a leaf again
             self.eta[name] = self.eta[name][at]
             self.averages[name] = [average[at] for average in self.averages[name]]
 
@@ -162,6 +153,7 @@ class _Product(torch.autograd.Function):
             x = x.expand(len(w), *x.shape)
         if ctx.adam:
             return dx, torch.bmm(dy.transpose(1, 2), x), None, None, None
+        # W <- W - eta dy^T x, in one pass over W. After dx, which needs the weights of before.
         w.baddbmm_((-eta * dy).transpose(1, 2), x)
         return dx, None, None, None, None
 
