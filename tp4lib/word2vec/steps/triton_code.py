@@ -65,7 +65,7 @@ def _sees(place, left, right, j, FLOAT: constexpr):
 def _banded(band, x, FLOAT: constexpr, PRECISION: constexpr):
     """``band @ x``, the band of zeros and ones: TF32 holds them, so that two products are as exact as three."""
     if PRECISION == "tf32x3":
-        # -8192 clears the 13 bits that TF32 does not hold; the rest of x is small, and fits too.
+        # -8192 clears the 13 bits that TF32 does not hold; a second product takes the rest.
         upper = (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
         return tl.dot(band, upper, input_precision="tf32") + tl.dot(band, x - upper, input_precision="tf32")
     else:
@@ -80,22 +80,21 @@ def _hidden(
     """Means over the contexts of POSITIONS neighbours, as products: of a band with the rows of their neighbourhood."""
     left, right = _window(first, last, place, low, size)
     start = tl.min(place, 0)
-    for part in tl.static_range(
-        3
-    ):  # places of the positions themselves, then EDGE places before and after them
-        if part == 0:
-            j = place
-        elif part == 1:
-            j = start - EDGE + tl.arange(0, EDGE)
-        else:
-            j = start + POSITIONS + tl.arange(0, EDGE)
-        word = tl.load(tokens + j, mask=(j >= 0) & (j < total), other=-1)
-        band = _sees(place, left, right, j, FLOAT)
-        found = _banded(band, _rows(E, word, column, stride, FLOAT), FLOAT, PRECISION)
-        if part == 0:
-            h = found
-        else:
-            h += found
+    before = start - EDGE + tl.arange(0, EDGE)
+    after = start + POSITIONS + tl.arange(0, EDGE)
+    # Three bands: over the positions' own places, and over EDGE places before and after them.
+    word = tl.load(tokens + place, mask=place < total, other=-1)
+    h = _banded(
+        _sees(place, left, right, place, FLOAT), _rows(E, word, column, stride, FLOAT), FLOAT, PRECISION
+    )
+    word = tl.load(tokens + before, mask=before >= 0, other=-1)
+    h += _banded(
+        _sees(place, left, right, before, FLOAT), _rows(E, word, column, stride, FLOAT), FLOAT, PRECISION
+    )
+    word = tl.load(tokens + after, mask=after < total, other=-1)
+    h += _banded(
+        _sees(place, left, right, after, FLOAT), _rows(E, word, column, stride, FLOAT), FLOAT, PRECISION
+    )
     return h / tl.maximum(right - left - 1, 1).to(FLOAT)[:, None]
 
 
@@ -107,7 +106,7 @@ def _seen_by(
     """For POSITIONS neighbouring places j the sum of ``room_d`` over the positions that see them."""
     start = tl.min(j, 0)
     total = tl.zeros([POSITIONS, COLUMNS], FLOAT)
-    for part in tl.static_range(3):  # as in `_hidden`, with the band transposed
+    for part in tl.static_range(3):  # the bands of `_hidden`, transposed
         if part == 0:
             p = j
         elif part == 1:
