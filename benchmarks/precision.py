@@ -142,7 +142,7 @@ def cases() -> Iterator[tuple[str, torch.dtype, Callable[[torch.dtype], Case]]]:
                 f"MAML, {limit} limit, {activation}",
                 F32,
                 lambda dtype, a=(limit, activation): maml(
-                    lambda tasks, _: kernel_fomaml.build(*a, tasks), dtype, steps=40
+                    lambda tasks, _: kernel_fomaml.kernel_learner(*a, tasks), dtype, steps=40
                 ),
             )
     yield "MAML, pi-limit, relu, rank 60", F32, lambda dtype: maml(pi_maml, dtype, steps=40)

@@ -163,9 +163,9 @@ def learners(images, lr):
     return {
         "width 8": lambda: LinearFOMAML(models.linear_network(8), lr=lr),
         "infinite": lambda: LinearFOMAML(models.linear_network(math.inf), lr=lr),
-        "gp": lambda: kernel_fomaml.build("gp", "linear", tasks, lr=lr),
-        "ntk": lambda: kernel_fomaml.build("ntk", "linear", tasks, lr=lr),
-        "relu gp": lambda: kernel_fomaml.build("gp", "relu", tasks, lr=lr),
+        "gp": lambda: kernel_fomaml.kernel_learner("gp", "linear", tasks, lr=lr),
+        "ntk": lambda: kernel_fomaml.kernel_learner("ntk", "linear", tasks, lr=lr),
+        "relu gp": lambda: kernel_fomaml.kernel_learner("gp", "relu", tasks, lr=lr),
         "pi": lambda: pi.build(rank=12, chosen=replace(pi.HYPERPARAMETERS, lr=lr)),
         "pi, deep": lambda: pi.build(rank=12, depth=2, chosen=replace(pi.HYPERPARAMETERS, lr=lr)),
         "general": lambda: ReferenceMAML(copy.deepcopy(net), lr=lr),

@@ -241,7 +241,7 @@ def test_the_best_epoch_is_kept(enough):
     assert history.best_epoch == 2  # the first of equals
     assert model.clock == 2
     assert history.best["val_accuracy"] == pytest.approx(60)
-    assert not history.stopped_early
+    assert not history.stopped
 
 
 def test_patience_stops_on_a_plateau_and_says_so(enough):

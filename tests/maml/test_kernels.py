@@ -14,7 +14,7 @@ from tp4lib.base.errors import InputError
 from tp4lib.data import drawn_characters as synthetic
 from tp4lib.data import omniglot
 from tp4lib.maml import kernel_fomaml, kernel_spaces, train
-from tp4lib.maml.kernel_fomaml import KernelFOMAML, build
+from tp4lib.maml.kernel_fomaml import KernelFOMAML, kernel_learner
 from tp4lib.maml.kernel_spaces import FeatureSpace, GramSpace, limit_kernel
 from tp4lib.maml.reference import ReferenceMAML
 
@@ -46,7 +46,7 @@ def test_the_linear_gp_is_logistic_regression_on_pixels(characters):
     """Features x and a constant: the same parameters, to rounding, after 20 clipped meta-steps of the plain way."""
     tasks = deal(characters)
     plain = ReferenceMAML(Linear(constant=0.7), lr=0.2, inner_steps=2)
-    ours = build("gp", "linear", tasks, lr=0.2, sigma_in=1.0, bias_scale=0.7)
+    ours = kernel_learner("gp", "linear", tasks, lr=0.2, sigma_in=1.0, bias_scale=0.7)
     ours.inner_steps = 2
     clipped = 0
     for _ in range(20):
@@ -65,7 +65,7 @@ def test_the_linear_gp_is_logistic_regression_on_pixels(characters):
 def test_coefficients_of_images_are_the_primal_in_other_coordinates(characters, turned):
     tasks = deal(omniglot.rotations(characters) if turned else characters)
     kernel = limit_kernel("ntk", "linear", 0.9, 1.1, 0.6)
-    gram, primal = GramSpace(tasks.table, kernel, F64), FeatureSpace(kernel, D, dtype=F64)
+    gram, primal = GramSpace(tasks.table, kernel, F64), FeatureSpace(kernel, D, tasks.table.device, F64)
     assert gram.turns == (4 if turned else 1)
     learners = [KernelFOMAML(space, lr=0.3) for space in (gram, primal)]
     for _ in range(10):
@@ -149,7 +149,7 @@ def test_wide_networks_converge_to_the_kernel_learner(characters, limit):
     errors = []
     for width in (64, 1024):
         tasks = deal(characters)
-        ours = build(limit, "relu", tasks, lr=0.3, **scales)
+        ours = kernel_learner(limit, "relu", tasks, lr=0.3, **scales)
         network = Network(width, **scales, seed=width, outputs=5)
         plain = ReferenceMAML(Moved(network, readout=limit == "gp"), lr=0.3)
         for _ in range(3):
@@ -191,7 +191,7 @@ def test_the_gram_table_in_tiles_in_half_precision_and_absent(characters, turned
 
 def test_evaluation_images_are_worked_out_once_and_never_stale(characters, monkeypatch):
     tasks = deal(characters)
-    learner = build("gp", "relu", tasks, lr=0.3)
+    learner = kernel_learner("gp", "relu", tasks, lr=0.3)
     others = deal(synthetic.draw(classes=6, drawers=4, seed=1))
     first, second = others.batch(40), others.batch(40)
     for step in range(3):
@@ -226,7 +226,7 @@ def test_training_resumes_to_the_same_numbers(characters, tmp_path):
     def run(steps: list[int], folder) -> tuple[KernelFOMAML, train.History]:
         for number, end in enumerate(steps):
             tasks = deal(characters)
-            learner = build("ntk", "relu", tasks)
+            learner = kernel_learner("ntk", "relu", tasks)
             questions = train.batches(deal(synthetic.draw(classes=6, drawers=4, seed=1)), 16)
             options = dict(epoch_steps=2, meta_batch=4, save_to=folder / "c.npz", resume=number > 0)
             if end < 6:
@@ -262,13 +262,15 @@ def test_bad_input_is_refused_in_one_line(characters):
         ("gp", "swish", "expected one of relu"),
     ]:
         with pytest.raises(InputError) as caught:
-            build(limit, activation, tasks)
+            kernel_learner(limit, activation, tasks)
         assert words in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
 def test_settings_reach_the_learner(characters):
-    learner = build("gp", "linear", deal(characters), lr=0.03, sigma_in=2.0, bias_scale=0.0, inner_lr=0.2)
+    learner = kernel_learner(
+        "gp", "linear", deal(characters), lr=0.03, sigma_in=2.0, bias_scale=0.0, inner_lr=0.2
+    )
     assert (learner.lr, learner.inner_lr) == (0.03, 0.2)
     assert (learner.space.scale, learner.space.constant) == (4.0, 0.0)
     assert learner.settings["sigma_in"] == 2.0

@@ -111,14 +111,14 @@ def _trained(history: train.History) -> dict[str, Any]:
         "best_epoch": history.best_epoch,
         "epochs": history.epochs,
         "meta_steps": history.meta_steps,
-        "stopped_early": history.stopped_early,
+        "stopped_early": bool(history.stopped),
         "stopped_because": history.stopped,
         "meta_steps_per_second": history.meta_steps / history.train_seconds,
     }
 
 
 def _tested(model: Learner, test: Tasks, seconds: float) -> dict[str, Any]:
-    """Test accuracies of the best epoch; ``seconds`` is what went before."""
+    """Test accuracies of the best epoch; ``seconds`` is the time before."""
     begun, asked = time.perf_counter(), train.batches(test, TEST_TASKS)
     one, twenty = (train.accuracy(model, asked, inner_steps) for inner_steps in (1, 20))
     return {

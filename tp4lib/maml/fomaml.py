@@ -4,8 +4,6 @@
 Source: Finn, Abbeel & Levine 2017; paper, section 9.2.
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,22 +11,6 @@ from torch import Tensor
 from tp4lib.data.few_shot import Batch
 from tp4lib.linear_limit import LinearLimit
 from tp4lib.maml.learner import Learner
-
-
-def _zero_sum(o: int) -> Tensor:
-    """Orthonormal columns that span the vectors of R^o whose entries sum to 0: ``(o, o - 1)``."""
-    centred = torch.eye(o, dtype=torch.float64) - 1 / o
-    return torch.linalg.qr(centred[:, : o - 1]).Q
-
-
-class _Adapted(NamedTuple):
-    """A meta-batch after adaptation; letters as in `LinearFOMAML`, for the last step."""
-
-    logits: Tensor  # of the queries, (T, Q, o)
-    hidden: Tensor  # before adaptation, (T, S + Q, k)
-    p: Tensor  # (T, S, o + S)
-    v: Tensor  # (T, o, o + S)
-    Kq: Tensor  # queries against supports, (T, Q, S)
 
 
 class LinearFOMAML(Learner):
@@ -45,7 +27,7 @@ class LinearFOMAML(Learner):
         dU = (V - eps D)^T B_q,     dV = B_q U^T - eps B_q B^T V,
 
     three large products a meta-step (B U^T, D U, D^T B_q) with o rows a task, whatever the shots and queries; and since
-    errors sum to 0 over classes, o - 1 rows are enough (`_zero_sum`).
+    errors sum to 0 over classes, o - 1 rows are enough.
 
     *Any number of steps.* The adapted readout, and what was added to the hidden layer, stay in the span of the o + S
     vectors ``Z = [V; H]``:
@@ -69,38 +51,40 @@ class LinearFOMAML(Learner):
 
     def __init__(self, network: LinearLimit, **rates: float | None) -> None:
         super().__init__(network, **rates)
-        self._P = _zero_sum(network.d_out)
+        o = network.d_out
+        # P (o, o - 1): orthonormal columns that span the vectors of R^o whose entries sum to 0, as errors do.
+        self._P = torch.linalg.qr((torch.eye(o, dtype=torch.float64) - 1 / o)[:, : o - 1]).Q
 
     @torch.no_grad()
     def outer_step(self, batch: Batch) -> Tensor:
-        loss, gradients = self._gradients(batch)
+        loss, gradients = self._loss_and_gradients(batch)
         norm = torch.stack([g.norm() for g in gradients]).norm()
         # Made on the device: copying a number there would wait for all that is queued.
         step = torch.full_like(norm, -self.lr) * self.clip_scale(norm)
-        for parameter, g in zip(self._parameters(), gradients):
+        net = self.network
+        parameters = [net.U, net.V] if net.b is None else [net.U, net.V, net.b]
+        for parameter, g in zip(parameters, gradients):
             parameter.addcmul_(g, step)  # one pass over memory
         return loss
 
     @torch.no_grad()
     def gradients(self, batch: Batch) -> list[Tensor]:
         """First-order meta-gradient summed over the batch's tasks: of U, V and (where there is one) b."""
-        return self._gradients(batch)[1]
+        return self._loss_and_gradients(batch)[1]
 
     @torch.no_grad()
     def predict(self, batch: Batch, inner_steps: int = 1) -> Tensor:
-        return self._adapt(batch, inner_steps).logits
+        return self._adapt(batch, inner_steps)[0]
 
-    def _parameters(self) -> list[Tensor]:
-        return [p for p in (self.network.U, self.network.V, self.network.b) if p is not None]
-
-    def _adapt(self, batch: Batch, inner_steps: int) -> _Adapted:
+    def _adapt(self, batch: Batch, inner_steps: int) -> tuple[Tensor, ...]:
+        """Query logits (T, Q, o); then hidden vectors before adaptation, the last p and v, and the queries' K."""
         net, S, T = self.network, batch.supports, len(batch.x)
         o, k, d = net.d_out, len(net.U), net.d_in
-        # U x + alpha b, the large product: (T, S + Q, k)
+        # U x + alpha b, the one product with U: (T, S + Q, k)
         hidden = net.hidden(batch.x.reshape(-1, d)).view(T, -1, k)
         H = hidden[:, :S]
         eye = torch.eye(o + S, device=hidden.device, dtype=hidden.dtype)
-        y = eye[:o, :o][batch.y[:, :S]]
+        y = eye[:o, :o][batch.y[:, :S]]  # one-hot labels
 
         # Inner products of supports and queries with the supports, K = <x, x'> + alpha^2, and of hidden with Z.
         K = torch.baddbmm(hidden.new_full((), net.bias_scale**2), batch.x, batch.x[:, :S].mT)  # (T, S + Q, S)
@@ -112,43 +96,39 @@ class LinearFOMAML(Learner):
 
         h0 = eye[o:].expand(T, S, o + S)  # [0, I]
         v = eye[:o].expand(T, o, o + S)  # [I, 0]
-        p = hidden.new_zeros(T, S, o + S)
+        p = hidden.new_zeros(T, S, o + S)  # nothing is added to U yet
         for _ in range(inner_steps):
             h = h0 - torch.bmm(Ks, p)  # H_s = h_s Z
+            # Logits of the supports h_s (Z Z^T) v_s^T: no vector of k numbers is touched in the loop.
             E = (torch.softmax(torch.bmm(torch.bmm(h, gram), v.mT), dim=2) - y) / S
             # p_{s+1} = p_s + eps E_s v_s and v_{s+1} = v_s - eps E_s^T h_s, both from the values before the step.
             p, v = p + self.inner_lr * torch.bmm(E, v), v - self.inner_lr * torch.bmm(E.mT, h)
         # The queries' hidden vectors are not in the span of Z; their inner products with Z are C - K p (Z Z^T).
         logits = torch.bmm(Cq - torch.bmm(Kq, torch.bmm(p, gram)), v.mT)
-        return _Adapted(logits, hidden, p, v, Kq)
+        return logits, hidden, p, v, Kq
 
-    def _gradients(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    def _loss_and_gradients(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        """Mean query loss after adaptation, and its first-order gradients summed over tasks."""
         return self._after_one(batch) if self.inner_steps == 1 else self._after_several(batch)
 
     def _after_one(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-        """Mean query loss, and its first-order gradients summed over tasks, after one step of adaptation.
-
-        Letters as in the class's formulas, in coordinates: the columns of P span the vectors of R^o that sum to 0, and
-        a lower-case or per-task matrix with o - 1 rows stands for P times itself.
-        """
+        """After one step, with the class's letters: a matrix of a task with o - 1 rows stands for P times itself."""
         net, alpha = self.network, self.network.bias_scale
         U, V = net.U, net.V  # (k, d), (o, k)
         b = U.new_zeros(len(U)) if net.b is None else net.b
         support_x, support_y, query_x, query_y = batch
         T, o, k, d = len(batch.x), net.d_out, len(U), net.d_in
-        if (self._P.device, self._P.dtype) != (U.device, U.dtype):
-            self._P = _zero_sum(net.d_out).to(U)  # once: moving it in every step would wait for a GPU
-        P = self._P  # (o, o - 1)
-        W = P.T @ V  # (o - 1, k)
+        self._P = P = self._P.to(U)  # moves it once: doing so in every step would wait for a GPU
+        W = P.T @ V  # (o - 1, k): all of V that errors, which sum to 0, can see
         # f at all images before adaptation, x (V U)^T + alpha V b: (T, S + Q, o).
         before = torch.addmm(alpha * (V @ b), batch.x.reshape(-1, d), (V @ U).T).view(T, -1, o)
 
         # Adapt. Errors sum to 0 over classes, so e holds E: here -eps E = e P^T, (T, S, o - 1).
         e = (torch.softmax(before[:, : batch.supports], dim=2) @ P).sub_(P[support_y])
         e = e.mul_(-self.inner_lr / support_y.shape[1])
-        # -eps times B = E^T X, its column for the constant input alpha (beta), and D = B U^T + beta b.
+        # -eps times B = E^T X, its column for the constant input alpha (beta), and D = B U^T + beta b. Written into
+        # one matrix of all tasks' D with V below them, for one product with both further down.
         B, beta = torch.bmm(e.mT, support_x), alpha * e.sum(1)  # (T, o - 1, d); (T, o - 1)
-        # All tasks' D, and V below them, for one product with both further down.
         DV = U.new_empty(T * (o - 1) + o, k)
         D = torch.addmm(beta.view(-1, 1) * b, B.view(-1, d), U.T, out=DV[:-o])
         DV[-o:] = V
@@ -191,8 +171,8 @@ class LinearFOMAML(Learner):
         back = (Ev[:, :, :o] @ net.V).baddbmm_(Ev[:, :, o:], hidden[:, :S])  # (T, Q, k)
         dU = back.view(-1, k).T @ batch.x[:, S:].reshape(-1, d)
         # dV = sum_t E^T (hidden_q - Kq p_t [V; H_t]): one product with all hidden vectors.
-        w = torch.bmm(E.mT, torch.bmm(Kq, p))  # (T, o, o + S)
-        left = torch.cat([-w[:, :, o:].mT, E], dim=1).reshape(-1, o)  # (T (S + Q), o)
+        w = torch.bmm(E.mT, torch.bmm(Kq, p))  # (T, o, o + S), coefficients of V and of H
+        left = torch.cat([-w[:, :, o:].mT, E], dim=1).reshape(-1, o)  # supports, then queries: (T (S + Q), o)
         dV = torch.addmm(-w[:, :, :o].sum(0) @ net.V, left.T, hidden.view(-1, k))
         gradients = [dU, dV]
         return loss, gradients if net.b is None else [*gradients, net.bias_scale * back.sum((0, 1))]

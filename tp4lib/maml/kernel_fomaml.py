@@ -22,20 +22,6 @@ SETTINGS: dict[tuple[str, str], Hyperparameters] = {
 """Best by validation in the sweep of ``benchmarks/maml_kernels.py``."""
 
 
-def function_space(
-    table: Tensor, limit: str, activation: str, settings: Hyperparameters, dtype: torch.dtype = torch.float32
-) -> FeatureSpace | GramSpace:
-    """The functions that an infinitely wide, 1-hidden-layer network in a kernel limit can learn from these images.
-
-    Args:
-        table: uint8 ``(n, 784)``, one row a distinct training image. limit: "gp" or "ntk". settings: for its scales.
-    """
-    kernel = limit_kernel(limit, activation, settings.sigma_in, settings.sigma_out, settings.bias_scale)
-    if activation_of(activation).name == "identity":
-        return FeatureSpace(kernel, table.shape[1], table.device, dtype)
-    return GramSpace(table, kernel, dtype)
-
-
 def kernel_learner(
     limit: str,
     activation: str,
@@ -46,20 +32,22 @@ def kernel_learner(
     """A learner in a kernel limit for these training tasks, with the hyperparameters found for it.
 
     Args:
-        space: from another learner with the same kernel and images (``learner.space``): a Gram table takes a minute to
-            work out, and any number of seeds and rates can share it.
+        limit: "gp" or "ntk".
+        space: from another learner with the same kernel and images (``learner.space``): any number of seeds and rates
+            can share one Gram table.
         overrides: fields of `Hyperparameters` to change.
-
     """
     limit_kernel(limit, activation)  # refuses what it does not know
     settings = replace(SETTINGS.get((limit, activation), SETTINGS[limit, "relu"]), **overrides)
-    space = function_space(tasks.table, limit, activation, settings, tasks.dtype) if space is None else space
+    if space is None:
+        kernel = limit_kernel(limit, activation, settings.sigma_in, settings.sigma_out, settings.bias_scale)
+        if activation_of(activation).name == "identity":
+            space = FeatureSpace(kernel, tasks.table.shape[1], tasks.table.device, tasks.dtype)
+        else:
+            space = GramSpace(tasks.table, kernel, tasks.dtype)
     learner = KernelFOMAML(space, ways=tasks.ways, inner_lr=settings.inner_lr, lr=settings.lr)
     learner.settings = asdict(settings)
     return learner
-
-
-build = kernel_learner  # as notebooks call it
 
 
 class KernelFOMAML(Learner):
@@ -81,7 +69,7 @@ class KernelFOMAML(Learner):
     Source: Yang & Hu, section 9.2 and appendix D (GP and NTK baselines).
 
     Args:
-        space: from `function_space`, of the images that will be trained on. ways: o, the number of outputs.
+        space: of the images that will be trained on (`kernel_learner` makes it). ways: o, the number of outputs.
 
     Example:
         >>> from tp4lib.data import drawn_characters, omniglot
@@ -94,8 +82,8 @@ class KernelFOMAML(Learner):
     def __init__(self, space: FeatureSpace | GramSpace, *, ways: int = 5, **rates: float | None) -> None:
         super().__init__(**rates)
         self.space = space
-        self.settings: dict[str, float] = {"lr": self.lr, "inner_lr": self.inner_lr}
         self.coefficients = space.like.new_zeros((space.size, ways))
+        # Random odd factors, one a pixel: an image is known by the sum of its pixels times these, modulo 2^64.
         odd = torch.randint(-(2**62), 2**62, (SIZE * SIZE,), generator=torch.Generator().manual_seed(0)) | 1
         self._hash = odd.to(self.coefficients.device)
         self._forget()
@@ -105,18 +93,18 @@ class KernelFOMAML(Learner):
         T, both, d = batch.x.shape
         S, o = batch.supports, self.coefficients.shape[1]
         x, index = batch.x.reshape(-1, d), batch.index.reshape(-1)
-        f = self.space.values(self.coefficients, x, index).view(T, both, o)
-        K = self.space.kernel(x, x).view(T, both, T, both)  # K[t, i, u, j] = K(x_ti, x_uj)
+        f = self.space.values(self.coefficients, x, index).view(T, both, o)  # before adaptation
+        # One product for all pairs of images, K[t, i, u, j] = K(x_ti, x_uj): adapting needs t = u, clipping all.
+        K = self.space.kernel(x, x).view(T, both, T, both)
         within = K.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (T, S + Q, S + Q)
         logits = self._adapt(f, within[:, :, :S], batch.y[:, :S], self.inner_steps)
         loss = F.cross_entropy(logits.reshape(-1, o), batch.y[:, S:].reshape(-1))
-        chi = _errors(logits, batch.y[:, S:]).reshape(-1, o)
-        # Squared norm of sum_i J(x_i) chi_i over all queries i: tr(chi^T K chi).
+        chi = _errors(logits, batch.y[:, S:]).reshape(-1, o)  # at the adapted f: first order
+        # Squared norm of sum_i J(x_i) chi_i over all queries i: tr(chi^T K chi). Rounding may take it below 0.
         between = K[:, S:, :, S:].reshape(len(chi), len(chi))
         norm = (chi * (between @ chi)).sum().clamp(min=0).sqrt()
         chi *= -self.lr * self.clip_scale(norm)
-        queries = (batch.x[:, S:].reshape(-1, d), batch.index[:, S:].reshape(-1))
-        self.space.add_(self.coefficients, *queries, chi)
+        self.space.add_(self.coefficients, batch.x[:, S:].reshape(-1, d), batch.index[:, S:].reshape(-1), chi)
         self._forget()
         return loss
 
@@ -127,7 +115,7 @@ class KernelFOMAML(Learner):
         S = batch.supports
         f = self._at(batch.x.reshape(-1, d)).view(T, both, -1)
         logits = []
-        for tasks in torch.arange(T).split(32):
+        for tasks in torch.arange(T).split(32):  # the kernel of all pairs grows with the square of the tasks
             x = batch.x[tasks]
             K = self.space.kernel(x.reshape(-1, d), x.reshape(-1, d)).view(len(tasks), both, len(tasks), both)
             within = K.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
@@ -137,13 +125,13 @@ class KernelFOMAML(Learner):
     def _adapt(self, f: Tensor, K: Tensor, y: Tensor, steps: int) -> Tensor:
         """Query logits: ``f`` (T, S + Q, o) before, ``K`` (T, S + Q, S) against the supports, ``y`` (T, S)."""
         S = K.shape[2]
-        own = f.new_zeros(f.shape[0], S, f.shape[2])  # the tasks' own coefficients
-        for _ in range(steps):
+        own = f.new_zeros(f.shape[0], S, f.shape[2])  # f_t = f + sum_i K(., x_i) own_i: what a task adds
+        for _ in range(steps):  # errors at the supports, from f_t there
             own = own - self.inner_lr * _errors(torch.baddbmm(f[:, :S], K[:, :S], own), y)
         return torch.baddbmm(f[:, S:], K[:, S:], own)
 
     def _at(self, x: Tensor) -> Tensor:
-        """f before adaptation, each distinct image worked out once until f changes: ``(n, d)`` -> ``(n, o)``."""
+        """f before adaptation, computed once for each distinct image until f changes: ``(n, d)`` -> ``(n, o)``."""
         # A product of whole numbers that wraps around is the same in every batch, which no sum of floats would be.
         keys = ((x * 255).round().long() * self._hash).sum(1).tolist()
         fresh = {key: i for i, key in enumerate(keys) if key not in self._known}
@@ -155,7 +143,7 @@ class KernelFOMAML(Learner):
         return self._f[torch.tensor([self._known[key] for key in keys], device=x.device)]
 
     def _forget(self) -> None:
-        """Drop what is known of f at evaluation images: f has changed."""
+        """Drop the values of f at evaluation images: f has changed."""
         self._known: dict[int, int] = {}
         self._f = self.coefficients.new_empty((0, self.coefficients.shape[1]))
 

@@ -1,4 +1,4 @@
-"""The functions that an infinitely wide network in a kernel limit can learn, held by finitely many coefficients."""
+"""The functions that an infinitely wide network in a kernel limit can learn, as finitely many coefficients."""
 
 from collections.abc import Callable
 
@@ -8,13 +8,13 @@ from torch import Tensor
 
 from tp4lib import kernels
 from tp4lib.base import progress
-from tp4lib.base.device import available_memory, resolve
+from tp4lib.base.device import available_memory
 from tp4lib.base.errors import InputError
 from tp4lib.data.omniglot import SIZE
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 STORED_ROWS = 4096  # images that are not for training (validation), whose kernel rows are kept as well
-_TILE = 2056  # rows and columns of the Gram table that are worked out at once
+_TILE = 2056  # rows and columns of the Gram table that are computed at once
 _ROWS = 8  # rows of the Gram table gathered at once: few enough that they are still in cache when multiplied
 
 
@@ -66,22 +66,20 @@ class FeatureSpace:
     The kernel is from `limit_kernel`, with activation "linear"; d is the inputs' dimension.
     """
 
-    def __init__(
-        self, kernel: Kernel, d: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, kernel: Kernel, d: int, device: torch.device, dtype: torch.dtype) -> None:
         self.kernel = kernel
         probe = torch.eye(2, 1, dtype=torch.float64).flip(0)  # the points 0 and 1 of a line
-        self.constant = kernel(probe, probe)[0, 0].item()
-        self.scale = kernel(probe, probe)[1, 1].item() - self.constant
+        self.constant, at_one = kernel(probe, probe).diagonal().tolist()  # K(0, 0) = c, K(1, 1) = a + c
+        self.scale = at_one - self.constant
         self.size = d + 1
-        self.like = torch.empty(0, device=resolve(device), dtype=dtype)
+        self.like = torch.empty(0, device=device, dtype=dtype)
 
     def features(self, x: Tensor) -> Tensor:
         """phi: ``(n, d)`` -> ``(n, d + 1)``."""
         return torch.cat([x * self.scale**0.5, x.new_full((len(x), 1), self.constant**0.5)], dim=1)
 
     def values(self, theta: Tensor, x: Tensor, index: Tensor) -> Tensor:
-        """f at ``x`` ``(n, d)``, which may be any images: ``(n, o)``. ``index`` is for `GramSpace`."""
+        """f at any images ``x`` ``(n, d)``: ``(n, o)``. ``index`` is for `GramSpace`."""
         return self.features(x) @ theta
 
     values_elsewhere = values
@@ -96,15 +94,15 @@ class GramSpace:
 
     SGD in function space only ever adds multiples of ``K(x_i, .)``, x_i an image of the training table: so n
     coefficients hold f exactly, however long the training. To evaluate f at m of those images takes m rows of the n x n
-    Gram matrix. It is worked out once, in large products, and kept, with two exact savings. A quarter turn R permutes
-    pixels, and these kernels depend on inner products alone, so K(R x, R y) = K(x, y): where the table is a set of
-    images and their three turns, the rows of the unturned images hold all the others,
+    Gram matrix. It is computed once, in large products, and kept, with two exact savings. A quarter turn R permutes
+    pixels, and these kernels depend on inner products only, so K(R x, R y) = K(x, y): where the table is a set of
+    images and their three turns, the rows of the unturned images contain all the others,
 
         K(R^a x, R^b y) = K(x, R^(b - a) y)                (a quarter of the rows)
         K(x, R^c y) = K(y, R^-c x)                         (half of the work)
 
-    Where there is no room in float32 the table is held in float16 (K to 5e-4, relatively); where there is not for that
-    either, rows are worked out whenever they are needed.
+    A table that does not fit in float32 is held in float16; if that does not fit either, rows are computed whenever
+    they are needed.
 
     Args:
         table: uint8 ``(n, 784)``, the training tasks' `tp4lib.data.omniglot.Tasks.table`.
@@ -141,16 +139,18 @@ class GramSpace:
         return result
 
     def values_elsewhere(self, alpha: Tensor, x: Tensor, keys: list[int]) -> Tensor:
-        """f at other images, told apart by ``keys``; the kernel rows of the first 4096 of them are kept."""
-        room = self._room()
+        """f at other images, identified by ``keys``; the kernel rows of the first `STORED_ROWS` of them are kept."""
         fresh = [i for i, key in enumerate(keys) if key not in self._stored]
-        keep = fresh[: max(0, room - len(self._stored))]
-        if keep:
-            rows = torch.arange(len(self._stored), len(self._stored) + len(keep))
-            for part in torch.arange(len(keep)).split(256):
-                at = torch.tensor(keep, device=x.device)[part.to(x.device)]
-                self._store[rows[part].to(x.device)] = self.kernel(x[at], self.images).to(self._store.dtype)
-            self._stored.update((keys[i], int(row)) for i, row in zip(keep, rows))
+        first = len(self._stored)
+        keep = fresh[: max(0, self._room() - first)]
+        for start in range(
+            0, len(keep), 256
+        ):  # a few kernel rows at a time, as they are computed in full precision
+            some = keep[start : start + 256]
+            rows = self.kernel(x[torch.tensor(some, device=x.device)], self.images)
+            self._store[first + start : first + start + len(some)] = rows.to(self._store.dtype)
+        self._stored.update((keys[i], first + row) for row, i in enumerate(keep))
+        # Stored rows in one product, the others from scratch.
         result = alpha.new_empty((len(x), alpha.shape[1]))
         known = [(i, self._stored[key]) for i, key in enumerate(keys) if key in self._stored]
         if known:
@@ -168,13 +168,13 @@ class GramSpace:
     def _compute(self, alpha: Tensor, x: Tensor) -> Tensor:
         """f from scratch, against the images that carry coefficients, 256 rows at a time."""
         active = alpha.any(1).nonzero()[:, 0]
-        images, weights = (
-            (self.images, alpha) if len(active) == self.size else (self.images[active], alpha[active])
-        )
+        images, weights = self.images, alpha
+        if len(active) < self.size:
+            images, weights = images[active], alpha[active]
         return torch.cat([self.kernel(rows, images) @ weights for rows in x.split(256)])
 
     def _room(self) -> int:
-        """Rows of other images that may be stored; the store is allocated at first use."""
+        """How many rows of other images can be stored; the store is allocated at first use."""
         if self._store is None:
             dtype = self.like.dtype if self.gram is None else self.gram.dtype
             left = self.budget - (0 if self.gram is None else self.gram.nbytes)
@@ -192,18 +192,19 @@ class GramSpace:
         n = self.bases
         gram = torch.empty((n, self.size), device=self.like.device, dtype=dtype)
         blocks = [slice(start, min(start + _TILE, n)) for start in range(0, n, _TILE)]
+        # Turns c = 0 and 2 are symmetric, so half of their tiles is enough; c = 3 is the transpose of c = 1.
         tiles = [(c, i, j) for c in range(min(3, self.turns)) for i in blocks for j in blocks
                  if c == 1 or j.start >= i.start]  # fmt: skip
         for c, i, j in progress.bar(tiles, desc="kernel of all training images", unit="tile"):
             tile = self.kernel(self.images[i], self.images[c * n + j.start : c * n + j.stop]).to(dtype)
             gram[i, c * n + j.start : c * n + j.stop] = tile
-            back = (self.turns - c) % self.turns
+            back = (self.turns - c) % self.turns  # K(x, R^c y) = K(y, R^-c x)
             gram[j, back * n + i.start : back * n + i.stop] = tile.T
         return gram
 
 
 def _product(table: Tensor, rows: Tensor, alpha: Tensor) -> Tensor:
-    """``table[rows] @ alpha``; on the CPU without a copy of all those rows, dearer than the product itself."""
+    """``table[rows] @ alpha``; on the CPU without a copy of all those rows, which takes longer than the product."""
     if table.device.type != "cpu":
         return table[rows].to(alpha.dtype) @ alpha
     right = alpha.T.contiguous()

@@ -49,7 +49,7 @@ class Learner:
                 "the logits of a task are not finite after its adaptation; expected finite numbers; "
                 "try a smaller --lr, --sigma-in or --sigma-out"
             )
-        return (logits.argmax(-1) == batch.y[:, batch.supports :]).float().mean(1)
+        return (logits.argmax(-1) == batch.y[:, batch.supports :]).float().mean(1)  # over a task's queries
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """All that training changes."""

@@ -17,7 +17,7 @@ HYPERPARAMETERS = Hyperparameters(lr=1.0, sigma_in=0.2, sigma_out=0.0, bias_scal
 """Best by validation of about 20 tried at rank 100 and depth 1, for 300 to 4,000 meta-steps."""
 
 MAX_ROWS = 6000
-"""Bound on the rows a hidden layer, where there is more than one."""
+"""Bound on the rows of each layer above the first, which would grow with every meta-step."""
 
 
 def pi_learner(
@@ -70,8 +70,6 @@ class PiFOMAML(Learner):
 
     Source: Yang, Santacroce & Hu 2022, section 5 (MAML with pi-limits); Finn, Abbeel & Levine 2017.
 
-    The norm that is clipped is that of the infinite network's gradient.
-
     Example:
         >>> from tp4lib.data import drawn_characters, omniglot
         >>> tasks = omniglot.Tasks(drawn_characters.draw(classes=8, drawers=4))
@@ -91,7 +89,7 @@ class PiFOMAML(Learner):
         x, y = batch.x[:, S:], batch.y[:, S:]
         own = self._adapt(batch, self.inner_steps)
         with torch.enable_grad():
-            g = self._forward(x, own, batch.x[:, :S])
+            g = self._forward(x, own, batch.x[:, :S])  # own is held fixed: first order
             loss = F.cross_entropy(g[-1].flatten(0, 1), y.flatten(), reduction="sum") / y.shape[1]
             found = [part.flatten(0, 1) for part in torch.autograd.grad(loss, g)]
         g = [part.detach().flatten(0, 1) for part in g]
@@ -102,6 +100,7 @@ class PiFOMAML(Learner):
             last = net.depth if self.learn_readout else net.depth - 1
             db = [net.bias_scale * part.sum(0) for part in found[: min(last + 1, len(net.biases))]]
             B, A = g[:last], [alpha * part for alpha, part in zip(net.multipliers[1:], found[1 : last + 1])]
+            # Clipped by the norm of the infinite network's gradient.
             step = -self.lr * self.clip_scale(net.norm((dU, *db), A, B))
             net.U.add_(step * dU)
             for parameter, gradient in zip(net.biases, db):
@@ -119,7 +118,7 @@ class PiFOMAML(Learner):
         net, (T, _, _), S = self.network, batch.x.shape, batch.supports
         x, y = batch.x[:, :S], batch.y[:, :S]
         sizes = [net.rank] * (net.depth - 1) + [net.d_out]
-        own = _Own(
+        own = _Own(  # nothing yet: no rows, no shifts
             x.new_zeros(T, S, net.rank),
             [x.new_zeros(T, 0, net.rank) for _ in sizes],
             [x.new_zeros(T, 0, size) for size in sizes],
@@ -137,7 +136,7 @@ class PiFOMAML(Learner):
                 [torch.cat([old, part.detach()], dim=1) for old, part in zip(own.B, g)],
                 [torch.cat([old, alpha * part], dim=1) for old, (alpha, part) in zip(own.A, later)],
                 [
-                    old + net.bias_scale**2 * part.sum(1, keepdim=True)
+                    old + net.bias_scale**2 * part.sum(1, keepdim=True)  # alpha in the gradient, and in g
                     for old, (_, part) in zip(own.shift, later)
                 ],
             )
@@ -156,7 +155,7 @@ class PiFOMAML(Learner):
             out = layer(g[-1].flatten(0, 1)).view(T, -1, layer.d_out) if len(layer) else 0
             # The common rows, and the task's own: sum_s A_s K(B_s, g).
             out = alpha[index + 1] * (out + torch.bmm(net.kernel(g[-1], B), A))
-            if index + 1 < len(net.biases):
+            if index + 1 < len(net.biases):  # the readout may have none
                 out = out + own.shift[index] + beta * net.biases[index + 1]
             g.append(out)
         return g

@@ -13,7 +13,7 @@ paper, section 9.2):
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad, grad_and_value, vmap
 
 from tp4lib.data.few_shot import Batch
 from tp4lib.maml.learner import Learner
@@ -77,15 +77,13 @@ class ReferenceMAML(Learner):
 
     def _gradients(self, batch: Batch) -> tuple[Parameters, Tensor]:
         def one(xs: Tensor, ys: Tensor, xq: Tensor, yq: Tensor) -> tuple[Parameters, Tensor]:
-            def query_loss(w: Parameters) -> tuple[Tensor, Tensor]:
-                adapted = w if self.first_order else self.adapt(w, xs, ys, self.inner_steps)
-                loss = self.loss(adapted, xq, yq)
-                return loss, loss
+            def adapted_loss(w: Parameters) -> Tensor:
+                return self.loss(self.adapt(w, xs, ys, self.inner_steps), xq, yq)
 
             w = self._parameters()
-            if self.first_order:  # adapt first, then differentiate at the adapted parameters
-                w = self.adapt(w, xs, ys, self.inner_steps)
-            return grad(query_loss, has_aux=True)(w)
+            if self.first_order:  # adapt, then differentiate at the adapted parameters
+                return grad_and_value(self.loss)(self.adapt(w, xs, ys, self.inner_steps), xq, yq)
+            return grad_and_value(adapted_loss)(w)
 
         gradients, losses = vmap(one)(*batch)
         return {name: g.sum(0) for name, g in gradients.items()}, losses.mean()

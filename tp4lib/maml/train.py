@@ -20,8 +20,8 @@ from tp4lib.data.omniglot import Characters
 from tp4lib.maml.learner import Learner
 
 _ROOM = 2
-"""In a kernel limit of large scale the loss wanders between bounds without growing on (the outer gradient is clipped):
-the mean of an epoch reaches 4.7 times the untrained loss, single steps more. One that diverges passes any bound."""
+"""In a kernel limit of large scale the loss wanders between bounds (the outer gradient is clipped): the mean of an
+epoch reaches 4.7 times the untrained loss, single steps more. One that diverges passes any bound."""
 
 _RATES = ("lr", "inner_lr", "clip", "inner_steps")
 
@@ -57,7 +57,7 @@ class History:
     Attributes:
         epochs: one dict an epoch: ``meta_steps`` so far, mean query ``loss``, ``val_accuracy`` and its ``val_se`` (%).
         best_epoch: 1-based, the first with the highest validation accuracy; the model is left in its state.
-        stopped: why training ended before its last step, in words; empty if it did not.
+        stopped: why training ended before its last step; empty if it did not.
         untrained: mean query loss of the first meta-step, that is of the untrained network after its adaptation.
         seconds: training and validation, over all sessions of a resumed run.
         train_seconds: training alone.
@@ -73,10 +73,6 @@ class History:
     @property
     def meta_steps(self) -> int:
         return int(self.epochs[-1]["meta_steps"]) if self.epochs else 0
-
-    @property
-    def stopped_early(self) -> bool:
-        return bool(self.stopped)
 
     @property
     def best(self) -> dict[str, float]:
@@ -97,12 +93,10 @@ def split_tasks(
         options: for `Tasks`: ways, shots, queries, device, dtype.
     """
     train, validation, test = omniglot.vinyals(characters)
-    parts = (
-        omniglot.rotations(train),
-        omniglot.rotations(validation) if rotate_validation else validation,
-        test,
-    )
-    return tuple(Tasks(part, seed=s, **options) for part, s in zip(parts, (seed, 1, 2)))
+    if rotate_validation:
+        validation = omniglot.rotations(validation)
+    parts = ((omniglot.rotations(train), seed), (validation, 1), (test, 2))
+    return tuple(Tasks(images, seed=seed, **options) for images, seed in parts)
 
 
 deal = split_tasks  # as notebooks call it
@@ -152,26 +146,23 @@ def fit(
     identity: dict[str, Any] = {}
     if save_to is not None:
         identity = {**(settings or {}), **_identity(model, tasks, validation), **asdict(plan)}
-    if resume:
-        history, best = _restore(model, tasks, Path(save_to), identity)
-    else:
-        history, best = History(), _copy(model)
+    history, best = _restore(model, tasks, Path(save_to), identity) if resume else (History(), _copy(model))
     before, begun = history.seconds, time.perf_counter()
     step = outer_step_of(model, tasks, plan)
     with progress.bar(
         total=plan.meta_steps, initial=history.meta_steps, desc="meta-training", unit="step"
     ) as bar:
-        while history.meta_steps < plan.meta_steps and not history.stopped_early:
+        while history.meta_steps < plan.meta_steps and not history.stopped:
             row = _epoch(model, step, tasks, history, plan, bar.update)
             score = accuracy(model, validation, inner_steps=1)
             history.epochs.append(row | {"val_accuracy": score.mean, "val_se": score.se})
             if history.best_epoch == 0 or score.mean > history.best["val_accuracy"]:
                 history.best_epoch = len(history.epochs)
                 best = _copy(model)
-            idle = len(history.epochs) - history.best_epoch
+            idle = len(history.epochs) - history.best_epoch  # epochs since the best
             if plan.patience is not None and idle >= plan.patience and history.meta_steps < plan.meta_steps:
                 history.stopped = f"no better epoch in the last {plan.patience}"
-            history.seconds = before + time.perf_counter() - begun
+            history.seconds = before + time.perf_counter() - begun  # of all sessions of a resumed run
             bar.set_postfix(loss=f"{row['loss']:.3f}", val=f"{score.mean:.1f}%")
             if save_to is not None:
                 arrays = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -183,11 +174,11 @@ def fit(
 
 
 def outer_step_of(model: Learner, tasks: Tasks, plan: Schedule) -> Callable[[Batch], torch.Tensor]:
-    """The outer step; on a GPU in one launch where it can be, as its seventy take longer than their arithmetic."""
+    """The outer step; on a GPU as one recorded launch where possible, as launching its operations takes longest."""
     if not (tasks.table.is_cuda and model.recordable):
         return model.outer_step
     place = tasks.state()
-    batch = tasks.batch(plan.meta_batch)
+    batch = tasks.batch(plan.meta_batch)  # for its shapes: recording draws no task
     tasks.restore(place)
 
     def step(x: torch.Tensor, y: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -214,8 +205,8 @@ def _epoch(
         update()
         if losses[-1].device.type == "cpu" and not math.isfinite(losses[-1]):
             break  # on a GPU, checking here would synchronize with it after every step
-    losses = torch.stack(losses).double().cpu()
-    if not history.epochs:
+    losses = torch.stack(losses).double().cpu()  # waits for a GPU, once an epoch
+    if not history.epochs:  # the first meta-step's loss is from before its update
         history.untrained = float(losses[0])
     _require_converging(model, losses, history, math.log(tasks.ways))
     history.train_seconds += time.perf_counter() - begun
@@ -223,14 +214,13 @@ def _epoch(
 
 
 def _require_converging(model: Learner, losses: torch.Tensor, history: History, guessing: float) -> None:
-    """Refuse an epoch in which training diverged, naming the first meta-step at which it is seen.
+    """Refuse an epoch in which training diverged, naming the first meta-step that shows it.
 
     The mean query loss of an epoch may be at most `FACTOR` times `_ROOM` times the larger of two losses: that of
     guessing, log(ways), and that of the untrained network after its adaptation.
     """
     limit = _ROOM * max(guessing, history.untrained)
-    mean = float(losses.mean())
-    if is_diverged(mean, limit):
+    if is_diverged(float(losses.mean()), limit):
         above = losses.isfinite().logical_not() | (losses > FACTOR * limit)
         first = int(above.nonzero()[0]) if above.any() else len(losses) - 1
         problem = f"the query loss is {losses[first]:.4g} at meta-step {history.meta_steps + first + 1}"
@@ -251,7 +241,7 @@ def _require_converging(model: Learner, losses: torch.Tensor, history: History, 
 
 
 def _identity(model: Learner, tasks: Tasks, validation: Sequence[Batch]) -> dict[str, Any]:
-    """What a resumed run must have in common with the one that it goes on from, besides the caller's settings."""
+    """What a resumed run must share with the run it continues, besides the caller's settings."""
     asked = hashlib.sha256()
     for batch in validation:
         asked.update(batch.x.cpu().contiguous().numpy().data)
@@ -291,7 +281,7 @@ def _restore(
             and history.meta_steps > 0
         ):
             raise ValueError("a history that no run has")
-        model.load_state_dict(best)  # both have to fit
+        model.load_state_dict(best)  # both have to fit the model
         model.load_state_dict(part("model"))
         tasks.restore(torch.from_numpy(arrays["tasks"]))
         return history, best

@@ -57,10 +57,8 @@ class Questions:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of all questions and their sections, in hexadecimal."""
-        lines = (
-            f"{self.sections[s]}\t{' '.join(q)}"
-            for s, q in zip(self.section_of, self.quadruples, strict=True)
-        )
+        asked = zip(self.section_of, self.quadruples, strict=True)
+        lines = (f"{self.sections[section]}\t{' '.join(words)}" for section, words in asked)
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
 
     @functools.cached_property
@@ -150,7 +148,7 @@ class Accuracy:
 
 
 def told(accuracy: float | None, answered: int, total: int) -> str:
-    """An accuracy in words.
+    """A line that reports an accuracy.
 
     >>> told(None, 0, 7)
     'none of 7 questions answered: each has a word outside the vocabulary'
@@ -161,7 +159,7 @@ def told(accuracy: float | None, answered: int, total: int) -> str:
 
 
 def asked_by(evaluate: Callable[..., Any] | None) -> str | None:
-    """What a function of embeddings asks, to tell two runs apart: None without one, the digest of the `Questions` of a
+    """Identify what an evaluation asks, for comparing two runs: None without one, the digest of the `Questions` of a
     ``partial(evaluate, questions=...)``, and "a function" for any other.
 
     >>> asked_by(functools.partial(evaluate, questions=Questions.parse([": a", "b c d e"])))[:6]
@@ -191,9 +189,6 @@ def evaluate(
         questions: a file such as questions-words.txt, or `Questions` read before.
         shards: the ranks that share the columns; all get the same answer.
 
-    Beyond the embeddings it takes memory for the unit rows of the words in the questions (about a thousand), a block of
-    the vocabulary of at most a quarter of a gigabyte, and its scores.
-
     >>> plane = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [-1.0, 1.0]])
     >>> asked = Questions.parse([": turn", "east northeast north northwest"])
     >>> str(evaluate(plane, ["east", "northeast", "north", "northwest"], asked))
@@ -215,16 +210,12 @@ def evaluate(
     asked = ids[known]
     best = _answers(embeddings, asked[:, :3], same, shards) if len(known) else asked[:, 0]
     right = same[best] == asked[:, 3]
-    answers: list[str | None] = [None] * len(questions)
+    answers = dict(zip(known.tolist(), [words[answer] for answer in best.tolist()], strict=True))
     section_of, size = torch.tensor(questions.section_of), len(questions.sections)
-    parts = (section_of[known][right], section_of[known], section_of)
+    parts = (section_of[known][right], section_of[known], section_of)  # correct, answered, all
     tally = torch.stack([torch.bincount(part, minlength=size) for part in parts], 1)
-    for place, answer in zip(known.tolist(), best.tolist(), strict=True):
-        answers[place] = words[answer]
-    sections = tuple(
-        Section(name, *row) for name, row in zip(questions.sections, tally.tolist(), strict=True)
-    )
-    return Accuracy(*tally.sum(0).tolist(), sections=sections, answers=tuple(answers))
+    sections = tuple(map(Section, questions.sections, *tally.T.tolist()))
+    return Accuracy(*tally.sum(0).tolist(), sections, tuple(map(answers.get, range(len(questions)))))
 
 
 def nearest(
@@ -243,9 +234,8 @@ def nearest(
         )
     place = words.index(word)
     row, _ = _unit(embeddings[place : place + 1])
-    cosines = torch.cat(
-        [(_unit(block)[0] @ row.T)[:, 0] for _, block in _blocks(embeddings, embeddings.shape[1])]
-    )
+    blocks = _blocks(embeddings, embeddings.shape[1])
+    cosines = torch.cat([(_unit(block)[0] @ row.T)[:, 0] for _, block in blocks])
     cosines[place] = -torch.inf
     top = torch.topk(cosines, min(count, len(words) - 1))
     return [(words[i], value) for i, value in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
@@ -296,12 +286,11 @@ def _aliases(same: torch.Tensor) -> torch.Tensor:
     """
     others = torch.nonzero(same != torch.arange(len(same)))[:, 0]
     table = [torch.arange(len(same))]
-    while len(others):
+    while len(others):  # a column more holds, for each word that has others like it, the first that is left
         owner, first = torch.unique(same[others], return_inverse=True)
         taken = torch.full((len(owner),), len(same)).scatter_reduce(0, first, others, "amin")
-        column = torch.arange(len(same))
-        column[owner] = taken
-        table.append(column)
+        table.append(torch.arange(len(same)))
+        table[-1][owner] = taken
         others = others[~torch.isin(others, taken)]
     return torch.stack(table, 1)
 

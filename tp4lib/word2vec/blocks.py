@@ -4,7 +4,7 @@ The text is cut into blocks of tokens. The block numbered k of epoch e draws fro
 alone, so that every width, every engine and every resumed run sees the same randomness.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +58,7 @@ def context_pairs(block: Block, low: int, high: int) -> tuple[np.ndarray, np.nda
     first = block.first[low:high].astype(np.int64)
     count = block.last[low:high] - first - 1
     position = np.repeat(np.arange(low, high), count)
+    # Places count up from `first` within each position: all pairs are numbered, less the pairs before the position.
     place = np.arange(len(position)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
     place += place >= position  # step over the target
     return position, block.tokens[place].astype(np.int64)
@@ -122,20 +123,20 @@ class Sampler:
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch, number])))
         start = number * self.block_tokens
         raw = self.ids[start : start + self.block_tokens]
-        place = np.flatnonzero(rng.random(len(raw), dtype=np.float32) < self._keep[raw])
+        # The order of the draws is part of the format: every run with a seed sees these numbers.
+        place = np.flatnonzero(rng.random(len(raw), dtype=np.float32) < self._keep[raw])  # subsampling
         tokens = raw[place]
         size = len(tokens)
         here = np.arange(size, dtype=np.int32)
-        reach = rng.integers(1, self.window + 1, size, dtype=np.int32)
+        reach = rng.integers(1, self.window + 1, size, dtype=np.int32)  # over the words that are left
         first = np.maximum(here - reach, 0)
         last = np.minimum(here + reach + 1, size).astype(np.int32)
         if size < 2:  # no context: nothing to learn from
             size, tokens, first, last = 0, tokens[:0], first[:0], last[:0]
         batches = -(-size // self.batch_size)
-        progress = (epoch * len(self.ids) + start + place[: size : self.batch_size]) / (
-            self.epochs * len(self.ids)
-        )
-        rates = self.lr * np.maximum(1.0 - progress, 1e-4)
+        # The rate falls with the tokens of the text that came before a batch's first one, kept or not.
+        done = epoch * len(self.ids) + start + place[: size : self.batch_size]
+        rates = self.lr * np.maximum(1.0 - done / (self.epochs * len(self.ids)), 1e-4)
         shape = (batches, self.shared) if self.shared else (size, self.num_negatives)
         return Block(
             tokens,
@@ -157,16 +158,16 @@ class Ahead:
     """
 
     def __init__(self, sampler: Sampler) -> None:
-        self.sampler, self._next = sampler, None
+        self.sampler = sampler
+        self._next: tuple[tuple[int, int] | None, Future[Block] | None] = None, None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tp4-draw")
 
     def block(self, epoch: int, number: int) -> Block:
         """As `Sampler.block`; at once where this one follows on the last."""
-        drawn, self._next = self._next, None
-        block = (
-            drawn[1].result() if drawn and drawn[0] == (epoch, number) else self.sampler.block(epoch, number)
-        )
+        place, drawn = self._next
+        block = drawn.result() if place == (epoch, number) else self.sampler.block(epoch, number)
         after = (epoch, number + 1) if number + 1 < self.sampler.blocks else (epoch + 1, 0)
+        self._next = None, None
         if after[0] < self.sampler.epochs:
             self._next = after, self._thread.submit(self.sampler.block, *after)
         return block
@@ -189,9 +190,9 @@ class AliasTable:
         large = [int(i) for i in np.flatnonzero(p >= 1.0)]
         while small and large:
             low, high = small.pop(), large[-1]
-            self.accept[low] = p[low]
+            self.accept[low] = p[low]  # column `low` holds itself with probability p, and for the rest `high`
             self.alias[low] = high
-            p[high] -= 1.0 - p[low]
+            p[high] -= 1.0 - p[low]  # what `high` has given away
             if p[high] < 1.0:
                 small.append(large.pop())
 

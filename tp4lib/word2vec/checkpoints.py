@@ -1,7 +1,7 @@
 """Checkpoints of a training run, of one rank or of many that share its columns.
 
-The last two are kept: writing one atomically takes room for two anyway, so the older one goes before the next is
-written, and the disk never holds more than it has to. A finished run keeps one.
+The last two are kept: writing one atomically takes room for two anyway, and the older one is removed before the next is
+written. A finished run keeps one.
 """
 
 import os
@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,10 +31,10 @@ DISK = 5e8
 
 
 class Pace:
-    """When a checkpoint is due: so rarely that writing them takes a twentieth of the time.
+    """When a checkpoint is due: rarely enough for writing to take a twentieth of the time at most.
 
     Args:
-        pause: seconds between two at least; 0 for one whenever it is asked.
+        pause: least number of seconds between two; 0 for one whenever it is asked.
         size: bytes of one.
     """
 
@@ -96,17 +97,16 @@ class Keeper:
 
     def save(self, generation: str, arrays: dict[str, Any], meta: dict[str, Any]) -> None:
         """Write this rank's arrays; it counts once every rank has."""
-        pattern = (
-            f".{CHECKPOINT}.*.part" if self.shards.size == 1 else f".checkpoint-*.{self._rank}.npz.*.part"
-        )
-        for left in self.folder.glob(pattern):  # by a run that was killed while it wrote
+        alone = self.shards.size == 1
+        parts = f".{CHECKPOINT}.*.part" if alone else f".checkpoint-*.{self._rank}.npz.*.part"
+        for left in self.folder.glob(parts):  # by a run that was killed while it wrote
             left.unlink(missing_ok=True)
-        if self.shards.size == 1:
-            mine, before = self.folder / CHECKPOINT, self.folder / BEFORE
+        if alone:
+            before = self.folder / BEFORE
             before.unlink(missing_ok=True)
-            checkpoint.save(mine, arrays, meta, keep_as=before)
+            checkpoint.save(self.folder / CHECKPOINT, arrays, meta, keep_as=before)
             return
-        mine = self._path(generation)
+        mine = self.folder / f"checkpoint-{generation}.{self._rank}.npz"
         if self._good is not None:
             self._remove_all_but(self._good)
         checkpoint.save(mine, arrays, meta)
@@ -115,7 +115,7 @@ class Keeper:
         self._good = mine
 
     def finish(self) -> None:
-        """Keep the last checkpoint alone."""
+        """Keep only the last checkpoint."""
         if self.shards.size == 1:
             (self.folder / BEFORE).unlink(missing_ok=True)
         elif self._good is not None:
@@ -149,43 +149,31 @@ class Keeper:
                 checkpoint.require_same(meta["settings"], settings, "the run")
                 self._good = path
                 if problem is not None:
-                    print(
-                        f"tp4: {problem.args[0].split(';')[0]}; going on from the one before", file=sys.stderr
-                    )
+                    what = problem.args[0].split(";")[0]
+                    print(f"tp4: {what}; going on from the one before", file=sys.stderr)
                     if self.shards.size == 1:
                         os.replace(path, self.folder / CHECKPOINT)
                 return meta
-            problem = (
-                problem
-                or bad
-                or checkpoint.DamagedCheckpoint(f"the last checkpoint of another rank is damaged; {path}")
-            )
+            of_another = f"the last checkpoint of another rank is damaged; {path}"
+            problem = problem or bad or checkpoint.DamagedCheckpoint(of_another)
         raise problem
 
     def _newest_first(self) -> list[Path]:
         """This rank's checkpoints; of many ranks' those that every rank has written."""
         if self.shards.size == 1:
             there = [path for name in (CHECKPOINT, BEFORE) if (path := self.folder / name).exists()]
-            return there or [self.folder / CHECKPOINT]  # the reader says what is missing
+            return there or [self.folder / CHECKPOINT]  # reading it reports that it is missing
         self.shards.wait()
-        last = f".{self.shards.size - 1}of{self.shards.size}.npz"
-        names = {path.name for path in self.folder.glob("checkpoint-*.npz")}
-        complete = sorted(
-            name.removeprefix("checkpoint-").removesuffix(last)
-            for name in names
-            if name.endswith(last)
-            and all(
-                name.removesuffix(last) + f".{r}of{self.shards.size}.npz" in names
-                for r in range(self.shards.size)
-            )
-        )
+        there = self.folder.glob(f"checkpoint-*.*of{self.shards.size}.npz")
+        ranks = Counter(path.name.split(".")[0] for path in there)
+        complete = sorted(stem for stem, count in ranks.items() if count == self.shards.size)
         self.shards.wait()  # nobody writes or removes before all have looked
         if not complete:
             raise InputError(
                 f"no checkpoint of {self.shards.size} ranks in {self.folder}; expected one left by a run of as "
                 "many; start without --resume"
             )
-        return [self._path(generation) for generation in reversed(complete)]
+        return [self.folder / f"{stem}.{self._rank}.npz" for stem in reversed(complete)]
 
     def _remove_all_but(self, *kept: Path) -> None:
         for path in set(self.folder.glob(f"checkpoint-*.{self._rank}.npz")) - set(kept):
@@ -194,6 +182,3 @@ class Keeper:
     @property
     def _rank(self) -> str:
         return f"{self.shards.rank}of{self.shards.size}"
-
-    def _path(self, generation: str) -> Path:
-        return self.folder / f"checkpoint-{generation}.{self._rank}.npz"

@@ -2,14 +2,15 @@
 
 A corpus is plain text with words between white space (text8 format, say), packed or not; ``tokenize="words"`` makes
 such a text of any other, in lower case and without punctuation. White space is that of ASCII: space, tab and line ends;
-any other space of Unicode is a letter, here as in questions (`words_in`). A line end is a space like others: windows
-reach across it, unlike in gensim, fastText and the word2vec program, which take each line for a sentence of its own.
+any other space of Unicode is a letter, here as in questions (`words_in`). A line end is an ordinary space: windows
+reach across it, unlike in gensim, fastText and the word2vec program, which take each line as a sentence.
 
 The ids of a long text are kept on disk (`tp4lib.word2vec.idstore`) and mapped into memory.
 """
 
 import functools
 import hashlib
+import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -111,19 +112,23 @@ class Corpus:
                 punctuation, see `tp4lib.word2vec.words.plain_words`.
         """
         path = Path(path)
-        _check_limits(min_count, max_vocab, max_bytes)
+        whole("min_count", min_count, example=5)
+        if max_vocab is not None:
+            whole("max_vocab", max_vocab, least=2, example=5000)
+        if max_bytes is not None:
+            whole("max_bytes", max_bytes, example=10**6)
         if tokenize not in TOKENIZERS:
             raise InputError(
                 f"unknown tokenizer {tokenize!r}; expected one of {', '.join(TOKENIZERS)}; try --tokenize words"
             )
-        with open_text(path):  # what is missing or no archive is told before anything else
+        with open_text(path):  # a missing file or a damaged archive is reported before anything else
             pass
         how = f"{min_count}-{max_vocab}-{max_bytes}{'-words' * (tokenize == 'words')}"
         store = idstore.Store.of(path, how, max_bytes, cache)
         read = (path, min_count, max_vocab, max_bytes, tokenize)
         found = store and store.keep(lambda scratch: _tokenised(*read, scratch))
         if found is None:
-            pieces, _, about = _tokenised(*read)
+            pieces, about = _tokenised(*read, io.BytesIO())
             found = np.concatenate(list(pieces)), about
         ids, about = found
         corpus = cls(Vocabulary(about["words"], np.array(about["counts"])), ids, path, about["raw_tokens"])
@@ -137,18 +142,18 @@ class Corpus:
         return idstore.ids_digest(self.ids)
 
     @classmethod
-    def from_words(cls, words: Sequence[str], min_count: int = 1, max_vocab: int | None = None) -> "Corpus":
+    def from_words(cls, words: Sequence[str], min_count: int = 1) -> "Corpus":
         """The corpus of a short list of words, for examples and tests.
 
         >>> Corpus.from_words("a b a c a b".split()).ids.tolist()
         [0, 1, 0, 2, 0, 1]
         """
-        _check_limits(min_count, max_vocab)
+        whole("min_count", min_count, example=5)
         words = _require_words(words, "a text")
         names, first, inverse, counts = np.unique(
             np.array(words), return_index=True, return_inverse=True, return_counts=True
         )
-        kept, rank = _ranked(np.lexsort((first, -counts)), counts, min_count, max_vocab, "the text")
+        kept, rank = _ranked(np.lexsort((first, -counts)), counts, min_count, None, "the text")
         ids = rank[inverse.reshape(-1)]
         return cls(Vocabulary([str(names[i]) for i in kept], counts[kept]), ids[ids >= 0], None, len(words))
 
@@ -159,12 +164,11 @@ def _tokenised(
     max_vocab: int | None,
     max_bytes: int | None,
     tokenize: str,
-    scratch: BinaryIO | None = None,
-) -> tuple[Iterator[np.ndarray], int, dict[str, Any]]:
-    """The ids of a text in pieces, their number, and words, counts and raw tokens; see `Corpus.load`.
+    scratch: BinaryIO,
+) -> tuple[Iterator[np.ndarray], dict[str, Any]]:
+    """The ids of a text in pieces, and words, counts and raw tokens; see `Corpus.load`.
 
-    The words are known once the whole text has been read; until then ids are provisional, in memory or in a scratch
-    file.
+    Which words are kept is known once the whole text has been read; until then ids are provisional, in ``scratch``.
     """
     counter = WordCounter(path, scratch)
     with open_text(path) as file, bar(desc=f"read {path.name}", unit="B", total=None) as progress:
@@ -179,8 +183,7 @@ def _tokenised(
     about = dict(
         words=[counter.words[i] for i in kept], counts=counts[kept].tolist(), raw_tokens=int(counts.sum())
     )
-    pieces = (r[r >= 0] for r in (rank[piece] for piece in counter.ids))
-    return pieces, int(counts[kept].sum()), about
+    return (r[r >= 0] for r in (rank[piece] for piece in idstore.pieces(scratch))), about
 
 
 def keep_probability(counts: np.ndarray, total: float, t: float) -> np.ndarray:
@@ -202,14 +205,6 @@ def keep_probability(counts: np.ndarray, total: float, t: float) -> np.ndarray:
         return np.ones_like(counts)
     f = counts / total
     return np.minimum(1.0, (np.sqrt(f / t) + 1.0) * t / f)
-
-
-def _check_limits(min_count: int, max_vocab: int | None, max_bytes: int | None = None) -> None:
-    whole("min_count", min_count, example=5)
-    if max_vocab is not None:
-        whole("max_vocab", max_vocab, least=2, example=5000)
-    if max_bytes is not None:
-        whole("max_bytes", max_bytes, example=10**6)
 
 
 def _require_words(words: Sequence[str], what: str) -> list[str]:
@@ -234,7 +229,7 @@ def _require_words(words: Sequence[str], what: str) -> list[str]:
 def _ranked(
     order: np.ndarray, counts: np.ndarray, min_count: int, max_vocab: int | None, text: Path | str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of words in their order by frequency those to keep, and for each word its place among these, or -1."""
+    """The words to keep, given all in ``order`` of frequency; and for each word its place among these, or -1."""
     kept = order[: int((counts >= min_count).sum())][:max_vocab]
     rank = np.full(len(counts), -1, dtype=np.int32)
     rank[kept] = np.arange(len(kept), dtype=np.int32)

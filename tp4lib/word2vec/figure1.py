@@ -1,7 +1,7 @@
 """Principal components of a few embeddings, and how well two groups of them come apart.
 
-Source: Figure 1 of the paper shows the first two principal components of cities and states. A picture persuades; the
-scores here turn "the two groups separate" into numbers that chance can be held against.
+Source: Figure 1 of the paper shows the first two principal components of cities and states. The scores here turn "the
+two groups separate" into numbers that can be compared with chance.
 """
 
 from dataclasses import dataclass
@@ -95,13 +95,9 @@ def separation(points: torch.Tensor, group: torch.Tensor, shuffles: int = 1000, 
     scores = _left_out_accuracy(points, torch.cat([group[None], group[orders]]))
     accuracy, shuffled = float(scores[0]), scores[1:]
     # Accuracies are sums of fractions: equal ones may differ in the last digit.
-    reached = int((shuffled >= accuracy - 1e-9).sum())
+    p_value = (1 + int((shuffled >= accuracy - 1e-9).sum())) / (1 + shuffles)
     return Separation(
-        accuracy=accuracy,
-        chance=float(shuffled.mean()),
-        p_value=(1 + reached) / (1 + shuffles),
-        silhouette=_silhouette(points, group),
-        gap=_gap(points, group),
+        accuracy, float(shuffled.mean()), p_value, _silhouette(points, group), _gap(points, group)
     )
 
 

@@ -1,9 +1,8 @@
-"""Word ids of long texts, kept on disk: a text is tokenised once, and its ids are never held in memory.
+"""Word ids of long texts, kept on disk: a text is tokenized once, and its ids are never held in memory.
 
 An entry is a NumPy array that is mapped into memory, and a JSON file that is written last: without it, or where the
 array does not have the digest it names, there is no entry. It is found by the SHA-256 of the text's file and by how it
-was read. Reading a gigabyte to hash it takes about a second, tokenising it a minute; size and time of change, which can
-stay the same when a text does not, are never trusted.
+was read; size and modification time can stay the same when a text does not, and are not used.
 """
 
 import hashlib
@@ -44,7 +43,7 @@ class Store:
 
     @classmethod
     def of(cls, text: Path, how: str, max_bytes: int | None, folder: Path | None = None) -> "Store | None":
-        """The store of a long text; None for a short one, and, with a line on stderr, where nothing can be written."""
+        """The store of a long text; None for a short one, and, with a line on stderr, where the folder is read-only."""
         size = text.stat().st_size * (_PACKED if text.suffix in (".xz", ".gz", ".bz2", ".zip") else 1)
         if min(size, max_bytes or size) < LONG:
             return None
@@ -54,10 +53,8 @@ class Store:
             say(f"cannot keep the word ids of {text.name} ({error.strerror or error}); they stay in memory")
             return None
 
-    def keep(
-        self, read: Callable[[BinaryIO], tuple[Iterable[np.ndarray], int, dict[str, Any]]]
-    ) -> Kept | None:
-        """What is kept; where there is nothing, what ``read`` gives `save`, with a scratch file to work in.
+    def keep(self, read: Callable[[BinaryIO], tuple[Iterable[np.ndarray], dict[str, Any]]]) -> Kept | None:
+        """The entry; where there is none yet, it is made from what ``read`` returns, called with a scratch file.
 
         None, and a line on stderr, where the disk is full.
         """
@@ -87,16 +84,19 @@ class Store:
         return None
 
     def scratch(self) -> BinaryIO:
-        """A nameless file beside the entry, which is gone when it is closed, or this process is."""
+        """A nameless file beside the entry, which disappears when it is closed or the process ends."""
         return tempfile.TemporaryFile(dir=self.folder)
 
-    def save(self, pieces: Iterable[np.ndarray], total: int, about: dict[str, Any]) -> Kept:
-        """Write ``total`` ids that come in pieces, then the entry itself; what `load` gives from now on, or `Full`."""
-        seen = hashlib.sha256()
+    def save(self, ids: Iterable[np.ndarray], about: dict[str, Any]) -> Kept:
+        """Write ids that come in pieces, then the entry itself; returns what `load` gives from now on; raises `Full`.
+
+        ``about`` has the ``counts`` of the words, whose sum is the number of ids.
+        """
+        seen, shape = hashlib.sha256(), (sum(about["counts"]),)
         try:
             with atomic_path(self._ids) as part, open(part, "wb") as file:
-                npy.write_array_header_1_0(file, dict(descr="<i4", fortran_order=False, shape=(total,)))
-                for piece in pieces:
+                npy.write_array_header_1_0(file, dict(descr="<i4", fortran_order=False, shape=shape))
+                for piece in ids:
                     data = np.ascontiguousarray(piece, dtype="<i4")
                     seen.update(data)
                     file.write(data)
@@ -107,29 +107,19 @@ class Store:
         return np.asarray(np.load(self._ids, mmap_mode="r", allow_pickle=False)), about
 
 
-class Pieces:
-    """Arrays of ids one after another: in memory, or in a scratch file."""
+def append(scratch: BinaryIO, ids: np.ndarray) -> None:
+    """Write int32 ids at the end of a scratch file; raises `Full`."""
+    try:
+        scratch.write(ids)
+    except OSError as error:
+        raise Full(error.strerror or error) from None
 
-    def __init__(self, scratch: BinaryIO | None = None) -> None:
-        self._scratch, self._held = scratch, []
 
-    def append(self, ids: np.ndarray) -> None:
-        """Take more ids; raises `Full`."""
-        if self._scratch is None:
-            self._held.append(ids)
-            return
-        try:
-            self._scratch.write(np.ascontiguousarray(ids, dtype=np.int32))
-        except OSError as error:
-            raise Full(error.strerror or error) from None
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        if self._scratch is None:
-            yield from self._held
-            return
-        self._scratch.seek(0)
-        while data := self._scratch.read(4 * _CHUNK):
-            yield np.frombuffer(data, dtype=np.int32)
+def pieces(scratch: BinaryIO) -> Iterator[np.ndarray]:
+    """The ids of a scratch file, some megabytes at a time."""
+    scratch.seek(0)
+    while data := scratch.read(4 * _CHUNK):
+        yield np.frombuffer(data, dtype=np.int32)
 
 
 class Full(Exception):

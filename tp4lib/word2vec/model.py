@@ -114,18 +114,16 @@ class CBOW:
         is the form of the authors' program, which also has room for a random readout ``[0, sigma I]``.
         """
         model = cls.__new__(cls)
-        shapes = tuple(embeddings.shape), tuple(embeddings.shape if readout is None else readout.shape)
-        if shapes[0] != shapes[1] or embeddings.dim() != 2:
+        shapes = [tuple(x.shape) for x in (embeddings, readout) if x is not None]
+        if embeddings.dim() != 2 or len(set(shapes)) > 1:
             raise InputError(
-                f"a start needs two matrices of one shape (|V|, columns), not {shapes[0]} and {shapes[1]}; "
-                "give both the same shape"
+                f"a start needs two matrices of one shape (|V|, columns), not {' and '.join(map(str, shapes))}; give "
+                "both the same shape"
             )
-        model.embeddings, model.readout = (
-            _matrix(*shapes[0], embeddings.dtype, embeddings.device) for _ in range(2)
-        )
-        model.embeddings.copy_(embeddings.detach())
-        if readout is not None:
-            model.readout.copy_(readout.detach())
+        for name, start in (("embeddings", embeddings), ("readout", readout)):
+            setattr(model, name, _matrix(*embeddings.shape, embeddings.dtype, embeddings.device))
+            if start is not None:
+                getattr(model, name).copy_(start.detach())
         model.width, model.shards = model.columns, ALONE
         return model
 
@@ -137,16 +135,15 @@ class CBOW:
     def columns(self) -> int:
         return self.embeddings.shape[1]
 
-    def logits(self, block: Block, words: np.ndarray | torch.Tensor | None = None) -> torch.Tensor:
-        """Scores ``f_m = h . v_m`` of every position of a block: (P, |V|), or (P, m) for the given ``words``."""
+    def logits(self, block: Block) -> torch.Tensor:
+        """Scores ``f_m = h . v_m`` of all words at every position of a block: (P, |V|)."""
         position, context_words = context_pairs(block, 0, len(block))
         u, column = np.unique(context_words, return_inverse=True)
         C = np.zeros((len(block), len(u)))  # means over contexts
         np.add.at(C, (position, column), 1.0 / (block.last - block.first - 1)[position])
         context = torch.as_tensor(C, dtype=self.embeddings.dtype, device=self.embeddings.device)
         u = torch.as_tensor(u, device=self.embeddings.device)
-        readout = self.readout if words is None else self.readout[torch.as_tensor(words).long()]
-        return context @ (self.embeddings[u] @ readout.T)
+        return context @ (self.embeddings[u] @ self.readout.T)
 
 
 def _matrix(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:

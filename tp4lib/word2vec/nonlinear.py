@@ -86,14 +86,10 @@ class PiCBOW:
         for epoch in range(sampler.epochs):
             for number in range(sampler.blocks):
                 block, total = sampler.block(epoch, number), 0.0
-                for index in range(block.batches):
-                    low = index * block.batch_size
-                    context, target = contexts(
-                        block, low, min(low + block.batch_size, len(block)), self.network.U
-                    )
-                    total += float(
-                        self.network.loss_step(context, target, float(block.rates[index]), loss=self.loss)
-                    )
+                for rate, low in zip(block.rates, range(0, len(block), block.batch_size), strict=True):
+                    high = min(low + block.batch_size, len(block))
+                    context, target = contexts(block, low, high, self.network.U)
+                    total += float(self.network.loss_step(context, target, float(rate), loss=self.loss))
                     report(len(target))
                 if len(block) == 0:
                     continue

@@ -1,4 +1,4 @@
-"""The cities and states of Figure 1, as far as a vocabulary knows them."""
+"""The cities and states of Figure 1 that a vocabulary contains."""
 
 import csv
 from dataclasses import dataclass

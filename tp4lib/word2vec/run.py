@@ -47,7 +47,7 @@ def run(settings: RunSettings, device: torch.device, shards: Shards = ALONE) -> 
     n, out, cores = parse_width(settings.width), settings.out, settings.threads or torch.get_num_threads()
     asked, asked_in = _questions(settings.questions, speak=shards.rank == 0)
     source, path = _text(settings.corpus, shards)
-    with open_text(path):  # a wrong name is told before a folder is made for it
+    with open_text(path):  # a wrong name is reported before a folder is made for it
         pass
     with ExitStack() as stack:
         files.out_dir(out)  # a bad folder before long work
@@ -92,7 +92,7 @@ def _train(
     folder: Path,
     shards: Shards,
 ) -> tuple[Trained, analogy.Accuracy | None]:
-    """What was trained, and its last score."""
+    """The trained network and its last score."""
     scores: list[analogy.Accuracy] = []
     score = asked and partial(_score, scores, vocab=text.vocab, questions=asked, shards=shards)
     try:
@@ -103,9 +103,9 @@ def _train(
     except KeyboardInterrupt:
         kept = CHECKPOINT if shards.size == 1 else "the checkpoint of every rank"
         go_on = f"{folder / kept} is kept; go on with the same command and --resume"
-        raise InputError(
-            f"interrupted; {go_on if settings.checkpoints else 'there is no checkpoint; start again'}"
-        ) from None
+        if not settings.checkpoints:
+            go_on = "there is no checkpoint; start again"
+        raise InputError(f"interrupted; {go_on}") from None
     if score and not scores:  # the run had come to its last score before it was resumed
         score(done.model.embeddings)
     return done, scores[-1] if scores else None
@@ -114,7 +114,7 @@ def _train(
 def _rehearse(
     settings: RunSettings, asked: analogy.Questions | None, device: torch.device, folder: Path, shards: Shards
 ) -> None:
-    """Score and save a few vectors: what the end of the run cannot do on this machine is told before its start."""
+    """Score and save a few vectors, so that what fails at the end of a run on this machine fails before its start."""
     few = Corpus.from_words([f"word{i}" for i in range(max(3, shards.size))])
     model = CBOW(len(few.vocab), "inf", dtype=getattr(torch, settings.dtype), device=device, shards=shards)
     if asked is not None:
@@ -131,7 +131,7 @@ def _rehearse(
 def _save(
     done: Trained, text: Corpus, settings: RunSettings, asked: analogy.Questions | None, vectors: Path
 ) -> dict[str, Any]:
-    """Write the vectors, where they are wanted; what the metrics say of vectors that were reduced."""
+    """Write the vectors, if they are wanted; returns the metrics of vectors that were reduced."""
     model, words, dim = done.model, text.vocab.words, settings.save_dim
     if dim is None:
         if settings.save_vectors:
@@ -173,7 +173,6 @@ def _questions(
 def _metrics(done: Trained, text: Corpus) -> dict[str, Any]:
     """What was trained, on what, and how well; without questions the accuracy is None, of 0."""
     last, seconds = done.history[-1], sum(epoch["seconds"] for epoch in done.history)
-    model = done.model
     return {
         "accuracy": last.get("accuracy"),
         "accuracy_unit": "percent of answered",
@@ -182,7 +181,7 @@ def _metrics(done: Trained, text: Corpus) -> dict[str, Any]:
         "tokens_per_second": done.settings["epochs"] * len(text.ids) / seconds,
         "vocab_size": len(text.vocab),
         "width": done.settings["width"],
-        "columns": columns_of(len(text.vocab), model.width),
+        "columns": columns_of(len(text.vocab), done.model.width),
         "raw_tokens": text.raw_tokens,
         "seconds": seconds,
         "history": done.history,
@@ -197,7 +196,7 @@ def _score(scores: list[analogy.Accuracy], embeddings: torch.Tensor, **asked: An
 
 
 def _said(metrics: dict[str, Any], text: Corpus, out: Path) -> Iterator[str]:
-    """How it went and what there is to see: analogies by category, the vectors and how to load them, neighbours."""
+    """The lines of the final report: accuracy, analogies by category, the vectors and how to load them."""
     asked = "no questions asked"
     if metrics["total"]:
         asked = analogy.told(metrics["accuracy"], metrics["answered"], metrics["total"])

@@ -1,7 +1,7 @@
-"""What a run of Word2Vec can be told: declared once, with defaults, help texts and checks.
+"""The settings of a run of Word2Vec, declared once, with defaults, help texts and checks.
 
 `tp4 word2vec` and ``python -m tp4lib.word2vec`` make their options from these fields, and `training.train` takes them.
-Importing this module does not import torch, so that a command line's help is there at once.
+Importing this module does not import torch, so that a command line's help appears at once.
 """
 
 from dataclasses import dataclass, fields
@@ -20,7 +20,7 @@ DTYPES = ("float32", "float64", "bfloat16")
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What a step needs beside the block.
+    """What a step needs besides the block.
 
     Attributes:
         wd: weight decay; every touch of a row multiplies it by ``1 - rate * wd``.
@@ -47,22 +47,22 @@ class StepSettings:
 class Word2VecSettings:
     """Settings of a training run; None leaves a value to `training.train`.
 
-    Fields without an `Option` are Python's alone, the others are options of the command lines, too.
+    Fields with an `Option` are also options of the command lines.
 
     Attributes:
         window: each position takes a window that is uniform in 1..window.
         negatives: "per-position", the paper's: ``num_negatives`` fresh ones for each position; or "shared": each batch
             draws ``shared_negatives``, weighted so that the expected gradient is the same; then most work is
             matrix products.
-        batch_size: default: shared 32, on every device; per-position 1 (the sequential algorithm; 16 where numba is
-            missing; refused on a GPU). A GPU is used better by 256 with 128 shared negatives, on a vocabulary of
-            thousands and more: with few words so large a batch meets each of them many times, and diverges.
+        batch_size: by default 32 with shared negatives, on every device; per-position 1 (the sequential algorithm; 16
+            where numba is missing; refused on a GPU). 256 with 128 shared negatives use a GPU better, on a vocabulary
+            of thousands of words: with fewer, so large a batch contains each of them many times, and diverges.
         shared_negatives: K; default three for every four positions of a batch, and with gensim's gradient three for
             every position. With k for each position a draw weighs ``batch_size k / K`` in a step: from about
             100 on training may diverge.
         threads: None for all cores (or ``OMP_NUM_THREADS`` of them), which share the columns in each step
-            and give the same bits on any number of cores. Else so many threads, each with a block of its own, change
-            the parameters without waiting for each other: the bits depend on who comes first; 1 is None on one core.
+            and give the same bits on any number of cores. Else this number of threads, each with a block of its own,
+            change the parameters without waiting for each other: the bits depend on timing; 1 is None on one core.
         seed: the windows and negatives of a seed are the same at all widths.
         engine: "numba" (CPU, one rank), "triton" (GPU, shared negatives) or "torch" (everything), which compute the
             same; "auto" takes the first of them that can run.
@@ -99,7 +99,7 @@ class Word2VecSettings:
             )
         if self.threads is not None:
             whole("threads", self.threads, most=1024, example=2)
-        dtype = str(self.dtype).removeprefix("torch.")  # a torch.dtype does, too
+        dtype = str(self.dtype).removeprefix("torch.")  # a torch.dtype is accepted, too
         if dtype not in DTYPES:
             raise InputError(
                 f"dtype {self.dtype}; expected float32, float64 or bfloat16; try --dtype float32"

@@ -1,9 +1,9 @@
 r"""Columns over ranks: every rank holds some columns of both matrices, and only inner products travel.
 
-Rank r of N holds the columns ``n r / N .. n (r + 1) / N`` of the embeddings and of the readout. Everything that
-training does to columns it does to each alone, except for the scores ``S = C E R^T``: these are sums over columns, so
-that a batch costs one all-reduce of its B x M scores, whatever the width. Norms and cosines of the evaluation are sums
-over columns too. So N ranks compute what one computes, up to the order of sums.
+Rank r of N holds the columns ``n r / N .. n (r + 1) / N`` of the embeddings and of the readout. Training treats each
+column independently, except for the scores ``S = C E R^T``: these are sums over columns, so that a batch costs one
+all-reduce of its B x M scores, whatever the width. Norms and cosines of the evaluation are sums over columns too. So N
+ranks compute what one computes, up to the order of sums.
 """
 
 import os
@@ -17,6 +17,8 @@ from tp4lib.base import environment
 from tp4lib.base.checks import whole
 from tp4lib.base.errors import InputError
 from tp4lib.word2vec.spectrum import products, signs, sketch
+
+ROUNDS = 5  # of subspace iteration in `reduced`
 
 
 class Shards:
@@ -70,7 +72,7 @@ class Shards:
         return bool(self.sum(torch.tensor(int(flag), device=_device())))
 
     def first(self, action: Callable[[], Any]) -> Any:
-        """Let the first rank do something, and get its result; None on the others. Where it fails there, all raise."""
+        """Let the first rank do something, and return its result; None on the others. If it fails there, all raise."""
         result = problem = None
         if self.rank == 0:
             try:
@@ -82,7 +84,7 @@ class Shards:
         return result
 
     def wait(self) -> None:
-        """Until every rank is here."""
+        """Wait until every rank has called this."""
         self.any(False)
 
     def gather(self, rows: Tensor, n: int) -> Tensor:
@@ -101,14 +103,13 @@ def _device() -> str:
     return "cuda" if distributed.get_backend() == "nccl" else "cpu"
 
 
-def reduced(embeddings: Tensor, dim: int, shards: Shards = ALONE, rounds: int = 4, seed: int = 0) -> Tensor:
-    """The rows (|V|, columns) in ``dim`` principal coordinates: (|V|, dim), their inner products as true as can be.
+def reduced(embeddings: Tensor, dim: int, shards: Shards = ALONE) -> Tensor:
+    """The rows (|V|, columns) in ``dim`` principal coordinates, (|V|, dim).
 
-    With ``E = A diag(s) B^T`` the first columns of ``A diag(s)``: PCA about the origin, which a cosine is taken about,
-    found by subspace iteration (Halko, Martinsson & Tropp 2011), so that between ranks no more than |V| x dim numbers
-    travel. Inner products of the result are the best approximation of rank ``dim`` to those of the rows.
-
-    Each of the ``rounds`` multiplies the error by the square of the ratio of neighbouring singular values.
+    With ``E = A diag(s) B^T`` the first columns of ``A diag(s)``: PCA about the origin, as cosines are. Inner products
+    of the result are the best approximation of rank ``dim`` to those of the rows. Found by subspace iteration (Halko,
+    Martinsson & Tropp 2011), so that ranks exchange no more than |V| x dim numbers at a time; each round multiplies the
+    error by the square of the ratio of neighbouring singular values.
 
     >>> reduced(torch.eye(3) * torch.tensor([3.0, 2.0, 1.0]), 1).abs().round(decimals=3).tolist()
     [[3.0], [0.0], [0.0]]
@@ -116,9 +117,9 @@ def reduced(embeddings: Tensor, dim: int, shards: Shards = ALONE, rounds: int = 
     columns = int(shards.sum(torch.tensor(embeddings.shape[1], device=embeddings.device)))
     most = min(len(embeddings), columns)
     dim = whole("save_dim", dim, most=most, example=min(300, most))
-    Q = sketch(embeddings, len(embeddings), min(dim + 10, most), seed)
+    Q = sketch(embeddings, len(embeddings), min(dim + 10, most), seed=0)
     times, transposed_times = products(embeddings)  # E Q is a sum over ranks; E^T Q has this rank's columns
-    for _ in range(rounds + 1):
+    for _ in range(ROUNDS):
         Q = torch.linalg.qr(shards.sum(times(transposed_times(Q))))[0]
     B = transposed_times(Q)  # Q^T E = B^T
     values, vectors = torch.linalg.eigh(shards.sum(B.T @ B))

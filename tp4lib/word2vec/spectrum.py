@@ -36,7 +36,7 @@ def products(matrix: Tensor, minus: float = 0.0) -> tuple[Product, Product]:
 
 
 def signs(columns: Tensor) -> Tensor:
-    """(k,) +-1 for each column: that of its number of largest size, so that the same matrix gives the same picture."""
+    """(k,) +-1, the sign of the largest entry of each column, so that the same matrix gives the same picture."""
     sign = torch.sign(columns.gather(0, columns.abs().argmax(0, keepdim=True)))[0]
     return torch.where(sign == 0, 1.0, sign)
 

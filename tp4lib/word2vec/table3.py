@@ -33,8 +33,8 @@ def train_widths(
     """Train one network per width on the same text, with the same windows and negatives.
 
     Each keeps its checkpoint in a folder of its own under ``folder``, named after its width and a digest of all that
-    its numbers depend on: settings, text, what it is asked, and the version of tp4. A run that was interrupted goes on
-    where it was; a run that is complete is only read again.
+    its numbers depend on: settings, text, questions, and the version of tp4. A run that was interrupted is resumed; a
+    complete one is only read again.
 
     Args:
         start_seed: of the initialization of finite widths; then ``seed`` draws windows and negatives alone, so that
@@ -42,28 +42,18 @@ def train_widths(
         folder: for checkpoints: 8 |V| x columns bytes per width, in float32; none of more than `KEPT`.
         evaluate, settings: as for `train`.
     """
-    trained = {}
+    trained, dtype = {}, getattr(torch, str(settings.get("dtype", "float32")).removeprefix("torch."))
     for width in widths:
         what = [__version__, str(width), settings, corpus.vocab.digest, corpus.digest, asked_by(evaluate)]
         start = None
         if start_seed is not None and parse_width(width) != math.inf:
             what.append(start_seed)
-            start = CBOW(len(corpus.vocab), width, start_seed, _dtype(settings), device)
+            start = CBOW(len(corpus.vocab), width, start_seed, dtype, device)
         digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:8]
-        size = 2 * len(corpus.vocab) * columns_of(len(corpus.vocab), width) * _dtype(settings).itemsize
-        place = Path(folder) / f"width-{width}-{digest}"
+        kept = 2 * len(corpus.vocab) * columns_of(len(corpus.vocab), width) * dtype.itemsize <= KEPT
+        out = Path(folder) / f"width-{width}-{digest}" if kept else None
+        resume = kept and (out / CHECKPOINT).is_file()
         trained[width] = train(
-            corpus,
-            width,
-            evaluate=evaluate,
-            device=device,
-            start=start,
-            out=place if size <= KEPT else None,
-            resume=size <= KEPT and (place / CHECKPOINT).is_file(),
-            **settings,
+            corpus, width, evaluate=evaluate, device=device, start=start, out=out, resume=resume, **settings
         )
     return trained
-
-
-def _dtype(settings: dict[str, Any]) -> torch.dtype:
-    return getattr(torch, str(settings.get("dtype", "float32")).removeprefix("torch."))

@@ -21,7 +21,7 @@ from tp4lib.base.errors import InputError
 from tp4lib.base.files import out_dir
 from tp4lib.base.progress import bar
 from tp4lib.word2vec.analogies import asked_by
-from tp4lib.word2vec.blocks import LARGEST, Ahead, Sampler
+from tp4lib.word2vec.blocks import LARGEST, Ahead, Block, Sampler
 from tp4lib.word2vec.checkpoints import Keeper, Pace, stop_request
 from tp4lib.word2vec.corpus import Corpus
 from tp4lib.word2vec.model import CBOW, parse_width
@@ -76,9 +76,8 @@ def train(
         width: n, or ``math.inf`` / "inf" for the exact limit.
         settings, changes: a `Word2VecSettings`, and fields in place of its own by name: ``epochs=3, lr=0.1``.
         start: train this model on (from any parameters); it is changed in place and ``width`` must be its width.
-        out: folder for checkpoints, after every epoch and every few minutes; None for none. Where they are larger than
-            `checkpoints.SMALL`, only so often that they take a twentieth of the time at most: then the last one, too,
-            is left out where it is not due.
+        out: folder for checkpoints, after every epoch and every few minutes; None for none. Those larger than
+            `checkpoints.SMALL` are written only as often as takes a twentieth of the time, at the end as well.
         resume: go on from the checkpoint in ``out``; the version of tp4, the settings, the text, the start and what
             ``evaluate`` asks have to be those of the run.
         evaluate: called with the embeddings after each epoch; returns something with ``accuracy`` (percent, or None),
@@ -110,10 +109,17 @@ def train(
     if resume:
         with checkpoint.restoring(keeper.folder):
             keeper.require_same(record)  # before a model is made that may be large
-    dtype = getattr(torch, asked.dtype)
-    model = start if start is not None else CBOW(len(corpus.vocab), width, asked.seed, dtype, device, shards)
-    if start is not None:
-        _require_start(start, corpus)
+    model = start
+    if start is None:
+        model = CBOW(len(corpus.vocab), width, asked.seed, getattr(torch, asked.dtype), device, shards)
+    elif start.vocab_size != len(corpus.vocab):
+        raise InputError(
+            f"the start has {start.vocab_size} rows, the vocabulary {len(corpus.vocab)} words; expected as many"
+        )
+    elif not all(torch.isfinite(x).all() for x in (start.embeddings, start.readout)):
+        raise InputError(
+            "the start holds numbers that are not finite; expected finite ones; give another start"
+        )
     engine = Engine(*choose(asked.engine, model, sampler, asked.threads))
     run = _Run(model, sampler, asked.step, record, engine, keeper, checkpoint_seconds)
     if start is not None:
@@ -126,16 +132,15 @@ def train(
 
 def _sampler(asked: Word2VecSettings, corpus: Corpus, device: torch.device) -> Sampler:
     """The sampler of a run: its batches are the same on every device, as they decide what is trained."""
-    shared, batch_size = asked.negatives == "shared", asked.batch_size
-    if not shared and device.type != "cpu" and batch_size is None:
-        raise InputError(
-            "per-position negatives are one SGD step a position, which a GPU does a hundred times slower than a CPU; "
-            "expected negatives shared by a batch; try --negatives shared, or --device cpu"
-        )
+    shared, batch_size, draws = asked.negatives == "shared", asked.batch_size, asked.shared_negatives
     if batch_size is None:
+        if not shared and device.type != "cpu":
+            raise InputError(
+                "per-position negatives are one SGD step a position, which a GPU does a hundred times slower than a "
+                "CPU; expected negatives shared by a batch; try --negatives shared, or --device cpu"
+            )
         alone = 1 if fast.numba is not None and asked.engine != "torch" else 16
         batch_size = 32 if shared else alone
-    draws = asked.shared_negatives
     if draws is None:
         # Draws for each position of a batch. gensim's gradient makes larger steps, and fewer draws make them noisy: two
         # are as accurate as gensim at widths 64 and 256, see benchmarks/results/word2vec_gensim.json.
@@ -180,26 +185,17 @@ def _record(
     }
 
 
-def _require_start(start: CBOW, corpus: Corpus) -> None:
-    if start.vocab_size != len(corpus.vocab):
-        raise InputError(
-            f"the start has {start.vocab_size} rows, the vocabulary {len(corpus.vocab)} words; expected as many"
-        )
-    if not all(torch.isfinite(x).all() for x in (start.embeddings, start.readout)):
-        raise InputError(
-            "the start holds numbers that are not finite; expected finite ones; give another start"
-        )
-
-
 class _Run:
     """A training run: the model, where it is in the text, and how to save both."""
 
     def __init__(self, model, sampler, step, settings, engine, keeper, pause) -> None:
-        self.model, self.sampler, self.step, self.settings = model, sampler, step, settings
-        self.steps, self.blocks, self.at_once, self.prepare, self.looks = engine
-        self.draw = Ahead(sampler).block if self.at_once == 1 else sampler.block
+        self.model, self.sampler, self.engine = model, sampler, engine
+        self.step, self.settings = step, settings
+        # Threads that train on blocks at once draw them at once, too.
+        self.draw = Ahead(sampler).block if engine.at_once == 1 else sampler.block
         self.keeper, self.shards = keeper, model.shards
-        size = sum(x.numel() * x.element_size() for x in self._arrays().values())
+        self.arrays = {name: _bits(getattr(model, name)) for name in ("embeddings", "readout")}
+        size = sum(x.numel() * x.element_size() for x in self.arrays.values())
         self.pace = Pace(pause, size)
         if keeper is not None:
             keeper.require_room(size)
@@ -219,11 +215,11 @@ class _Run:
             now = self.state
             generation = f"{now['epoch']:04}-{now['block']:07}-{now['evaluated']:d}"
             with self.pace.writing():
-                self.keeper.save(generation, self._arrays(), {"settings": self.settings, "state": now})
+                self.keeper.save(generation, self.arrays, {"settings": self.settings, "state": now})
 
     def restore(self) -> None:
         with checkpoint.restoring(self.keeper.folder):
-            state = self.keeper.load(self._arrays(), self.settings)["state"]
+            state = self.keeper.load(self.arrays, self.settings)["state"]
             if not (
                 all(type(state.get(key)) is type(value) for key, value in self.state.items())
                 and 0 <= state["epoch"] <= self.settings["epochs"]
@@ -235,22 +231,19 @@ class _Run:
                 raise ValueError("a state that no run has")
             self.state = state
 
-    def _arrays(self) -> dict[str, torch.Tensor]:
-        return {name: _bits(getattr(self.model, name)) for name in ("embeddings", "readout")}
-
     def go(self, evaluate: Callable | None, after_epoch: Callable | None) -> None:
-        epochs, blocks, tokens = self.settings["epochs"], self.sampler.blocks, self.settings["tokens"]
-        state = self.state
-        self.prepare(self.model, self.sampler, self.step)  # outside of what is timed
-        done = state["epoch"] * tokens + state["block"] * self.sampler.block_tokens
-        desc = f"width {self.settings['width']}"
+        epochs, state = self.settings["epochs"], self.state
+        self.engine.prepare(self.model, self.sampler, self.step)  # outside of what is timed
         with (
-            fast.single_blas() if self.at_once > 1 else nullcontext(),
+            fast.single_blas() if self.engine.at_once > 1 else nullcontext(),
             stop_request() as stop,
-            bar(total=epochs * tokens, desc=desc, unit="tok", initial=done) as progress,
-        ):
+            bar(
+                total=epochs * self.settings["tokens"], desc=f"width {self.settings['width']}", unit="tok",
+                initial=self._tokens_before(state["block"]),
+            ) as progress,
+        ):  # fmt: skip
             while state["epoch"] < epochs or not state["evaluated"]:
-                if not state["evaluated"]:
+                if not state["evaluated"]:  # an epoch has ended, now or just before the run was cut short
                     self._evaluate(evaluate)
                     if self.shards.any(self.pace.affordable()):
                         self.save()
@@ -258,9 +251,9 @@ class _Run:
                         after_epoch(state["history"])
                     continue
                 self._train_round(progress)
-                if state["block"] == blocks:
+                if state["block"] == self.sampler.blocks:
                     self._close_epoch()
-                stopped = self.shards.any(stop.is_set())
+                stopped = self.shards.any(stop.is_set())  # all ranks save, or none
                 if stopped or self.shards.any(self.pace.due()):
                     self.save()
                 if stopped:
@@ -271,12 +264,12 @@ class _Run:
     def _train_round(self, progress) -> None:
         """Train on the next blocks, one after another or at once."""
         state, started = self.state, time.monotonic()
-        numbers = range(state["block"], min(state["block"] + self.blocks, self.sampler.blocks))
-
-        if self.at_once == 1 or len(numbers) == 1:
+        last = min(state["block"] + self.engine.blocks, self.sampler.blocks)
+        numbers = range(state["block"], last)
+        if self.engine.at_once == 1:
             results = [self._train_block(number) for number in numbers]
         else:
-            with ThreadPoolExecutor(self.at_once) as pool:
+            with ThreadPoolExecutor(self.engine.at_once) as pool:
                 results = list(pool.map(self._train_block, numbers))
         losses, counts = zip(*results)
         if isinstance(losses[0], torch.Tensor):  # wait for the GPU once
@@ -284,26 +277,32 @@ class _Run:
         for number, loss, count in zip(numbers, losses, counts):
             bad = count > 0 and is_diverged(loss / count, self.untrained)
             if self.shards.any(bad):
-                raise diverged(self._place(number), loss / count, self.untrained, self._advice(number))
+                place, advice = self._place_and_advice(number)
+                raise diverged(place, loss / count, self.untrained, advice)
         loss, positions = sum(losses), sum(counts)
         state["loss"] += loss
         state["positions"] += positions
-        state["block"] += len(numbers)
         state["seconds"] += time.monotonic() - started
-        rate = self.settings["lr"] * max(1 - progress.n / (progress.total or 1), 1e-4)
-        progress.set_postfix_str(f"loss {loss / max(positions, 1):.3f}, rate {rate:.4f}", refresh=False)
+        shown = f"loss {loss / max(positions, 1):.3f}, rate {self._rate(state['block']):.4f}"
+        progress.set_postfix_str(shown, refresh=False)
         progress.update(sum(self.sampler.block_size(number) for number in numbers))
+        state["block"] = last
 
     def _train_block(self, number: int) -> tuple[float | torch.Tensor, int]:
         """Train on one block; the sum of the losses of its positions, and their number."""
-        block = self.draw(self.state["epoch"], number)
+        return self._train_on(self.draw(self.state["epoch"], number), number)
+
+    def _train_on(self, block: Block, number: int) -> tuple[float | torch.Tensor, int]:
         try:
-            result = self.steps(self.model, block, self.step)
+            result = self.engine.steps(self.model, block, self.step)
             # checking on a GPU would synchronize with it after every block
-            if not self.looks and self.model.embeddings.device.type == "cpu":
+            if not self.engine.looks and self.model.embeddings.device.type == "cpu":
                 require_finite(self.model, block)
         except Diverged as problem:
-            raise self._not_finite(number, problem) from None
+            place, advice = self._place_and_advice(number)
+            raise Diverged(
+                f"training diverged in {place}: {problem}; expected finite numbers; {advice}"
+            ) from None
         return result
 
     def allow_for_start(self) -> None:
@@ -312,25 +311,22 @@ class _Run:
         block = next((block for block in blocks if len(block)), None)
         if block is None or not self.shards.any(bool(self.model.readout.any())):
             return
-        try:
-            # Steps of rate 0 change nothing, and tell the loss.
-            loss, count = self.steps(self.model, replace(block, rates=0 * block.rates), self.step)
-        except Diverged as problem:
-            raise self._not_finite(0, problem) from None
+        # Steps of rate 0 change nothing, and tell the loss.
+        loss, count = self._train_on(replace(block, rates=0 * block.rates), 0)
         self.untrained = max(self.untrained, float(loss) / count)
 
-    def _place(self, number: int) -> str:
-        return f"epoch {self.state['epoch'] + 1}, in block {number + 1} of {self.sampler.blocks}"
+    def _tokens_before(self, number: int) -> int:
+        """Tokens of the run that come before a block of the current epoch."""
+        return self.state["epoch"] * self.settings["tokens"] + number * self.sampler.block_tokens
 
-    def _advice(self, number: int) -> str:
-        epochs, tokens = self.settings["epochs"], self.settings["tokens"]
-        done = (self.state["epoch"] * tokens + number * self.sampler.block_tokens) / (epochs * tokens)
-        return f"the rate there was {self.settings['lr'] * max(1 - done, 1e-4):.3g}; try a smaller --lr"
+    def _rate(self, number: int) -> float:
+        """The learning rate at the beginning of a block; each batch has its own (`Sampler.block`)."""
+        done = self._tokens_before(number) / (self.settings["epochs"] * self.settings["tokens"])
+        return self.settings["lr"] * max(1 - done, 1e-4)
 
-    def _not_finite(self, number: int, problem: Diverged) -> Diverged:
-        return Diverged(
-            f"training diverged in {self._place(number)}: {problem}; expected finite numbers; {self._advice(number)}"
-        )
+    def _place_and_advice(self, number: int) -> tuple[str, str]:
+        place = f"epoch {self.state['epoch'] + 1}, in block {number + 1} of {self.sampler.blocks}"
+        return place, f"the rate there was {self._rate(number):.3g}; try a smaller --lr"
 
     def _close_epoch(self) -> None:
         state, tokens = self.state, self.settings["tokens"]
@@ -340,25 +336,21 @@ class _Run:
                 f"context in epoch {state['epoch'] + 1}, so there is nothing to train on; expected a longer text or a "
                 "higher threshold; try --subsample 0"
             )
-        state["history"].append(
-            {
-                "epoch": state["epoch"] + 1,
-                "loss": state["loss"] / state["positions"],
-                "seconds": state["seconds"],
-                "tokens_per_second": tokens / max(state["seconds"], 1e-9),
-            }
-        )
+        row = {
+            "epoch": state["epoch"] + 1,
+            "loss": state["loss"] / state["positions"],
+            "seconds": state["seconds"],
+            "tokens_per_second": tokens / max(state["seconds"], 1e-9),
+        }
+        state["history"].append(row)
         state.update(epoch=state["epoch"] + 1, block=0, loss=0.0, positions=0, seconds=0.0, evaluated=False)
 
     def _evaluate(self, evaluate: Callable[[torch.Tensor], Any] | None) -> None:
         if evaluate is not None:
             score = evaluate(self.model.embeddings)
-            self.state["history"][-1].update(
-                accuracy=None if score.accuracy is None else float(score.accuracy),
-                correct=int(score.correct),
-                answered=int(score.answered),
-                total=int(score.total),
-            )
+            row = self.state["history"][-1]
+            row["accuracy"] = None if score.accuracy is None else float(score.accuracy)
+            row |= {name: int(getattr(score, name)) for name in ("correct", "answered", "total")}
         self.state["evaluated"] = True
 
 

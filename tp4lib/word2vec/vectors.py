@@ -29,15 +29,14 @@ def save_vectors(
     columns = columns or embeddings.shape[1]
     blocks = (shards.gather(embeddings[i : i + _ROWS], columns) for i in range(0, len(words), _ROWS))
     if shards.rank > 0:
-        for _ in blocks:
+        for _ in blocks:  # gathering takes all ranks
             pass
         return
     with atomic_path(path) as part, open(part, "wb") as file:
         file.write(f"{len(words)} {columns}\n".encode())
-        for start, block in zip(range(0, len(words), _ROWS), blocks, strict=True):
-            rows = block.detach().to("cpu", torch.float32).numpy()
-            for word, row in zip(words[start : start + _ROWS], np.ascontiguousarray(rows)):
-                file.write(word.encode() + b" " + row.tobytes() + b"\n")
+        rows = (row for block in blocks for row in block.detach().to("cpu", torch.float32).numpy())
+        for word, row in zip(words, rows, strict=True):
+            file.write(word.encode() + b" " + row.tobytes() + b"\n")
 
 
 def load_vectors(path: str | Path) -> tuple[list[str], torch.Tensor]:
@@ -52,9 +51,8 @@ def load_vectors(path: str | Path) -> tuple[list[str], torch.Tensor]:
         count, columns = sizes
         if count * (4 * columns + 2) > path.stat().st_size:
             raise _damaged(path, f"it is too short for {count} words of {columns} columns")
-        require_memory(
-            4 * count * columns, torch.device("cpu"), f"reading {path}", "write it with --save-dim 300"
-        )
+        cpu, hint = torch.device("cpu"), "write it with --save-dim 300"
+        require_memory(4 * count * columns, cpu, f"reading {path}", hint)
         words, rows = [], np.empty((count, columns), dtype="<f4")
         for row in rows:
             word = bytearray()

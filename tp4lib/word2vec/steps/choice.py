@@ -30,7 +30,7 @@ class Engine(NamedTuple):
     Attributes:
         steps: the function that trains on a block, and returns its loss and positions.
         blocks: how many blocks make a round; at_once: how many of them are trained on at the same time.
-        prepare: compiles what is needed, before time is taken; the model stays as it is.
+        prepare: compiles what is needed, outside of what is timed; does not change the model.
         looks: whether the steps themselves refuse parameters that are no longer finite.
     """
 
@@ -42,10 +42,9 @@ class Engine(NamedTuple):
 
 
 def _compile(model: CBOW, sampler: Sampler, step: StepSettings) -> None:
-    """Train on a block at rate 0, which changes nothing: its kernels are compiled, or read where they were before."""
     print("tp4: compiling the kernels, once on this machine ...", file=sys.stderr, flush=True)
     block = sampler.block(0, 0)
-    gpu.triton_steps(model, replace(block, rates=0 * block.rates), step)
+    gpu.triton_steps(model, replace(block, rates=0 * block.rates), step)  # at rate 0 nothing changes
 
 
 def _load(model: CBOW, sampler: Sampler, step: StepSettings) -> None:
@@ -58,7 +57,7 @@ def choose(engine: str, model: CBOW, sampler: Sampler, threads: int | None) -> E
     """The engine asked for, or the first that can run.
 
     Args:
-        threads: None for all cores, which share each step; else so many blocks are trained on at the same time.
+        threads: None for all cores, which share each step; else the number of blocks trained on at the same time.
     """
     shared = sampler.shared is not None
     fits = {
@@ -77,10 +76,10 @@ def choose(engine: str, model: CBOW, sampler: Sampler, threads: int | None) -> E
     if engine not in fits:
         raise InputError(f"unknown engine {engine!r}; expected auto, numba, triton or torch; try auto")
     if not fits[engine]:
-        found = gpu.lacking() if engine == "triton" else None
+        missing = gpu.lacking() if engine == "triton" else None
+        but = f", but there is no {missing}" if missing else ""
         raise InputError(
-            f"the {engine} engine needs {_NEEDS[engine]}; expected all of it"
-            f"{f', but there is no {found}' if found else ''}; try engine='torch'"
+            f"the {engine} engine needs {_NEEDS[engine]}; expected all of it{but}; try engine='torch'"
         )
     if engine == "numba":
         team = fast.Team(1 if threads else torch.get_num_threads())

@@ -1,7 +1,7 @@
-"""A place where compiled loops on several threads wait for each other, a microsecond at a time.
+"""A barrier at which compiled loops on several threads wait for each other by spinning.
 
-A step of Word2Vec takes 10 to 100 microseconds and its threads meet twice in it: waking a sleeping thread would take as
-long as the step. So they look at a counter again and again, and give the core away where the others are long in coming.
+The threads of a step of Word2Vec meet twice in it, and waking a sleeping thread takes about as long as the step. So
+they read a counter again and again, and yield the core to other processes when the others are late.
 """
 
 import os
@@ -10,17 +10,17 @@ import numpy as np
 
 from tp4lib.base.jit import numba
 
-PATIENCE = 2000  # looks at the counter, about a microsecond in all, before the core is offered to others
+PATIENCE = 2000  # reads of the counter before the core is yielded
 _OPEN = 1 << 62
 
 
 def place() -> np.ndarray:
-    """A new meeting place: how often workers have arrived there, alone on its cache lines."""
+    """A new meeting place: its first number counts arrivals, and nothing else shares its cache lines."""
     return np.zeros(32, np.int64)
 
 
 def leave_open(place: np.ndarray) -> None:
-    """Nobody waits there any more: for a worker that has failed, and will not come again."""
+    """Let everyone pass from now on: for a worker that has failed and will not arrive."""
     place[0] = _OPEN
 
 
@@ -59,4 +59,4 @@ if numba is not None:
 
 
 SUPPORTED = numba is not None and hasattr(os, "sched_yield")
-"""Whether threads can meet here; where they cannot, one thread works alone."""
+"""Whether threads can meet; where they cannot, one thread does all the work."""

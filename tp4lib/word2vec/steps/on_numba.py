@@ -4,7 +4,7 @@ Only the B x K scores of a batch, 2 B n K flops each way, are matrix products; c
 targets are sums and inner products of vectors. A batch has two halves, `_forward` up to the scores and `_backward`
 from them, and both treat columns independently: they go through tiles of columns that stay in a core's cache.
 
-Numba is optional; `available` says whether it is here.
+Numba is optional; `available` says whether it is installed.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ LARGEST = 80.0  # score whose exponential is taken: e^80 is a float32
 
 
 def available(model: CBOW, batch_size: int, shared: bool) -> bool:
-    """Whether this engine can run: numba is here, float32 or float64 parameters on the CPU, negatives shared or one
-    position a batch."""
+    """Whether this engine can run: numba, float32 or float64 parameters on the CPU, and negatives that are shared or
+    batches of one position."""
     fits = model.embeddings.device.type == "cpu" and model.embeddings.dtype != torch.bfloat16
     return numba is not None and fits and (shared or batch_size == 1)
 
@@ -45,13 +45,11 @@ def numba_steps(model: CBOW, block: Block, settings: StepSettings, cores: int = 
     n, K, B = model.columns, block.negatives.shape[1], min(block.batch_size, max(len(block), 1))
     tile, tiles = tiling(n)
     workers = min(cores, tiles, max(B * n // LEAST, 1)) if meeting.SUPPORTED else 1
+    # What all workers see, as `_all_batches` names it: H, N, S, s of each tile; G, g, keep_m, keep_t; losses.
+    of_tiles = ((B * tile,), (K * tile,), (B, K), (B,))
     shared = (
-        np.empty((tiles, B * tile), E.dtype),
-        np.empty((tiles, K * tile), E.dtype),
-        np.empty((tiles, B, K), E.dtype),
-        np.empty((tiles, B), E.dtype),
-        np.empty(B * K, E.dtype),
-        *(np.empty(size, E.dtype) for size in (B, K, B)),
+        *(np.empty((tiles, *shape), E.dtype) for shape in of_tiles),
+        *(np.empty(size, E.dtype) for size in (B * K, B, K, B)),
         np.empty(B),
     )
     place = meeting.place()
@@ -78,14 +76,14 @@ def numba_steps(model: CBOW, block: Block, settings: StepSettings, cores: int = 
     if not math.isfinite(loss):
         raise Diverged(f"the loss of step {steps} of {block.batches} is {loss:g}")
     if not all(map(math.isfinite, written)):
-        require_finite(model, block)  # a sum may be too large, and its numbers finite
+        require_finite(model, block)  # a sum may be too large while its numbers are finite
     return float(loss), len(block)
 
 
 class Team:
     """`numba_steps` on all cores or on one, whichever is faster now: the bits are the same.
 
-    Threads that meet twice in a step need their cores at the same time, and on a busy machine they do not get them.
+    Threads that meet twice in a step need their cores at the same time, which a busy machine does not give them.
     """
 
     AGAIN = 32  # blocks after which the slower way is tried again
@@ -94,7 +92,7 @@ class Team:
         self.pace, self.blocks = dict.fromkeys((cores, 1), 0.0), 0  # seconds a position; 0 until it is tried
 
     def __call__(self, model: CBOW, block: Block, settings: StepSettings) -> tuple[float, int]:
-        ways = sorted(self.pace, key=self.pace.get)
+        ways = sorted(self.pace, key=self.pace.get)  # the fastest first, and before it what was never tried
         self.blocks += 1
         cores, started = ways[-1 if self.blocks % self.AGAIN == 0 else 0], time.perf_counter()
         result = numba_steps(model, block, settings, cores)
@@ -110,7 +108,7 @@ def load(model: CBOW) -> None:
 
 
 def tiling(columns: int) -> tuple[int, int]:
-    """Columns of a tile, and the tiles there are: an even number of equal ones, whatever the number of cores."""
+    """Columns of a tile, and the number of tiles: even, of equal size, and the same for any number of cores."""
     tiles = 2 * -(-columns // (2 * TILE))
     tile = -(-columns // (16 * tiles)) * 16  # 16 float32 are a cache line: no two tiles share one
     return min(tile, columns), -(-columns // tile)
@@ -130,10 +128,10 @@ def _blas():
 
 
 def single_blas():
-    """A context in which each product runs on the thread that asks for it; threads are given whole tasks instead.
+    """A context in which BLAS uses one thread, as our own threads have whole tasks.
 
-    Some libraries count threads per process, and then only the first of several callers sets their number; others count
-    per thread. Enter it before threads start, and in each of them.
+    Some BLAS libraries set their number of threads per process, others per thread: enter it before threads start, and
+    in each of them.
     """
     try:
         return _blas().limit(limits=1)
@@ -141,7 +139,7 @@ def single_blas():
         return contextlib.nullcontext()
 
 
-# Reordering sums is allowed; NaN and infinity keep their meaning, so that divergence is seen.
+# Reordering sums is allowed, which vectorizes them; NaN and infinity keep their meaning, so that divergence is seen.
 _OPTIONS = dict(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy")
 jit = numba.njit(**_OPTIONS) if numba else lambda function: function
 meet = meeting.meet if numba else None
@@ -172,7 +170,7 @@ def _batch(i, batch_size, tokens, first, last, negatives, rows):
 
 @jit
 def _forget(at, rows):
-    """Make `_batch` ready for the next batch."""
+    """Make `_batch` ready for the next batch: only what it has numbered is set back, not an array of |V|."""
     u, m, place_in, place_neg = rows[:4]
     for x in range(at[5]):
         place_in[u[x]] = -1
@@ -198,14 +196,14 @@ def _forward(t, E, R, tokens, first, last, at, m, H, N, S, s, tile, sums):
     P[0] = 0
     for j in range(end - begin):
         row, before, after = E[tokens[begin + j], left:right], P[j], P[j + 1]
-        for c in range(n):
+        for c in range(n):  # columns innermost everywhere: they are next to each other, so this is vectorized
             after[c] = before[c] + row[c]
     for b in range(B):
         p, h = low + b, h_tile[b]
         own, target = E[tokens[p], left:right], R[tokens[p], left:right]
         before, after = P[first[p] - begin], P[last[p] - begin]
         scale, score = E.dtype.type(1.0 / (last[p] - first[p] - 1)), E.dtype.type(0)
-        for c in range(n):
+        for c in range(n):  # the mean over the window without its target
             h[c] = (after[c] - before[c] - own[c]) * scale
         # The target's own score needs only an inner product; it takes no part in the matrix product. Sums have loops of
         # their own: in one that also writes, their order may depend on where in memory the arrays are.
@@ -231,25 +229,25 @@ def _scores(part, tokens, negatives, weight, rate, wd, at, rows, W, S, s, G, g, 
     shrinks the rows of negatives and of targets; the losses (B,). All of it for this worker's share of B and K."""
     worker, workers, _ = part
     i, low, high, _, _, _, K = at
-    B, real = high - low, S.dtype.type
+    B, real = high - low, S.dtype.type  # numbers of another type would make the compiler compute in float64
     m, place_neg, hits = rows[1], rows[3], rows[4]
     # W: how often each distinct negative was drawn; it counts as often.
     W[:K] = 0
     for k in range(negatives.shape[1]):
         W[place_neg[negatives[i, k]]] += 1
-    for b in range(B):
+    for b in range(B):  # how many positions have each word for target
         hits[tokens[low + b]] += 1
-    shrink = math.log1p(-rate * wd)
+    shrink = math.log1p(-rate * wd)  # of (1 - rate wd), which t touches take to the power t
     for k in range(*_part(worker, workers, K)):
+        # A touch a position by the negative's weight, but one of 1 where it is the target.
         touched = B * weight * W[k] + hits[m[k]] * (1 - weight * W[k])
         keep_m[k] = math.exp(touched * shrink)
     for b in range(*_part(worker, workers, B)):
         own, loss, product = place_neg[tokens[low + b]], 0.0, 1.0
         for k in range(K):
             G[b, k] = S[0, b, k]
-        for t in range(
-            1, S.shape[0]
-        ):  # a score is the sum of its parts from all tiles of columns, in their order
+        # A score is the sum of its parts from all tiles of columns, in their order: the same on any number of cores.
+        for t in range(1, S.shape[0]):
             for k in range(K):
                 G[b, k] += S[t, b, k]
         for k in range(K):
@@ -286,7 +284,7 @@ def _scores(part, tokens, negatives, weight, rate, wd, at, rows, W, S, s, G, g, 
         word = tokens[low + b]
         if mine[0] <= b < mine[1]:
             keep_t[b] = math.exp(hits[word] * shrink) if place_neg[word] < 0 else 1
-        hits[word] = 0
+        hits[word] = 0  # so that later targets of the same word have the factor exp(0) = 1
 
 
 @jit
@@ -296,26 +294,25 @@ def _decays(tokens, first, last, shrink, at, rows, touches, keep):
     place_in = rows[2]
     for j in range(end - begin + 1):
         keep[j] = 0
-    for p in range(low, high):
+    for p in range(low, high):  # where windows begin and end; running sums say how many a place is in
         keep[first[p] - begin] += 1
         keep[last[p] - begin] -= 1
     touches[:U] = 0
     inside = 0
     for j in range(end - begin):
         inside += int(keep[j])
-        touches[place_in[tokens[begin + j]]] += inside - (
-            low <= begin + j < high
-        )  # no window holds its own target
+        own = low <= begin + j < high  # no window holds its own target
+        touches[place_in[tokens[begin + j]]] += inside - own
     for j in range(end - begin):
         x = place_in[tokens[begin + j]]
         keep[j] = math.exp(touches[x] * shrink) if touches[x] >= 0 else 1
-        touches[x] = -1
+        touches[x] = -1  # the word has decayed
 
 
 @jit
 def _backward(
     t, E, R, tokens, first, last, whole, input_rate, at, m, H, N, G, g, keep_m, keep_t, keep, tile, sums
-):
+):  # fmt: skip
     """In a tile of columns: the changes of all rows from their old values, then the update.
 
     Returns:
@@ -347,8 +344,8 @@ def _backward(
         scale, factor = real(input_rate if whole else input_rate / (last[p] - first[p] - 1)), g[b]
         for c in range(n):  # add the target's error; then each word of the window gets its share of it
             d[c] = (d[c] + factor * row[c]) * scale
-            enters[c] += d[c]
-            leaves[c] -= d[c]
+            enters[c] += d[c]  # from the window's first place on
+            leaves[c] -= d[c]  # up to its last one
     # All changes are known, so the rows may be written now. A word's change is the sum over the windows it is in: a
     # running sum again, without the window of which it is the target.
     for j in range(end - begin):
@@ -357,7 +354,7 @@ def _backward(
             before = D[j - 1]
             for c in range(n):
                 change[c] += before[c]
-        if low <= begin + j < high:
+        if low <= begin + j < high:  # the place is itself a target, whose own window leaves it out
             d = dH[begin + j - low]
             for c in range(n):
                 row[c] = kept * row[c] + (change[c] - d[c])
@@ -371,7 +368,7 @@ def _backward(
         for c in range(n):
             row[c] = kept * row[c] + dN[k, c]
             written += row[c]
-    for b in range(B):
+    for b in range(B):  # targets last: they may be negatives too, with two changes and one decay
         row, kept, factor = R[tokens[low + b], left:right], keep_t[b], g[b]
         for c in range(n):
             row[c] = kept * row[c] + factor * h_tile[b, c]
@@ -392,12 +389,13 @@ def _all_batches(
     worker, workers, place = part
     H, N, S, s, G_room, g, keep_m, keep_t, losses = shared
     K, B = negatives.shape[1], len(losses)
-    most = B + 2 * (last - first).max() if len(tokens) else B
+    most = B + 2 * (last - first).max() if len(tokens) else B  # words in the span of a batch
     rows = (
         np.empty(most, np.int32), np.empty(K, np.int32), np.full(len(E), -1, np.int32), np.full(len(E), -1, np.int32),
         np.zeros(len(E), np.int32),
     )  # fmt: skip
     W, touches, keep = np.empty(K, np.int64), np.empty(most, np.int32), np.empty(most + 1, E.dtype)
+    # Each worker has its own copy of what is small, and works all of it out: cheaper than a third meeting.
     sums = np.empty((K + B + most + 1) * tile, E.dtype)
     from_tile, to_tile = _part(worker, workers, len(H))
     total = seen = 0.0
@@ -405,13 +403,13 @@ def _all_batches(
         at = _batch(i, batch_size, tokens, first, last, negatives, rows)
         for t in range(from_tile, to_tile):
             _forward(t, E, R, tokens, first, last, at, rows[1], H, N, S, s, tile, sums)
-        meet(place, workers, 2 * i + 1)
+        meet(place, workers, 2 * i + 1)  # all parts of the scores are there
         G = G_room[: (at[2] - at[1]) * at[6]].reshape(at[2] - at[1], at[6])
         _scores(
             part, tokens, negatives, weight, rates[i], wd, at, rows, W, S, s, G, g, keep_m, keep_t, losses
         )  # fmt: skip
         _decays(tokens, first, last, math.log1p(-rates[i] * input_rate * wd), at, rows, touches, keep)
-        meet(place, workers, 2 * i + 2)
+        meet(place, workers, 2 * i + 2)  # G, and the losses, are whole
         for t in range(from_tile, to_tile):
             seen += _backward(
                 t, E, R, tokens, first, last, whole, input_rate, at, rows[1], H, N, G, g, keep_m, keep_t, keep, tile,

@@ -21,7 +21,7 @@ def torch_steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[floa
     Returns the sum of the losses of the positions, and their number; raises Diverged where a loss is not finite.
     """
     device, stored = model.embeddings.device, model.embeddings.dtype
-    dtype = torch.float32 if stored == torch.bfloat16 else stored
+    dtype = torch.float32 if stored == torch.bfloat16 else stored  # of the arithmetic
     generator = torch.Generator(device).manual_seed(block.seed) if stored == torch.bfloat16 else None
     plan = _Plan(block, device)
     losses = torch.zeros(block.batches, dtype=torch.float64, device=device)
@@ -42,10 +42,11 @@ def torch_steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[floa
         losses[i] += (W * torch.nn.functional.softplus(S)).sum(dtype=torch.float64)
         losses[i] += torch.nn.functional.softplus(-S[rows, target]).sum(dtype=torch.float64)
         # G = rate (Y (1 - p) - W p); W is 0 at the targets, whose entries are set one by one.
-        G = W.mul(p).neg_()
+        G = W.mul(p).neg_()  # (B, M)
         G[rows, target] = 1.0 - p[rows, target]
         G *= rate
         W[rows, target] = 1.0  # from here on: how often each position touches each row of the readout
+        # t touches shrink a row by (1 - rate wd)^t, taken as exp(t log(1 - rate wd)) for all rows at once.
         shrink_in, shrink_out = (math.log1p(-rate * x * settings.wd) for x in (settings.input_rate, 1.0))
         # Both changes are taken before either matrix is written.
         if through_rows:
@@ -54,9 +55,9 @@ def torch_steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[floa
             dE, dR = spread.T @ (G @ R), G.T @ (C @ E)
         E.mul_(torch.exp(touches_in * shrink_in)[:, None]).add_(dE)
         R.mul_(torch.exp(W.sum(0) * shrink_out)[:, None]).add_(dR)
-        model.embeddings[u], model.readout[m] = (
-            (E, R) if generator is None else (rounded(E, generator), rounded(R, generator))
-        )
+        if generator is not None:
+            E, R = rounded(E, generator), rounded(R, generator)
+        model.embeddings[u], model.readout[m] = E, R
     loss = float(losses.sum())  # waits for the device, once a block
     if not math.isfinite(loss):
         first = int(torch.isfinite(losses).logical_not().nonzero()[0])
@@ -71,7 +72,7 @@ def require_finite(model: CBOW, block: Block) -> None:
         Diverged: one of them is not finite, on some rank.
     """
     touched = np.zeros((2, model.vocab_size), dtype=bool)
-    touched[:, block.tokens] = True
+    touched[:, block.tokens] = True  # every target is a context word of its neighbour, too
     touched[1, block.negatives.ravel()] = True
     for name, words in zip(("embeddings", "readout"), touched):
         matrix = getattr(model, name)
@@ -89,6 +90,7 @@ def rounded(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """
     # A bfloat16 is the upper half of a float32's bits: carry into it with the probability that the lower half says.
     lower = torch.randint(0, 1 << 16, x.shape, dtype=torch.int32, device=x.device, generator=generator)
+    # The sum of bits carries into the upper half, which is kept.
     return ((x.view(torch.int32) + lower) & -(1 << 16)).view(torch.float32).to(torch.bfloat16)
 
 
@@ -107,6 +109,7 @@ class _Plan:
         count = (block.last - block.first - 1).astype(np.float64)
         self._count = torch.as_tensor(count, device=device)
         self._value = (1.0 / self._count)[torch.as_tensor(position, device=device)]
+        # Targets and negatives share the numbering of the readout's rows, so that equal words are one row.
         each = block.negatives.shape[1] * (1 if block.shared else batch)  # negatives of a batch
         in_batch = np.concatenate([np.arange(size) // batch, np.arange(block.negatives.size) // each])
         out_words = np.concatenate([block.tokens, block.negatives.ravel()]).astype(np.int64)
@@ -143,6 +146,7 @@ class _Plan:
             at = (rows[:, None] * len(words) + self._negative[positions].view(size, -1)).flatten()
             height = size
         W = torch.zeros(height * len(words), dtype=dtype, device=target.device)
+        # A negative that was drawn twice has twice the weight.
         W = W.index_add_(0, at, torch.full(at.shape, weight, dtype=dtype, device=target.device))
         W = W.repeat(size, 1) if self._shared else W.view(size, len(words))
         W[rows, target] = 0.0
@@ -155,7 +159,7 @@ def _unique_rows(
     """The distinct words of each batch: all of them one after another, where each batch starts, and for each given
     word its place among the distinct ones of its batch."""
     stride = int(words.max(initial=0)) + 1
-    key = batch * stride + words
+    key = batch * stride + words  # one sort does for all batches
     order = np.argsort(key)
     key = key[order]
     is_new = np.ones(len(key), dtype=bool)
@@ -163,5 +167,5 @@ def _unique_rows(
     distinct = key[is_new]
     bounds = np.searchsorted(distinct, np.arange(batches + 1) * stride)
     place = np.empty(len(key), dtype=np.int64)
-    place[order] = np.cumsum(is_new) - 1
+    place[order] = np.cumsum(is_new) - 1  # among the distinct words of all batches
     return distinct % stride, bounds, place - bounds[batch]

@@ -1,4 +1,4 @@
-"""The step of `steps.reference` on a GPU: three Triton kernels a batch, and no waiting for the device.
+"""The step of `steps.reference` on a GPU: three Triton kernels a batch, without synchronizing with the device.
 
 Of a batch: (a) `forward`: hidden means and the scores of negatives and targets, tile of columns by tile; a sum
 over tiles, and over ranks; (b) `gradients`, of a few thousand numbers; (c) `update`: each touched row is read and
@@ -6,7 +6,8 @@ written once, for every tile of columns by one program, so that no two programs 
 transposes, are products with a band of zeros and ones. The plan of a block is made on the device; the CPU only draws
 the next one. All sums are taken in a fixed order.
 
-Larger batches share more rows, but sum the steps of a frequent word without looking: `Word2VecSettings` has the limits.
+Larger batches share more rows, but add up the steps of a frequent word, all from its old value: `Word2VecSettings` has
+the limits.
 """
 
 import functools
@@ -36,7 +37,7 @@ PRECISION = "tf32x3"  # products of float32 on tensor cores, three for one: as e
 
 
 def lacking() -> str | None:
-    """What Triton needs to launch a kernel and is not here, in words; None where nothing is missing."""
+    """Name what Triton needs to launch a kernel and does not find; None where nothing is missing."""
     if importlib.util.find_spec("triton") is None:  # it comes with torch's CUDA builds for Linux
         return "triton"
     if _interpreted():
@@ -55,12 +56,13 @@ def available(model: CBOW, shared: bool) -> bool:
     """
     if not shared or lacking():
         return False
-    on_gpu = model.embeddings.device.type == "cuda" and model.embeddings.dtype != torch.float64
-    return on_gpu or (_interpreted() and model.embeddings.device.type == "cpu")
+    if model.embeddings.device.type == "cuda":
+        return model.embeddings.dtype != torch.float64
+    return _interpreted()
 
 
 def triton_steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[Tensor, int]:
-    """As `on_torch.torch_steps`, up to rounding; the loss stays on the device, so that nobody has to wait for it."""
+    """As `on_torch.torch_steps`, up to rounding; the loss stays on the device, so that the CPU does not wait for it."""
     # Triton launches on torch's current device, whichever the arrays are on.
     with torch.cuda.device(model.embeddings.device) if model.embeddings.is_cuda else nullcontext():
         return _steps(model, block, settings)
@@ -79,12 +81,14 @@ def _steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[Tensor, i
     n, batch, K = model.columns, block.batch_size, block.negatives.shape[1]
     tiles, chunks, wide = -(-n // COLUMNS), -(-batch // POSITIONS), _power(K)
     held = min(wide, NEGATIVES)
+    # As many programs of `update` as run at once, as each has a room of its own; about as many of `forward`.
     programs = min(AT_ONCE * _processors(E.device), tiles)
     splits = min(-(-programs // (chunks * -(-K // held))), tiles)
     # Scores of negatives (batch, K), then those of targets (batch,): one tensor, so that ranks meet once a batch.
     partial = torch.zeros(splits, batch * (K + 1), dtype=dtype, device=E.device)
     S = torch.zeros(batch * (K + 1), dtype=dtype, device=E.device)
     room = torch.zeros(programs, 3 * batch + 2 * plan.window, COLUMNS, dtype=dtype, device=E.device)
+    # A program of `gradients` holds all K scores of its positions in registers.
     at_once = max(1, min(16, 8192 // wide))
     loss = torch.zeros(block.batches, -(-batch // at_once), dtype=dtype, device=E.device)
     kind = dict(FLOAT=tl.float64 if dtype == torch.float64 else tl.float32)
@@ -98,7 +102,7 @@ def _steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[Tensor, i
         )  # fmt: skip
         torch.sum(partial, 0, out=S)
         model.shards.sum(S)
-        size = min(batch, len(block) - i * batch)
+        size = min(batch, len(block) - i * batch)  # the last batch may be smaller
         kernels.gradients[(-(-size // at_once),)](
             S, loss, plan.member, plan.weight, plan.rates, i, len(block), batch, K,
             POSITIONS=at_once, NEGATIVES=wide, **kind,
@@ -117,7 +121,7 @@ def _steps(model: CBOW, block: Block, settings: StepSettings) -> tuple[Tensor, i
 
 
 class LaunchPlan:
-    """Which rows each batch of a block touches: found on the device, for the whole block at once, without waiting.
+    """Which rows each batch of a block touches: found on the device, for the whole block at once.
 
     Attributes:
         tokens, first, last: (positions,) of the block.
@@ -155,6 +159,7 @@ class LaunchPlan:
         self.negatives = shared.words
         self.weight = shared.touches * (shared.words >= 0)
         ordered = torch.where(shared.words >= 0, shared.words, vocab_size)
+        # Negatives are sorted, so a binary search says which target is one of them.
         found = torch.searchsorted(ordered, target).clamp(max=ordered.shape[1] - 1)
         member = torch.where(inside & (ordered.gather(1, found) == target), found, -1)
         self.member = member.flatten().to(torch.int32)
@@ -191,27 +196,26 @@ class Groups:
 
     def __init__(self, words: Tensor, vocab_size: int, touches: Tensor) -> None:
         rows, size = words.shape
-        ordered, order = words.sort(dim=1, stable=True)
+        ordered, order = words.sort(dim=1, stable=True)  # stable: members in one order, sums in one order
         new = torch.ones_like(ordered, dtype=torch.bool)
         new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
         # One place past the end takes what is not new.
         to = torch.where(new, new.cumsum(1) - 1, size + 1)
         place = torch.arange(size, dtype=torch.int32, device=words.device).expand(rows, size)
-        self.start = torch.full((rows, size + 2), size, dtype=torch.int32, device=words.device).scatter_(
-            1, to, place
-        )
-        distinct = torch.full_like(self.start, -1).scatter_(
-            1, to, torch.where(ordered < vocab_size, ordered, -1)
-        )
+        self.start = torch.full((rows, size + 2), size, dtype=torch.int32, device=words.device)
+        self.start.scatter_(1, to, place)
+        named = torch.where(ordered < vocab_size, ordered, -1)
+        distinct = torch.full_like(self.start, -1).scatter_(1, to, named)
         self.words = distinct[:, :size].contiguous()
         self.count = (new & (ordered < vocab_size)).sum(1, dtype=torch.int32)
         self.members = order.to(torch.int32)
+        # Sums over groups are differences of a running sum, at the places where groups start.
         summed = torch.nn.functional.pad(touches.gather(1, order).cumsum(1), (1, 0))
         self.touches = summed.gather(1, self.start[:, :-1].long()).diff(dim=1)
 
 
 def _moved(parts: list[Tensor], device: torch.device) -> list[Tensor]:
-    """On the device, by one copy that nobody waits for; each part begins at a multiple of 64 numbers.
+    """Move tensors to the device by one asynchronous copy; each begins at a multiple of 64 numbers.
 
     Triton compiles a kernel for addresses that are multiples of 16 bytes, and another for each that is not.
     """
@@ -224,7 +228,7 @@ def _moved(parts: list[Tensor], device: torch.device) -> list[Tensor]:
 
 
 def _seed(block: Block, batch: int, rank: int, ranks: int) -> int:
-    """For the rounding: another one for each batch and rank, even, because the embeddings take the next one."""
+    """The seed of the rounding: different for each batch and rank, and even, because the embeddings take the next."""
     return (block.seed + 0x9E3779B9 * (batch * ranks + rank)) % (1 << 30) * 2
 
 
@@ -234,7 +238,6 @@ def _power(x: int) -> int:
 
 @functools.cache
 def _processors(device: torch.device) -> int:
-    """Multiprocessors."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 

@@ -1,10 +1,10 @@
-"""The three kernels of `tp4lib.word2vec.steps.on_triton`, in Triton. Nothing but `gpu` imports this module.
+"""The three kernels of `tp4lib.word2vec.steps.on_triton`, in Triton. Nothing but `on_triton` imports this module.
 
 Every program works on tiles of COLUMNS columns: of all the rows a batch touches it sees the same few columns, so that
 rows which several positions share are in its cache when they come again. Words are rows of ``E`` (embeddings) and ``R``
 (readout), both with ``n`` columns; ``-1`` stands for "no word here".
 
-The arrays of a plan hold all batches of a block. A kernel is told the number ``i`` of its batch, and not the addresses
+The arrays of a plan hold all batches of a block. A kernel gets the number ``i`` of its batch rather than the addresses
 where the batch's part begins: Triton compiles a kernel anew for each pattern of alignment among its addresses.
 """
 
@@ -22,9 +22,9 @@ def _rows(base, row, column, stride, FLOAT: constexpr):
     so numbers are read four at a time.
     """
     there = (row >= 0)[:, None] & (column < stride)[None, :]
-    return tl.load(base + row.to(tl.int64)[:, None] * stride + column[None, :], mask=there, other=0.0).to(
-        FLOAT
-    )
+    # int64: a matrix may have more than 2^31 numbers.
+    place = base + row.to(tl.int64)[:, None] * stride + column[None, :]
+    return tl.load(place, mask=there, other=0.0).to(FLOAT)
 
 
 @triton.jit
@@ -37,11 +37,12 @@ def _put_rows(base, row, column, stride, value, seed, FLOAT: constexpr, ROUND: c
     there = (row >= 0)[:, None] & (column < stride)[None, :]
     if ROUND:
         key = tl.randint(seed, row).to(tl.uint32, bitcast=True)
+        # Each multiplication and shift spreads the column's bits over the number (an integer hash, as in murmur3).
         x = key[:, None] + column.to(tl.uint32)[None, :] * 0x9E3779B9
         x = (x ^ (x >> 16)) * 0x7FEB352D
         x = (x ^ (x >> 15)) * 0x846CA68B
-        bits = value.to(tl.uint32, bitcast=True) + ((x ^ (x >> 16)) & 0xFFFF)
-        value = (bits & 0xFFFF0000).to(tl.float32, bitcast=True)
+        bits = value.to(tl.uint32, bitcast=True) + ((x ^ (x >> 16)) & 0xFFFF)  # the random carry
+        value = (bits & 0xFFFF0000).to(tl.float32, bitcast=True)  # exactly a bfloat16
     place = base + row.to(tl.int64)[:, None] * stride + column[None, :]
     tl.store(place, value.to(base.dtype.element_ty), mask=there)
 
@@ -64,6 +65,7 @@ def _sees(place, left, right, j, FLOAT: constexpr):
 def _banded(band, x, FLOAT: constexpr, PRECISION: constexpr):
     """``band @ x``, the band of zeros and ones: TF32 holds them, so that two products are as exact as three."""
     if PRECISION == "tf32x3":
+        # -8192 clears the 13 bits that TF32 does not hold; a second product takes the rest.
         upper = (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
         return tl.dot(band, upper, input_precision="tf32") + tl.dot(band, x - upper, input_precision="tf32")
     else:
@@ -80,6 +82,7 @@ def _hidden(
     start = tl.min(place, 0)
     before = start - EDGE + tl.arange(0, EDGE)
     after = start + POSITIONS + tl.arange(0, EDGE)
+    # Three bands: over the positions' own places, and over EDGE places before and after them.
     word = tl.load(tokens + place, mask=place < total, other=-1)
     h = _banded(
         _sees(place, left, right, place, FLOAT), _rows(E, word, column, stride, FLOAT), FLOAT, PRECISION
@@ -103,7 +106,7 @@ def _seen_by(
     """For POSITIONS neighbouring places j the sum of ``room_d`` over the positions that see them."""
     start = tl.min(j, 0)
     total = tl.zeros([POSITIONS, COLUMNS], FLOAT)
-    for part in tl.static_range(3):
+    for part in tl.static_range(3):  # the bands of `_hidden`, transposed
         if part == 0:
             p = j
         elif part == 1:
@@ -152,10 +155,10 @@ def forward(
         )
         N = _rows(R, m, column, stride, FLOAT)
         S += tl.dot(h, tl.trans(N), input_precision=PRECISION)
-        s += tl.sum(h * _rows(R, target, column, stride, FLOAT), 1)
+        s += tl.sum(h * _rows(R, target, column, stride, FLOAT), 1)  # every program (p, :, r) finds the same
     partial += split.to(tl.int64) * batch * (K + 1)
     tl.store(partial + b[:, None] * K + k[None, :], S, mask=inside[:, None] & (k < K)[None, :])
-    tl.store(partial + batch * K + b, s, mask=inside & (tl.program_id(1) == 0))
+    tl.store(partial + batch * K + b, s, mask=inside & (tl.program_id(1) == 0))  # and one writes it
 
 
 @triton.jit
@@ -177,13 +180,13 @@ def gradients(
     b, k = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS), tl.arange(0, NEGATIVES)
     low, size = _batch(i, batch, total)
     inside, rate = b < size, tl.load(rate + i)
-    same = tl.load(member + low + b, mask=inside, other=0)
+    same = tl.load(member + low + b, mask=inside, other=0)  # the target's place among the negatives, or -1
     hit = same[:, None] == k[None, :]
     W = tl.load(weight + i * K + k, mask=k < K, other=0.0)[None, :]
     there = inside[:, None] & (k < K)[None, :]
     scores = tl.load(S + b[:, None] * K + k[None, :], mask=there, other=0.0)
-    plus, p = _softplus_sigmoid(scores)
-    minus, q = _softplus_sigmoid(-scores)
+    plus, p = _softplus_sigmoid(scores)  # of a negative: loss W log(1 + e^f), gradient W p
+    minus, q = _softplus_sigmoid(-scores)  # of a target: loss log(1 + e^-f), gradient -q
     tl.store(S + b[:, None] * K + k[None, :], rate * tl.where(hit, q, -W * p), mask=there)
     lost = tl.sum(tl.sum(tl.where(there, tl.where(hit, minus, W * plus), 0.0), 1), 0)
     own = inside & (same < 0)
@@ -201,7 +204,7 @@ def _gathered(room, g, start, order, x, count, COLUMNS: constexpr, WEIGHED: cons
     low = tl.load(start + x, mask=there, other=0)
     size = tl.load(start + x + 1, mask=there, other=0) - low
     total = tl.zeros([x.shape[0], COLUMNS], FLOAT)
-    for q in range(0, tl.max(size, 0)):
+    for q in range(0, tl.max(size, 0)):  # the q-th member of every group, until the largest group ends
         more = q < size
         b = tl.load(order + low + q, mask=more, other=0)
         change = tl.load(
@@ -236,10 +239,10 @@ def update(
         own_start + i * (batch + 2),
         own_order + i * batch,
     )
+    own_touches += i * batch
     places = batch + 2 * window
     context_words, context_start = context_words + i * places, context_start + i * (places + 2)
     context_order, context_touches = context_order + i * places, context_touches + i * places
-    own_touches += i * batch
     own_count, context_count = tl.load(own_count + i), tl.load(context_count + i)
     shrink_in, shrink_out = tl.load(shrink_in + i), tl.load(shrink_out + i)
     input_rate = tl.load(input_rate)
@@ -252,23 +255,11 @@ def update(
             b = b0 + lane
             inside, place = b < size, low + b
             h = _hidden(
-                E,
-                tokens,
-                first,
-                last,
-                place,
-                low,
-                size,
-                total,
-                column,
-                stride,
-                POSITIONS,
-                EDGE,
-                FLOAT,
-                PRECISION,
-            )
+                E, tokens, first, last, place, low, size, total, column, stride, POSITIONS, EDGE, FLOAT, PRECISION
+            )  # fmt: skip
             own = inside & (tl.load(member + place, mask=inside, other=0) < 0)
             g = tl.load(G + batch * K + b, mask=own, other=0.0)
+            # dL/dh: the target's part, if it has one of its own, then that of the negatives (G times their rows).
             d = g[:, None] * _rows(R, tl.load(tokens + place, mask=own, other=-1), column, stride, FLOAT)
             for k0 in range(0, K, POSITIONS):
                 k = k0 + lane
@@ -276,7 +267,7 @@ def update(
                 g2 = tl.load(G + b[:, None] * K + k[None, :], mask=there, other=0.0)
                 m = tl.load(negatives + k, mask=k < K, other=-1)
                 d += tl.dot(g2, _rows(R, m, column, stride, FLOAT), input_precision=PRECISION)
-            if SUM:
+            if SUM:  # gensim's: each word of the window receives the whole error
                 d *= input_rate
             else:
                 left, right = _window(first, last, place, low, size)
@@ -298,6 +289,7 @@ def update(
                 )
                 change += tl.dot(g2, h, input_precision=PRECISION)
             W = tl.load(weight + k, mask=k < K, other=0.0)
+            # Each position touches a negative W times; where it is the position's target, once.
             touches = size * W + tl.load(hits + k, mask=k < K, other=0).to(FLOAT) * (1.0 - W)
             new = tl.exp(touches * shrink_out)[:, None] * _rows(R, m, column, stride, FLOAT) + change
             _put_rows(R, m, column, stride, new, seed, FLOAT, ROUND)
@@ -315,7 +307,7 @@ def update(
             )
             cells = (j0 + lane)[:, None] * COLUMNS + offset[None, :]
             tl.store(room_e + cells, change, mask=(j0 + lane < size + 2 * window)[:, None])
-        tl.debug_barrier()
+        tl.debug_barrier()  # a word's places are in the parts of several warps
         for x0 in range(0, context_count, POSITIONS):  # context words
             x = x0 + lane
             u = tl.load(context_words + x, mask=x < context_count, other=-1)
