@@ -84,7 +84,7 @@ def test_what_happened_is_folded_and_escaped():
 def test_a_difference_counts_from_two_standard_errors():
     one = np.array([1.0, 1.1, 0.9, 1.05])
     assert "no difference" in exercises.differ("a against b", one, one + 0.05)
-    assert exercises.differ("a against b", one, one + 1) == "a against b: −1 ± 0.06"
+    assert exercises.differ("a against b", one, one + 1) == "a against b: −1.00 ± 0.06"
 
 
 def test_examples():

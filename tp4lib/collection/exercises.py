@@ -6,6 +6,7 @@ would stop "run all" for everybody who has skipped the exercise.
 
 import copy
 import html
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -92,14 +93,17 @@ class Saw:
 def differ(name: str, one: Any, other: Any, unit: str = "") -> str:
     """Compare the means of two samples (seeds) in words; under two standard errors it is no difference.
 
+    The error is shown to one digit, the difference to the same decimal place.
+
     >>> differ("muP against SP", [1.0, 1.1, 0.9], [1.05, 0.95, 1.1])
-    'muP against SP: no difference seen (−0.033 ± 0.07)'
+    'muP against SP: no difference seen (−0.03 ± 0.07)'
     """
     one, other = np.asarray(one, float), np.asarray(other, float)
     gap = one.mean() - other.mean()
     error = np.sqrt(sum(sample.var(ddof=1) / len(sample) for sample in (one, other)))
-    rounded = float(f"{gap:.2g}"), float(f"{error:.1g}")  # an error of 12 is shown as 10, not as 1e+01
-    shown = "{:+g} ± {:g}".format(*rounded).replace("-", "−") + (f" {unit}" if unit else "")
+    leading = error if error > 0 else gap
+    places = max(0, -math.floor(math.log10(abs(leading)))) if leading else 0
+    shown = f"{gap:+.{places}f} ± {float(f'{error:.1g}'):.{places}f}".replace("-", "−") + (f" {unit}" if unit else "")
     return f"{name}: {'no difference seen (' + shown + ')' if abs(gap) < 2 * error else shown}"
 
 

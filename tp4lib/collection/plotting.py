@@ -48,6 +48,8 @@ def style_for(keys: Iterable[Hashable]) -> dict[Hashable, dict[str, Any]]:
 
     >>> style_for([64, math.inf])[math.inf]["color"]
     '#000000'
+    >>> style_for(["GP"])["GP"]["marker"] == style_for(["muP", "GP"])["GP"]["marker"]
+    True
     >>> style_for(["SP", "muP"])["muP"]["color"], style_for(["muP, Adam"])["muP, Adam"]["color"]
     ('#0072B2', '#0072B2')
     """
@@ -55,7 +57,8 @@ def style_for(keys: Iterable[Hashable]) -> dict[Hashable, dict[str, Any]]:
     words = {key: str(key).replace("-", " ").split(",")[0].split(" ")[0] for key in keys}
     named = {key: CONCEPTS[word] for key, word in words.items() if word in CONCEPTS}
     free = [index for index in range(len(PALETTE) - 1) if index not in named.values()] or [0]
-    widths = all(isinstance(key, int) and key >= 8 for key in keys if key not in named)
+    others = [key for key in keys if key not in named]
+    widths = bool(others) and all(isinstance(key, int) and key >= 8 for key in others)
     styles, place = {}, 0
     for position, key in enumerate(keys):
         index = named.get(key, free[place % len(free)])
