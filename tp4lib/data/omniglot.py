@@ -131,7 +131,7 @@ def _ink(data: bytes, name: str) -> np.ndarray:
         if (width, height) != (_SIDE, _SIDE):
             raise _unfit(name, f"{width:,} x {height:,} pixels")
         if header != _HEADER:
-            return _ink_by_pillow(chunks, name)
+            return _ink_by_pillow(data, name)
         packed = b"".join(body for kind, body in chunks if kind == b"IDAT")
         row = 1 + (_SIDE + 7) // 8  # a filter's number, then the bits
         inflated = zlib.decompressobj().decompress(
@@ -139,7 +139,7 @@ def _ink(data: bytes, name: str) -> np.ndarray:
         )  # no more, whatever is packed there
         rows = np.frombuffer(inflated, dtype=np.uint8).reshape(_SIDE, row)
         if rows[:, 0].any():
-            return _ink_by_pillow(chunks, name)
+            return _ink_by_pillow(data, name)
     except (ValueError, struct.error, zlib.error) as error:
         if isinstance(error, InputError):
             raise
@@ -161,18 +161,12 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += 12 + length
 
 
-def _ink_by_pillow(chunks: list[tuple[bytes, bytes]], name: str) -> np.ndarray:
+def _ink_by_pillow(data: bytes, name: str) -> np.ndarray:
     """The same of a PNG in any form whose pixels are all black or white."""
     with packages.needed():
         from PIL import Image, UnidentifiedImageError
-    kinds = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # all that the pixels depend on
-    whole = _SIGNATURE + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks
-        if kind in kinds
-    )
     try:
-        with Image.open(io.BytesIO(whole), formats=["PNG"]) as image:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             mode = image.mode
             pixels = np.asarray(image.convert("RGBA"))
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
