@@ -99,9 +99,8 @@ def load(
     if side is not None and (side < original or found.path is not None):
         train, test = _shrink(train, side), _shrink(test, side)
     shape = train.shape[1:]
-    label = _label(found.title, len(train), len(test)) + (
-        "" if shape[0] == original else f", at {side} x {side}"
-    )
+    resized = "" if shape[0] == original else f", at {side} x {side}"
+    label = _label(found.title, len(train), len(test)) + resized
     device = resolve(device)
     train_x, test_x = (x.to(device, dtype) for x in _standardized(train, test, dtype))
     labels = [torch.from_numpy(y).to(device) for y in (train_y, test_y)]
@@ -203,13 +202,7 @@ def _cifar10(path: Path):
 
 def _checked(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(x), np.asarray(y)
-    if (
-        x.dtype != np.uint8
-        or x.ndim != 4
-        or x.shape[1:] != (32, 32, 3)
-        or y.shape != x.shape[:1]
-        or not len(x)
-    ):
+    if x.dtype != np.uint8 or not len(x) or x.shape != (len(x), 32, 32, 3) or y.shape != x.shape[:1]:
         raise ValueError(
             f"pictures {x.dtype} {x.shape} with labels {y.shape}, not uint8 (N, 32, 32, 3) with (N,)"
         )

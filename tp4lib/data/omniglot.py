@@ -134,15 +134,14 @@ def _ink(data: bytes, name: str) -> np.ndarray:
             return _ink_by_pillow(data, name)
         packed = b"".join(body for kind, body in chunks if kind == b"IDAT")
         row = 1 + (_SIDE + 7) // 8  # a filter's number, then the bits
-        inflated = zlib.decompressobj().decompress(
-            packed, _SIDE * row + 1
-        )  # no more, whatever is packed there
+        # One byte more than there should be, and no more than that, whatever is packed there.
+        inflated = zlib.decompressobj().decompress(packed, _SIDE * row + 1)
         rows = np.frombuffer(inflated, dtype=np.uint8).reshape(_SIDE, row)
         if rows[:, 0].any():
             return _ink_by_pillow(data, name)
+    except InputError:
+        raise
     except (ValueError, struct.error, zlib.error) as error:
-        if isinstance(error, InputError):
-            raise
         raise drawings.corrupt(name, error) from None
     return np.unpackbits(rows[:, 1:], axis=1)[:, :_SIDE] == 0  # a black pixel, bit 0, is ink
 
