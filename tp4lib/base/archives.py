@@ -37,7 +37,7 @@ class Damaged(ValueError):
 
 @contextmanager
 def reasons() -> Iterator[None]:
-    """Whatever a reader stumbles on, as `Damaged`: a damaged file can fail anywhere in it, also for memory."""
+    """Turn any error of a reader into `Damaged`: a damaged file can fail anywhere, also with a MemoryError."""
     try:
         yield
     except Damaged:
@@ -55,7 +55,7 @@ class Stream:
         self._limit, self._ahead = self._left, b""
 
     def skip(self, mark: bytes) -> "Stream":
-        """Leave out ``mark`` where the bytes begin with it."""
+        """Drop ``mark`` if the bytes begin with it."""
         while len(self._ahead) < len(mark) and (data := self._fresh(len(mark) - len(self._ahead))):
             self._ahead += data
         self._ahead = b"" if self._ahead == mark else self._ahead
@@ -187,8 +187,8 @@ class Zip:
 def tar_gz(path: Path, wanted: Collection[str], most: int) -> Iterator[tuple[str, bytes]]:
     """The regular files of a .tar.gz whose last part of the name is ``wanted``, each of at most ``most`` bytes.
 
-    The archive is read once from front to back, so that no header can send the reader in circles; that all is well is
-    known at the end.
+    The archive is read once from front to back, so that no header can send the reader in circles; the checksum is
+    verified at the end.
     """
     found: set[str] = set()
     with reasons(), gzip.open(path) as raw:

@@ -120,7 +120,7 @@ class Executor:
         ``tick`` is called every second. Closing the generator, or whatever is raised in it, ends those that run.
         """
         with ThreadPoolExecutor(workers) as pool:
-            futures = {pool.submit(do): source for source, do in work.items()}
+            futures = {pool.submit(self._unless_stopped, do): source for source, do in work.items()}
             try:
                 waiting = set(futures)
                 while waiting:
@@ -129,8 +129,14 @@ class Executor:
                         yield futures[future], future.result()
                     tick()
             finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+                for future in futures:
+                    future.cancel()
                 self.stop()
+
+    def _unless_stopped(self, do: Callable[[], Outcome]) -> Outcome:
+        if self._stopped:
+            raise KeyboardInterrupt
+        return do()
 
     def running(self) -> dict[str, float]:
         """The notebooks that run now, and since how many seconds."""

@@ -1,4 +1,4 @@
-"""Sliders for pictures that ask to be turned: in a live session only, so that runs without a reader stay quick."""
+"""Sliders for figures, in a live session only, so that runs without a reader stay fast."""
 
 import inspect
 import os

@@ -59,9 +59,8 @@ def load(data_dir: str | Path | None = None) -> Characters:
         counts = {"characters": len(images), "drawings": images.shape[0] * images.shape[1]}
         found = replace(found, sha256=hashlib.sha256(images.data).hexdigest(), counts=counts)
         return Characters(images, names, found.title, synthetic=True, found=found)
-    drawn = found.held  # the very bytes that the title and the digest are of
-    drawings.require_some(drawn, found.path)
-    images, names = _images(drawn, paths.cache_dir())
+    # `held` has the very bytes that the title and the digest are of.
+    images, names = _images(found.held, found.path, paths.cache_dir())
     return Characters(images, names, found.title, synthetic=False, found=found)
 
 
@@ -81,12 +80,13 @@ def read(folder: str | Path, cache: str | Path | None = None) -> tuple[np.ndarra
     Raises:
         InputError: not Omniglot, a truncated zip, a damaged PNG (named), characters with unequal numbers of drawings.
     """
-    drawn = drawings.read(folder)
+    return _images(drawings.read(folder), folder, cache)
+
+
+def _images(
+    drawn: drawings.Drawings, folder: str | Path, cache: str | Path | None
+) -> tuple[np.ndarray, list[str]]:
     drawings.require_some(drawn, folder)
-    return _images(drawn, cache)
-
-
-def _images(drawn: drawings.Drawings, cache: str | Path | None) -> tuple[np.ndarray, list[str]]:
     names = list(drawn.characters)
     drawers = len(drawn.characters[names[0]])
     for character, files in drawn.characters.items():
