@@ -101,15 +101,15 @@ def mine() -> dict:
     return run
 
 
-def test_needs_are_those_of_a_whole_run(tmp_path):
+def test_needs_are_those_of_a_whole_run(tmp_path, monkeypatch):
     folder, table = tmp_path / "run", tmp_path / "needs.json"
     folder.mkdir()
     (folder / "metrics.json").write_text(json.dumps(merged()))
     assert renewal.main(folder, table) == "laptop"
-    written = json.loads(table.read_text())
-    found, count = needs.needs("laptop", table=written), len(notebooks())
+    monkeypatch.setattr(needs, "TABLE", table)
+    found, count = needs.needs("laptop"), len(notebooks())
     assert (found.seconds, found.memory, found.disk) == (60 * count, count << 20, 100 * count)
-    assert needs.needs("paper", table=written) is None
+    assert needs.needs("paper") is None
 
 
 @pytest.mark.parametrize(

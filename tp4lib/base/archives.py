@@ -22,14 +22,13 @@ from typing import BinaryIO
 import numpy as np
 
 RATIO = 200
-"""Times its own size that an archive may unpack to; text packs 3 to 5 times, pictures hardly."""
+"""Times its own size that an archive may unpack to; text packs 3 to 5 times, images hardly."""
 FREE = 64 << 20
 """Bytes that may come out of an archive whatever the ratio: short repetitive texts pack better."""
 MOST = 10**11
 """Bytes that may come out of any archive: five times the English Wikipedia."""
 
 _CHUNK = 1 << 16
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 
 class Damaged(ValueError):
@@ -38,7 +37,7 @@ class Damaged(ValueError):
 
 @contextmanager
 def reasons() -> Iterator[None]:
-    """Whatever a reader stumbles on, as `Damaged`: a damaged file can fail anywhere in it, also for memory."""
+    """Turn any error of a reader into `Damaged`: a damaged file can fail anywhere, also with a MemoryError."""
     try:
         yield
     except Damaged:
@@ -56,7 +55,7 @@ class Stream:
         self._limit, self._ahead = self._left, b""
 
     def skip(self, mark: bytes) -> "Stream":
-        """Leave out ``mark`` where the bytes begin with it."""
+        """Drop ``mark`` if the bytes begin with it."""
         while len(self._ahead) < len(mark) and (data := self._fresh(len(mark) - len(self._ahead))):
             self._ahead += data
         self._ahead = b"" if self._ahead == mark else self._ahead
@@ -136,7 +135,9 @@ _UNPACKED = {
 
 
 class Zip:
-    """A zip file in which names lead nowhere, nothing is a link, encrypted or there twice, and sizes are believable.
+    """A zip file in which no name leads outside, nothing is a link or there twice, and the sizes are believable.
+
+    `zipfile` itself refuses what is encrypted or packed by an unknown method, when it is opened.
 
     Attributes:
         files: the regular files by name, in the order of the archive.
@@ -145,12 +146,7 @@ class Zip:
     def __init__(self, path: Path) -> None:
         with reasons():
             self._zip = zipfile.ZipFile(path)
-        try:
-            with reasons():
-                self.files = self._checked(path.stat().st_size)
-        except Damaged:
-            self._zip.close()
-            raise
+            self.files = self._checked(path.stat().st_size)
 
     def _checked(self, packed: int) -> dict[str, zipfile.ZipInfo]:
         files: dict[str, zipfile.ZipInfo] = {}
@@ -161,10 +157,6 @@ class Zip:
             require_inside(name)
             if kind not in (0, stat.S_IFREG):
                 raise Damaged(f"its {name[:80]!r} is a link, or no file")
-            if info.flag_bits & 1:
-                raise Damaged(f"its {name[:80]!r} is encrypted")
-            if info.compress_type not in _METHODS:
-                raise Damaged(f"its {name[:80]!r} is packed by an unknown method, {info.compress_type}")
             if name in files:
                 raise Damaged(f"it holds {name[:80]!r} twice")
             files[name] = info
@@ -195,8 +187,8 @@ class Zip:
 def tar_gz(path: Path, wanted: Collection[str], most: int) -> Iterator[tuple[str, bytes]]:
     """The regular files of a .tar.gz whose last part of the name is ``wanted``, each of at most ``most`` bytes.
 
-    The archive is read once from front to back, so that no header can send the reader in circles; that all is well is
-    known at the end.
+    The archive is read once from front to back, so that no header can send the reader in circles; the checksum is
+    verified at the end.
     """
     found: set[str] = set()
     with reasons(), gzip.open(path) as raw:

@@ -69,12 +69,11 @@ def load(
 
     Args:
         into: tensors to fill with the arrays of their names, which are then not among those returned. Where the file
-            turns out to be damaged they may be filled in part.
+            turns out to be damaged, they may be filled in part.
 
     Raises:
-        InputError: no such file, not a checkpoint, written by another version of tp4 (whose steps may differ, so that
-            what goes on from there would be no run of either); `DamagedCheckpoint`, one of them, if it is damaged, or
-            other arrays than ``into``.
+        InputError: no such file, not a checkpoint, or written by another version of tp4, whose steps may differ.
+            `DamagedCheckpoint`, a kind of it: the file is damaged, or its arrays are not those of ``into``.
     """
     into = into or {}
     with _opened(path) as file:
@@ -100,7 +99,7 @@ def load_meta(path: str | Path) -> dict[str, Any]:
 
 @contextmanager
 def restoring(path: str | Path) -> Iterator[None]:
-    """What goes wrong while a checkpoint is put back says that the checkpoint is wrong.
+    """Report any error while a run is restored from a checkpoint as damage of the checkpoint.
 
     Raises:
         DamagedCheckpoint: instead of any error but another `InputError`.
@@ -130,7 +129,7 @@ def require_same(saved: Mapping[str, Any], now: Mapping[str, Any], what: str) ->
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[archives.Zip]:
-    """The open archive; whatever goes wrong with it, also while it is read, is an `InputError`."""
+    """The open archive; any failure, also while it is read, is an `InputError`."""
     path = Path(path)
     if not path.is_file():
         raise InputError(
@@ -191,5 +190,5 @@ def _fill(member: BinaryIO, x: torch.Tensor, name: str) -> None:
         if not np.isfinite(buffer).all():
             raise ValueError(f"{name} holds numbers that are not finite")
         piece.copy_(torch.from_numpy(buffer))
-    if member.read(1):  # the last byte is also what the check sum is looked at for
+    if member.read(1):  # only reading to the end makes zipfile verify the checksum
         raise ValueError(f"{name} is longer than its shape")

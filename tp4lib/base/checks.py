@@ -87,10 +87,9 @@ def seed(value: Any, name: str = "seed") -> int:
     >>> seed(-1)
     Traceback (most recent call last):
     ...
-    tp4lib.base.errors.InputError: seed = -1; expected a whole number >= 0; try seed=0
+    tp4lib.base.errors.InputError: seed = -1; expected a whole number from 0 to 9223372036854775807; try seed=0
     """
-    number = whole(name, value, least=0, example=0)
-    return number if number < 2**63 else whole(name, value, least=0, most=2**63 - 1, example=0)
+    return whole(name, value, least=0, most=2**63 - 1, example=0)
 
 
 def floating(name: str, value: Any) -> Any:

@@ -40,11 +40,6 @@ def flag(name: str, default: bool = False) -> bool:
     raise InputError(f"{name}={os.environ[name]}; expected 1 or 0; try {name}=1, or unset {name}")
 
 
-def string(name: str) -> str | None:
-    """The value of the variable ``name``; None where it is unset or empty."""
-    return os.environ.get(name) or None
-
-
 def whole_number(name: str, default: int, least: int = 0) -> int:
     """The whole number in the variable ``name``, such as torchrun's ``WORLD_SIZE``; ``default`` where unset or empty.
 
@@ -62,18 +57,9 @@ def whole_number(name: str, default: int, least: int = 0) -> int:
 
 
 def check() -> None:
-    """Read every switch once, so that nonsense is told before a run rather than in the middle of it.
-
-    Raises:
-        InputError: a switch is neither on nor off.
-    """
+    """Read every switch once, so that nonsense is refused before a run rather than in the middle of it."""
     for name in _FLAGS:
         flag(name)
-
-
-def given() -> dict[str, str]:
-    """The variables of tp4's that are set here, with their values."""
-    return {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
 
 
 def unknown() -> list[str]:

@@ -49,11 +49,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def _writable(folder: Path) -> Iterator[None]:
+    """What fails inside, fails because ``folder`` cannot be written."""
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"cannot write in {folder}: {error.strerror}; expected a writable folder; choose another --out"
+            f"cannot write to the output folder {folder}: {error.strerror}; "
+            "expected a folder that can be created and written; choose another with --out DIR"
         ) from None
 
 
@@ -84,24 +86,14 @@ def out_dir(path: str | Path) -> Path:
         InputError: it is a file, or cannot be created or written.
     """
     path = Path(path)
-    try:
+    with _writable(path):
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"cannot write to the output folder {path}: {error.strerror}; "
-            "expected a folder that can be created and written; choose another with --out DIR"
-        ) from None
+        tempfile.TemporaryFile(dir=path).close()
     return path
 
 
 def require_disk(needed: int, folder: str | Path, what: str, hint: str) -> None:
-    """Refuse, before long work, what the disk has no room for.
-
-    Args:
-        needed: bytes. folder: an existing one. what: for instance "two checkpoints". hint: what to type instead.
-    """
+    """Refuse, before long work, ``what`` takes more bytes than are free; ``hint`` says what to type instead."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(

@@ -44,7 +44,7 @@ except ValueError as error:
 
 @contextlib.contextmanager
 def announced() -> Iterator[None]:
-    """Say once that functions are being compiled; nothing where they were compiled before, and are only read."""
+    """Say once that functions are being compiled; say nothing where they are read from numba's cache."""
     if numba is None:
         yield
         return

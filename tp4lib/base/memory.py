@@ -1,4 +1,4 @@
-"""How much memory there is, and how much a process has held at most, as the operating system counts it."""
+"""Available memory, and the peak memory of a process, as the operating system counts them."""
 
 import os
 import resource
@@ -26,7 +26,7 @@ def available() -> int:
 
 
 def own_peak() -> int:
-    """Bytes that this process has held at most (resident)."""
+    """Peak resident memory of this process, in bytes."""
     try:
         # Linux adds to ru_maxrss what the parent held when it forked us; this is our own.
         for line in Path("/proc/self/status").read_text("utf-8", "replace").splitlines():
@@ -38,5 +38,5 @@ def own_peak() -> int:
 
 
 def children_peak() -> int:
-    """Bytes that the largest of the children of this process that have ended held at most (resident)."""
+    """Peak resident memory of the largest child process that has ended, in bytes."""
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * _UNIT

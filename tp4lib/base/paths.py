@@ -33,16 +33,13 @@ def cache_dir() -> Path:
     Raises:
         InputError: ``$TP4_CACHE``, or all of them, cannot be written.
     """
-    if chosen := os.environ.get("TP4_CACHE"):
-        try:
-            return out_dir(Path(chosen).absolute())
-        except InputError:
-            raise InputError(
-                f"TP4_CACHE={chosen} cannot be written; expected a folder that can; choose another, or unset TP4_CACHE"
-            ) from None
     for place in cache_places():
         with contextlib.suppress(InputError):
             return out_dir(place)
+    if chosen := os.environ.get("TP4_CACHE"):
+        raise InputError(
+            f"TP4_CACHE={chosen} cannot be written; expected a folder that can; choose another, or unset TP4_CACHE"
+        )
     return _temporary_cache()
 
 

@@ -1,4 +1,4 @@
-"""A step recorded as a CUDA graph, for steps of many operations so small that launching them takes the time."""
+"""A step recorded as a CUDA graph: for steps of many small operations, where most time goes into launching them."""
 
 from collections.abc import Callable, Sequence
 

@@ -83,13 +83,10 @@ def _run(arguments: Sequence[str]) -> int:
     with packages.needed():
         import typer
     asked = [name for name in arguments[:1] if name in COMMANDS]
-    if (
-        asked and asked != ["doctor"] and not {"-h", "--help"} & set(arguments)
-    ):  # the doctor tells of them itself
+    helps = asked == ["doctor"] or {"-h", "--help"} & set(arguments)  # the doctor tells of them itself
+    if asked and not helps:
         environment.check()
-    usage_error = typer.BadParameter.__mro__[
-        1
-    ]  # its home has moved between releases of typer, its child has not
+    usage_error = typer.BadParameter.__mro__[1]  # its home has moved between releases of typer
     try:
         code = build(asked or COMMANDS)(args=list(arguments), prog_name="tp4", standalone_mode=False)
     except usage_error as error:

@@ -1,4 +1,4 @@
-"""The numbers that a figure shows, read back from its axes: lines, points, bars, bands, pictures.
+"""The numbers that a figure shows, read back from its axes: lines, points, bars, bands, images.
 
 Needs numpy alone: what an artist of matplotlib is, is told by what it can do.
 """

@@ -75,9 +75,8 @@ class Manifest:
 
     def _noted(self) -> dict[str, list[str]]:
         noted = read_json(self.folder / FILE)
-        if isinstance(noted, dict) and all(isinstance(each, list) for each in noted.values()):
-            return noted
-        return {}
+        fits = isinstance(noted, dict) and all(isinstance(each, list) for each in noted.values())
+        return noted if fits else {}
 
 
 def read_json(path: Path) -> Any:

@@ -4,10 +4,8 @@ The table, ``needs.json`` beside this file, is written from a real run by ``pyth
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 VOCABULARY, IMAGES = 67_897, 50_000
 """At preset paper: words of wiki8 that occur at least five times; training images of CIFAR-10."""
@@ -31,17 +29,15 @@ class Needs:
     measured: str
 
 
-def needs(preset: str, table: Mapping[str, Any] | None = None) -> Needs | None:
+def needs(preset: str) -> Needs | None:
     """What ``tp4 reproduce --preset PRESET`` needs; None where it has not been measured.
 
     Memory is that of the largest notebook: the peaks of its kernel and of papermill's process, resident. tp4 itself
     adds little, because the libraries that it loads are shared with them. Several workers take several times as much.
     """
-    if table is None:
-        table = json.loads(TABLE.read_text("utf-8"))
-    if preset not in table:
+    entry = json.loads(TABLE.read_text("utf-8")).get(preset)
+    if entry is None:
         return None
-    entry = table[preset]
     notebooks = entry["notebooks"].values()
     return Needs(
         sum(each["seconds"] for each in notebooks),

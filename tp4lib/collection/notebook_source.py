@@ -13,14 +13,13 @@ from tp4lib.base.errors import InputError
 from tp4lib.base.files import atomic_path
 
 KEY = "tp4"
-INJECTED = ("injected-parameters", "papermill-error-cell-tag")
-"""Tags of the cells that papermill adds to a notebook."""
 FOLDED = "hide-input"
 """Tag of the cells whose code is folded away: set-up, sizes, figures, tables; the site's builder reads it."""
 RESULTS = "results"
 """Tag of the cells that say what came out; a student's version has a place to write instead."""
 
 _FORMAT = (4, 5)
+_INJECTED = ("injected-parameters", "papermill-error-cell-tag")  # tags of the cells that papermill adds
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MERGE_MARKS = re.compile(r"^(<{7}|={7}|>{7})( |$)", re.MULTILINE)
 
@@ -65,11 +64,7 @@ def source_digest(notebook: dict[str, Any]) -> str:
     A notebook's committed outputs carry the digest of the code that made them (metadata ``tp4.source``), so that a
     changed cell is noticed.
     """
-    cells = [
-        "".join(cell["source"])
-        for cell in notebook["cells"]
-        if cell["cell_type"] == "code" and INJECTED[0] not in cell.get("metadata", {}).get("tags", [])
-    ]
+    cells = ["".join(cell["source"]) for cell in _own_cells(notebook) if cell["cell_type"] == "code"]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
@@ -130,7 +125,7 @@ def _own_cells(notebook: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         cell
         for cell in notebook["cells"]
-        if not set(INJECTED) & set(map(str, cell["metadata"].get("tags", [])))
+        if not set(_INJECTED) & set(map(str, cell.get("metadata", {}).get("tags", [])))
     ]
 
 

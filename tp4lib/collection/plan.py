@@ -13,10 +13,6 @@ from tp4lib.data.catalogue import EMBEDDED
 
 # Wall-clock limits per notebook, generous: a run on a loaded machine must not be cut off.
 TIMEOUTS = {"ci": 15 * 60, "class": 15 * 60, "laptop": 3 * 3600, "paper": 48 * 3600}
-LONGEST = 1e8
-"""Seconds: three years, the largest timeout."""
-LARGEST_SEED = 2**32 - 1
-"""What NumPy's and scikit-learn's generators take."""
 # Every library that starts threads of its own, so that notebooks that run at once do not take each other's cores.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -55,11 +51,13 @@ class Plan:
             raise InputError(
                 f"unknown preset {self.preset!r}; expected one of {', '.join(PRESETS)}; try --preset ci"
             )
-        checks.whole("--seed", self.seed, least=0, most=LARGEST_SEED, example=0)
+        # The largest seed that NumPy's and scikit-learn's generators take.
+        checks.whole("--seed", self.seed, least=0, most=2**32 - 1, example=0)
         checks.whole("--workers", self.workers, example=2)
         checks.whole("--threads", self.threads, example=1)
         if self.timeout is not None:
-            checks.real("--timeout", self.timeout, above=0, most=LONGEST, example=TIMEOUTS[self.preset])
+            # At most three years, in seconds: an operating system's clock takes no infinity.
+            checks.real("--timeout", self.timeout, above=0, most=1e8, example=TIMEOUTS[self.preset])
         told, place = "--data-dir", self.data_dir
         if place is None and self.preset not in SHIPPED:  # what the notebooks will look at
             told, place = "TP4_DATA", os.environ.get("TP4_DATA")

@@ -168,11 +168,8 @@ def label_lines(ax: Axes, gap: float = 11.0) -> None:
     box, points = ax.get_window_extent(), 72 / ax.figure.dpi
     ends = []
     for line in ax.get_lines():
-        label, xs, ys = (
-            line.get_label(),
-            np.asarray(line.get_xdata(), float),
-            np.asarray(line.get_ydata(), float),
-        )
+        label = line.get_label()
+        xs, ys = (np.asarray(data, float) for data in line.get_data())
         shown = np.isfinite(xs) & np.isfinite(ys)
         if label and not label.startswith("_") and shown.any():
             end = (xs[shown][-1], ys[shown][-1])
@@ -189,9 +186,7 @@ def label_lines(ax: Axes, gap: float = 11.0) -> None:
     heights = [min(max(height, lowest), highest) for height, _ in ends]
     for index in range(1, len(heights)):
         heights[index] = max(heights[index], heights[index - 1] + gap)
-    if (
-        heights and heights[-1] > highest
-    ):  # the column sticks out at the top: push it down, as far as it must go
+    if heights and heights[-1] > highest:  # the column sticks out at the top: push it down
         heights[-1] = highest
         for index in range(len(heights) - 2, -1, -1):
             heights[index] = min(heights[index], heights[index + 1] - gap)

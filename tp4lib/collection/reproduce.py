@@ -41,7 +41,7 @@ def notebooks(names: Sequence[str] = ()) -> list[Path]:
     the path of a file, and that file is meant.
 
     Raises:
-        InputError: a name fits none, there is no such file, or the results of two would have one name.
+        InputError: a name fits none, or there is no such file.
     """
     everything = _collection()
     if not names:
@@ -51,7 +51,6 @@ def notebooks(names: Sequence[str] = ()) -> list[Path]:
         found = _file(name) if "/" in name or name.endswith(".ipynb") else _of_collection(name, everything)
         if not any(os.path.realpath(found) == os.path.realpath(other) for other in chosen):
             chosen.append(found)
-    _require_own_names(chosen)
     return chosen
 
 
@@ -81,12 +80,8 @@ def run(selected: Sequence[Path], plan: Plan, say: Callable[[str], None] = print
     device = plan.check()
     _require_own_names(selected)
     _require_apart(selected, plan.out)
-    readable = {}
-    for source in selected:
-        with contextlib.suppress(InputError):  # what is no notebook is told when it is its turn
-            readable[source.stem] = read_notebook(source)
-    require_sizes(readable, plan.preset)
     this = _Run(plan, device, say)
+    this.read(selected)
     with alone_in(plan.out):
         return this.execute(selected)
 
@@ -146,8 +141,20 @@ class _Run:
         self.given = {"data": environment.get("TP4_DATA"), **_library()}
         self.executor = Executor(environment, plan.timeout or TIMEOUTS[plan.preset])
         self.outcomes: dict[Path, Outcome] = {}
-        self.contents: dict[Path, bytes] = {}  # each notebook file as it was read
+        self.notebooks: dict[Path, dict[str, Any]] = {}
+        self.contents: dict[Path, bytes] = {}  # their files as they were read
+        self.unreadable: dict[Path, str] = {}  # what is no notebook, and why
         self._lock = threading.Lock()  # of the folder's own files
+
+    def read(self, selected: Sequence[Path]) -> None:
+        """Read the notebooks, once; refuse a preset that one of them has no sizes for."""
+        for source in selected:
+            try:
+                self.notebooks[source] = read_notebook(source)
+                self.contents[source] = source.read_bytes()
+            except InputError as error:
+                self.unreadable[source] = str(error)
+        require_sizes({source.stem: each for source, each in self.notebooks.items()}, self.plan.preset)
 
     def execute(self, selected: Sequence[Path]) -> list[Outcome]:
         stages_of = {source: Stage(self.plan.out, result_name(source)) for source in selected}
@@ -158,8 +165,11 @@ class _Run:
         self._put_in_order(list(stages_of.values()))
         todo: dict[Path, Callable[[], Outcome]] = {}
         for source, stage in stages_of.items():
-            if (notebook := self._read(source, stage)) is not None:
-                todo[source] = functools.partial(self._one, stage, notebook)
+            if source in self.unreadable:
+                stage.begin(self.asked | self.given)
+                self._end(source, stage, Outcome(stage.name, 0.0, self.unreadable[source]))
+            elif not self._is_kept(source, stage):
+                todo[source] = functools.partial(self._one, stage, self.notebooks[source])
         self._gather()
         try:
             with contextlib.closing(self.executor.each(todo, self.plan.workers, self._tick)) as coming:
@@ -182,20 +192,14 @@ class _Run:
         for stage in chosen:
             stage.require_free()
 
-    def _read(self, source: Path, stage: Stage) -> dict[str, Any] | None:
-        """The notebook, if it is to be run: not one that is kept from an earlier run, or cannot be read."""
-        try:
-            notebook = read_notebook(source)
-        except InputError as error:
-            stage.begin(self.asked | self.given)
-            self._end(source, stage, Outcome(stage.name, 0.0, str(error)))
-            return None
-        self.contents[source] = source.read_bytes()
-        if self.plan.resume and (outcome := _finished(stage, self._identity(notebook))) is not None:
-            self.outcomes[source] = self._stored(source, stage, outcome)
-            self.say(f"{self._heads[source]}  kept from the run before")
-            return None
-        return notebook
+    def _is_kept(self, source: Path, stage: Stage) -> bool:
+        """Whether the results of an earlier run stand for this one's (--resume)."""
+        outcome = _finished(stage, self._identity(self.notebooks[source])) if self.plan.resume else None
+        if outcome is None:
+            return False
+        self.outcomes[source] = self._stored(source, stage, outcome)
+        self.say(f"{self._heads[source]}  kept from the run before")
+        return True
 
     def _identity(self, notebook: dict[str, Any]) -> dict[str, Any]:
         """All that the numbers of a notebook depend on."""
@@ -313,23 +317,17 @@ def _finished(stage: Stage, identity: dict[str, Any]) -> Outcome | None:
     run, report = stage.whole(), read_json(stage.results / "metrics.json")
     if not run or not report or {key: run.get(key) for key in identity} != identity:
         return None
-    files = Manifest(stage.results)
-    there = all(files.is_ours(name) for name in run["files"])
-    if (
-        not there
-        or not (stage.out / f"{stage.name}.ipynb").is_file()
-        or not _same_data(report, identity["data"])
-    ):
-        return None
-    return Outcome(stage.name, run["seconds"], None, run["peak_memory_bytes"])
+    ours = Manifest(stage.results).is_ours
+    there = all(map(ours, run["files"])) and (stage.out / f"{stage.name}.ipynb").is_file()
+    if there and _same_data(report, identity["data"]):
+        return Outcome(stage.name, run["seconds"], None, run["peak_memory_bytes"])
+    return None
 
 
 def _same_data(report: dict[str, Any], place: str | None) -> bool:
     """Whether the data sets of a report are those that a run would find now, byte for byte."""
     for told in report["data"]:
-        if (
-            told["name"] not in datasets.DATASETS
-        ):  # an installed package's own, whose version has been compared
+        if told["name"] not in datasets.DATASETS:  # a package's own, whose version has been compared
             if place == told.get("source") == EMBEDDED:
                 continue
             return False

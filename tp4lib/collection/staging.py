@@ -73,10 +73,11 @@ class Stage:
         Raises:
             InputError: as `exchange`; the results wait in the stage.
         """
-        files = [file.name for file in self._staged()]
-        for file in (self.executed, *self._staged()):
-            _flush(file)
-        run = {**self._begun(), **told, "ended": now(), "files": sorted(files)}
+        staged = self._staged()
+        for file in (self.executed, *staged):
+            with open(file, "rb+") as opened:
+                os.fsync(opened.fileno())
+        run = {**self._begun(), **told, "ended": now(), "files": [file.name for file in staged]}
         write_json(self.folder / "run.json", run)
         self.exchange()
 
@@ -198,8 +199,3 @@ def now() -> str:
 
 def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
-
-
-def _flush(path: Path) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())

@@ -10,6 +10,7 @@ People misspell marks, and a mark that is overlooked gives an answer away. So ma
 in which anything like a mark is left is refused. Nor is anything overwritten that a student may have written.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -102,10 +103,7 @@ def student_version(notebook: dict[str, Any], preset: str | None = None) -> dict
 
 def teacher_version(notebook: dict[str, Any], preset: str | None = None) -> dict[str, Any]:
     """The notebook with its answers and without outputs, for who teaches."""
-    cells = []
-    for cell in notebook["cells"]:
-        new = _cell(cell, "".join(cell["source"]), 0)
-        cells.append(new | ({"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {}))
+    cells = [_cell(cell, "".join(cell["source"])) for cell in notebook["cells"]]
     return _dressed(notebook, cells, preset)
 
 
@@ -171,7 +169,8 @@ def write_students(
     for name, book in (books | answers).items():
         with atomic_path(out / name) as part:
             # A half of a surrogate pair, which JSON can hold and UTF-8 cannot, stays the escape that it was.
-            part.write_text(_json(book, indent=1) + "\n", encoding="utf-8", errors="backslashreplace")
+            text = json.dumps(book, ensure_ascii=False, indent=1) + "\n"
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
         sources = [cell["source"] for cell in book["cells"]]
         places = sum(source.count(word) for source in sources for word in (ANSWER, PREDICTION, SAW, CODE))
         say(f"{out / name}: " + (f"{places} places to write in" if name in books else "with the answers"))
@@ -183,10 +182,8 @@ def _pieces(cell: dict[str, Any], number: int) -> list[_Piece]:
     source = "".join(cell["source"]).replace("\r\n", "\n").replace("\r", "\n")
     pieces = _between_marks(source if cell["cell_type"] == "code" else _without_expectations(source), number)
     if cell["cell_type"] != "code":
-        pieces = [
-            new for piece in pieces for new in ([piece] if piece.taken else _unfolded(piece.text, number))
-        ]
-        pieces = [new for piece in pieces for new in ([piece] if piece.taken else _unseen(piece.text))]
+        for cut in (functools.partial(_unfolded, number=number), _unseen):
+            pieces = [new for piece in pieces for new in ([piece] if piece.taken else cut(piece.text))]
         pieces = list(_with_places(pieces))
     if _is_answer(cell) and not any(piece.taken for piece in pieces):
         pieces = [_Piece(source, taken=True, stub=CODE)]
@@ -294,11 +291,9 @@ def _student_cells(cell: dict[str, Any], pieces: Sequence[_Piece]) -> Iterator[d
     if cell["cell_type"] == "code":
         parts = [piece.stub if piece.taken else piece.text for piece in pieces]
         source = "\n".join(part for part in parts if part is not None)
-        if source.strip() or not any(
-            piece.taken for piece in pieces
-        ):  # one that held nothing but hidden tests goes
-            answered = any(piece.stub for piece in pieces)  # what is to be filled in is not folded
-            yield _cell(cell, source, 0, unfold=answered) | {"outputs": [], "execution_count": None}
+        # A cell that held nothing but hidden tests goes; what is to be filled in is not folded.
+        if source.strip() or not any(piece.taken for piece in pieces):
+            yield _cell(cell, source, unfold=any(piece.stub for piece in pieces))
         return
     for index, piece in enumerate(pieces):
         if piece.stub is not None:
@@ -310,7 +305,7 @@ def _student_cells(cell: dict[str, Any], pieces: Sequence[_Piece]) -> Iterator[d
         yield _cell({"cell_type": "markdown", "id": cell.get("id")}, PREDICTION, 1)
 
 
-def _cell(origin: dict[str, Any], source: str, index: int, unfold: bool = False) -> dict[str, Any]:
+def _cell(origin: dict[str, Any], source: str, index: int = 0, unfold: bool = False) -> dict[str, Any]:
     """A cell like ``origin`` with another source; of what else it held, tags, fold and the pictures still shown."""
     tags = [tag for tag in origin.get("metadata", {}).get("tags", []) if not (unfold and tag == FOLDED)]
     name = origin.get("id")
@@ -324,6 +319,8 @@ def _cell(origin: dict[str, Any], source: str, index: int, unfold: bool = False)
     }
     if FOLDED in tags:
         fold(cell)
+    if cell["cell_type"] == "code":
+        cell |= {"outputs": [], "execution_count": None}
     pictures = {
         file: data
         for file, data in (origin.get("attachments") or {}).items()
@@ -391,8 +388,5 @@ def _may_replace(path: Path) -> bool:
 def _digest(book: dict[str, Any]) -> str:
     """SHA-256 of a student's notebook, without this digest itself."""
     bare = book | {"metadata": {key: value for key, value in book["metadata"].items() if key != KEY}}
-    return hashlib.sha256(_json(bare, sort_keys=True).encode("utf-8", "backslashreplace")).hexdigest()
-
-
-def _json(value: Any, **layout: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, **layout)
+    text = json.dumps(bare, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()

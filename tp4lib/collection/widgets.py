@@ -1,10 +1,11 @@
-"""Sliders for pictures that ask to be turned: in a live session only, so that runs without a reader stay quick."""
+"""Sliders for figures, in a live session only, so that runs without a reader stay fast."""
 
 import inspect
+import os
 from collections.abc import Callable
 from typing import Any
 
-from tp4lib.base import environment, packages
+from tp4lib.base import packages
 
 
 def live() -> bool:
@@ -13,7 +14,7 @@ def live() -> bool:
         from IPython import get_ipython
     except ImportError:
         return False
-    return environment.string("TP4_ASKED") is None and hasattr(get_ipython(), "kernel")
+    return not os.environ.get("TP4_ASKED") and hasattr(get_ipython(), "kernel")
 
 
 def sliders(draw: Callable[..., Any], **controls: Any) -> Any:

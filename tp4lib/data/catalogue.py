@@ -5,7 +5,6 @@ temporary file, checked, then renamed) unless ``TP4_OFFLINE=1``; then it takes t
 which one it is, so that no figure can pass off a stand-in as the real thing.
 """
 
-import contextlib
 import functools
 import os
 import sys
@@ -15,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tp4lib.base import archives, environment, packages, paths
+from tp4lib.base import archives, environment, paths
 from tp4lib.base.errors import InputError
 from tp4lib.data.contents import matches
 from tp4lib.data.download import download
@@ -118,7 +117,7 @@ def named_folder() -> str | None:
     Raises:
         InputError: it names something else.
     """
-    folder = environment.string("TP4_DATA")
+    folder = os.environ.get("TP4_DATA") or None
     if folder and folder != EMBEDDED:
         _require_folder(folder, f"TP4_DATA={folder}", "unset TP4_DATA or correct it")
     return folder
@@ -128,13 +127,10 @@ def require_any(folder: str | Path, told: str) -> None:
     """Refuse a folder, named by ``told``, that holds no data set: a run would take stand-ins without a word."""
     advice = f"choose another {told}, or leave it out"
     _require_folder(folder, f"no data folder {folder}", advice)
-    for dataset in DATASETS.values():
-        with contextlib.suppress(InputError):
-            if _look(dataset, Path(folder), told):
-                return
-    raise InputError(
-        f"no data set in {folder}; expected files of {', '.join(DATASETS)}, as `tp4 data` names them; {advice}"
-    )
+    if not _holds_any(folder):
+        raise InputError(
+            f"no data set in {folder}; expected files of {', '.join(DATASETS)}, as `tp4 data` names them; {advice}"
+        )
 
 
 def _require_folder(folder: str | Path, name: str, advice: str) -> None:
@@ -142,10 +138,14 @@ def _require_folder(folder: str | Path, name: str, advice: str) -> None:
         raise InputError(f"{name}: it is {archives.what_is(folder)}; expected a folder; {advice}")
 
 
+def _holds_any(folder: str | Path) -> bool:
+    return any(_places(dataset, Path(folder)) for dataset in DATASETS.values())
+
+
 @functools.cache  # once is enough
 def _tell_if_useless(folder: str) -> None:
     """A line on stderr where a folder that the user named holds no data set at all: its name may be misspelt."""
-    if not any(_places(dataset, Path(folder)) for dataset in DATASETS.values()):
+    if not _holds_any(folder):
         print(
             f"tp4: TP4_DATA={folder} holds none of {', '.join(DATASETS)}; going on without it; correct it, or unset "
             "TP4_DATA",
@@ -200,8 +200,13 @@ def _look(dataset: Dataset, folder: Path, source: str) -> Found | None:
         _require_nothing_odd(dataset, folder)
         return None
     path, form = places[0]
-    official = {filename: digest for filename, (_, digest) in dataset.remotes.items()}
-    read = dataset.read(path, form.title, form.known, official)
+    read = dataset.read(path, {filename: digest for filename, (_, digest) in dataset.remotes.items()})
+    # Of an unpacked text8 the MD5 is known, which takes another reading.
+    known = form.known == f"sha256:{read['sha256']}" or (
+        form.known.startswith("md5:") and matches(path, form.known)
+    )
+    if read["official"] or known:
+        read["title"] = form.title
     if path.name == "enwik9.zip":
         path = _cleaned(path, paths.cache_dir() / f"fil9-{read['sha256'][:32]}")
     return Found(dataset.name, path, source, licence=dataset.licence, **read)
@@ -242,8 +247,10 @@ def _embedded(dataset: Dataset) -> Found:
         path = path or _cleaned(_gensim_test_data(dump), paths.cache_dir() / "wiki-slice.txt")
     elif dataset.name == "questions":
         path = _gensim_test_data("questions-words.txt")
-    read = {"title": title} if path is None else dataset.read(path, title, (), {}) | {"title": title}
-    return Found(dataset.name, path, EMBEDDED, synthetic=dataset.synthetic, licence=licence, **read)
+    read = {} if path is None else dataset.read(path, {})
+    return Found(
+        dataset.name, path, EMBEDDED, **read | {"title": title}, synthetic=dataset.synthetic, licence=licence
+    )
 
 
 def _cleaned(dump: Path, target: Path) -> Path:
@@ -253,15 +260,10 @@ def _cleaned(dump: Path, target: Path) -> Path:
 
 
 def _gensim_test_data(name: str) -> Path:
-    try:  # to import gensim takes more than a second
-        place = find_spec("gensim")
-        if place is None:
-            raise ModuleNotFoundError("No module named 'gensim'", name="gensim")
-    except ImportError as error:
-        reason = packages.explained(error)
-        if reason is None:
-            raise
+    place = find_spec("gensim")  # to import it takes more than a second
+    if place is None:
         raise InputError(
-            f"the embedded {name} comes with gensim: {reason}, or put the data in a folder named by TP4_DATA"
-        ) from None
+            f"the embedded {name} comes with gensim, which is not installed; expected the packages that tp4 declares; "
+            "run `make install`, or put the data in a folder named by TP4_DATA"
+        )
     return Path(place.origin).parent / "test" / "test_data" / name

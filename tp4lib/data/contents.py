@@ -6,7 +6,8 @@ known files; anything else of the same form may be used, and is called what it i
 
 import hashlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,59 +29,52 @@ CIFAR10_MOST = 1 << 26
 """Bytes of one of these files; each has 31 million."""
 
 
-def text(path: Path, title: str, known: Collection[str], official: Mapping[str, str]) -> dict[str, Any]:
+def text(path: Path, official: Mapping[str, str]) -> dict[str, Any]:
     """A text or a packed text.
 
     Args:
         path: of the file; for `omniglot` and an unpacked `cifar10`, of the folder. So for all readers here.
-        title: of the known content.
-        known: digests that are proof of it, as ``"sha256:..."`` or ``"md5:..."``, besides
         official: names of the official downloads and their digests.
 
     Returns:
-        ``title``, ``sha256``, ``counts``, ``official`` and ``held`` of `tp4lib.data.catalogue.Found`.
+        ``title``, ``sha256``, ``counts``, ``official`` and ``held`` of `tp4lib.data.catalogue.Found`, the title as of
+        content that is not known.
 
     Raises:
         InputError: no file, or an empty one; for all readers here: what cannot be read.
     """
-    size, sha256, is_official = _of_file(path, official)
-    same = is_official or any(_is(path, each, sha256) for each in known)
-    told = title if same else f"{path.name}, {size:,} bytes, of unknown digest"
-    return {"title": told, "sha256": sha256, "counts": {"bytes": size}, "official": is_official}
+    size = _size(path)
+    title = f"{path.name}, {size:,} bytes, of unknown digest"
+    return {"title": title, "counts": {"bytes": size}, **_digests(path, official)}
 
 
-def questions(path: Path, title: str, known: Collection[str], official: Mapping[str, str]) -> dict[str, Any]:
+def questions(path: Path, official: Mapping[str, str]) -> dict[str, Any]:
     """Analogy questions: all lines but those that begin with a colon."""
-    _, sha256, _ = _of_file(path, {})
-    lines = path.read_bytes().splitlines()
-    count = sum(bool(line.strip()) and not line.lstrip().startswith(b":") for line in lines)
-    told = title if f"sha256:{sha256}" in known else f"{path.name}, {count:,} questions"
-    return {"title": told, "sha256": sha256, "counts": {"questions": count}}
+    _size(path)
+    with _readable(path):
+        data = path.read_bytes()
+    count = sum(bool(line.strip()) and not line.lstrip().startswith(b":") for line in data.splitlines())
+    title, sha256 = f"{path.name}, {count:,} questions", hashlib.sha256(data).hexdigest()
+    return {"title": title, "counts": {"questions": count}, "sha256": sha256, "official": None}
 
 
-def omniglot(path: Path, title: str, known: Collection[str], official: Mapping[str, str]) -> dict[str, Any]:
+def omniglot(path: Path, official: Mapping[str, str]) -> dict[str, Any]:
     """All drawings under a folder in Omniglot's layout."""
     held = drawings.read(path)
     zips = [matches(each, official.get(each.name, "md5:")) for each in held.archives.values()]
-    same = f"sha256:{held.sha256}" in known or (len(zips) == len(drawings.PARTS) and all(zips))
+    same = held.sha256 == drawings.OFFICIAL or (len(zips) == len(drawings.PARTS) and all(zips))
     counts = held.counts
-    told = f"{counts['characters']:,} characters of {counts['alphabets']:,} alphabets in Omniglot's layout"
-    told = title if same else told
-    return {"title": told, "sha256": held.sha256, "counts": counts, "official": same, "held": held}
+    title = f"{counts['characters']:,} characters of {counts['alphabets']:,} alphabets in Omniglot's layout"
+    return {"title": title, "counts": counts, "sha256": held.sha256, "official": same, "held": held}
 
 
-def cifar10(path: Path, title: str, known: Collection[str], official: Mapping[str, str]) -> dict[str, Any]:
+def cifar10(path: Path, official: Mapping[str, str]) -> dict[str, Any]:
     """CIFAR-10's archive, the folder it unpacks to, or a sample in one ``.npz`` file."""
-    if path.is_dir():
-        sha256, is_official = _cifar10_folder(path)
-    else:
-        _, sha256, is_official = _of_file(path, official)
-    same = is_official or f"sha256:{sha256}" in known
-    told = title if same else "images in CIFAR-10's form"
-    return {"title": told, "sha256": sha256, "official": is_official}
+    told = _cifar10_folder(path) if path.is_dir() else _digests(path, official)
+    return {"title": "images in CIFAR-10's form", **told}
 
 
-def _cifar10_folder(path: Path) -> tuple[str, bool]:
+def _cifar10_folder(path: Path) -> dict[str, Any]:
     found, same = hashlib.sha256(), True
     for name in CIFAR10_BATCHES:
         try:
@@ -93,7 +87,7 @@ def _cifar10_folder(path: Path) -> tuple[str, bool]:
         found.update(f"{name}\0{len(data)}\0".encode())
         found.update(data)
         same &= is_official_batch(name, data)
-    return found.hexdigest(), same
+    return {"sha256": found.hexdigest(), "official": same}
 
 
 def is_official_batch(name: str, data: bytes) -> bool:
@@ -102,13 +96,9 @@ def is_official_batch(name: str, data: bytes) -> bool:
 
 
 def readable_digest(path: Path, algorithm: str = "sha256") -> str:
-    """`tp4lib.base.files.digest`; a file that cannot be read is told in one line."""
-    try:
+    """`tp4lib.base.files.digest`; a file that cannot be read is refused in one line."""
+    with _readable(path):
         return files.digest(path, algorithm)
-    except OSError as error:
-        raise InputError(
-            f"cannot read {path}: {error.strerror or error}; expected a readable file; choose another folder"
-        ) from None
 
 
 def matches(path: Path, expected: str) -> bool:
@@ -117,13 +107,18 @@ def matches(path: Path, expected: str) -> bool:
     return readable_digest(path, algorithm) == value
 
 
-def _is(path: Path, expected: str, sha256: str) -> bool:
-    """`matches` for a file whose SHA-256 is known already."""
-    return expected == f"sha256:{sha256}" if expected.startswith("sha256:") else matches(path, expected)
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path}: {error.strerror or error}; expected a readable file; choose another folder"
+        ) from None
 
 
-def _of_file(path: Path, official: Mapping[str, str]) -> tuple[int, str, bool | None]:
-    """Bytes and SHA-256 of a file that is one, and not empty, and whether it is official; None where none is."""
+def _size(path: Path) -> int:
+    """Bytes of a file; what is no file, or empty, is refused."""
     if not os.path.isfile(path):
         raise InputError(
             f"{path} is {archives.what_is(path)}; expected a file; move it away or choose another folder"
@@ -132,5 +127,11 @@ def _of_file(path: Path, official: Mapping[str, str]) -> tuple[int, str, bool | 
         raise InputError(
             f"{path} is an empty file; expected data; remove it, or choose another folder with --data-dir"
         )
-    sha256 = readable_digest(path)
-    return size, sha256, _is(path, official[path.name], sha256) if path.name in official else None
+    return size
+
+
+def _digests(path: Path, official: Mapping[str, str]) -> dict[str, Any]:
+    """SHA-256 of a file, and whether it is the official one; None where no official download has its name."""
+    _size(path)
+    sha256, expected = readable_digest(path), official.get(path.name)
+    return {"sha256": sha256, "official": expected and expected == f"sha256:{sha256}"}

@@ -14,6 +14,8 @@ from tp4lib.base import archives
 from tp4lib.base.errors import InputError
 
 PARTS = ("images_background", "images_evaluation")
+OFFICIAL = "6741849fb07548c3fa4587fdfb76c3aab23f34c5dd1f4ab959df450e30f5ea75"
+"""`Drawings.sha256` of all of Omniglot."""
 MOST = 1 << 16
 """Bytes of a drawing's file; the largest of Omniglot's has 522."""
 

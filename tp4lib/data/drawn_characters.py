@@ -46,9 +46,7 @@ def draw(classes: int = 300, drawers: int = 20, seed: int = 0) -> np.ndarray:
         ).view(classes, 2, 2)
         placed = 0.85 * torch.einsum("cij,cskj->cski", affine, unsteady) + 0.15 * normal(classes, 1, 1, 2)
         path = torch.einsum("csk...,kp->csp...", placed, curve)  # (classes, strokes, points, 2)
-        path = torch.where(
-            drawn[:, :, None, None], path, torch.tensor(9.0)
-        )  # strokes not drawn: off the paper
+        path = torch.where(drawn[:, :, None, None], path, torch.tensor(9.0))  # off the paper: not drawn
         pen = 0.08 * torch.exp(0.15 * normal(classes))
         across = (path[..., 0].flatten(1)[:, :, None] - grid) ** 2  # (classes, points, 28)
         down = (path[..., 1].flatten(1)[:, :, None] - grid) ** 2

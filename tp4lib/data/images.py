@@ -1,6 +1,6 @@
-"""Pictures with labels as plain matrices: CIFAR-10 and scikit-learn's digits.
+"""Images with labels as plain matrices: CIFAR-10 and scikit-learn's digits.
 
-One function, `load`, gives both in the same form: one flattened picture a row, centred and scaled to mean square 1.
+One function, `load`, gives both in the same form: one flattened image per row, centred and scaled to mean square 1.
 CIFAR-10 is read from the official archive, from the folder it unpacks to, or from a sample in one ``.npz`` file;
 whatever `tp4lib.data.catalogue.find` comes upon.
 """
@@ -30,14 +30,14 @@ _TRAIN_BATCHES = list(CIFAR10_BATCHES)[:-1]  # the last is the test batch
 
 
 class Images(NamedTuple):
-    """Pictures and labels, ready for a perceptron.
+    """Images and labels, ready for a perceptron.
 
     Attributes:
-        train_x: (N, d) training pictures, one flattened picture a row; columns of mean 0, mean square 1 over all.
+        train_x: (N, d) training images, one flattened image per row; columns of mean 0, mean square 1 over all.
         train_y: (N,) labels 0..9, int64.
-        test_x, test_y: the same for the test pictures, shifted and scaled by the training pictures' numbers.
+        test_x, test_y: the same for the test images, shifted and scaled by the training images' numbers.
         label: what this is, for titles and captions, e.g. "CIFAR-10, a sample of 5,000 + 1,000 images, at 16 x 16".
-        shape: (height, width, channels) of a picture, with height * width * channels = d.
+        shape: (height, width, channels) of an image, with height * width * channels = d.
         found: where it came from, for `tp4lib.collection.report.Report.data`.
     """
 
@@ -61,18 +61,18 @@ def load(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Images:
-    """Load pictures and labels, flattened, centred and scaled to mean square 1 per coordinate.
+    """Load images and labels, flattened, centred and scaled to mean square 1 per coordinate.
 
-        x  <-  (x - mean over training pictures) / s,     s^2 = mean square of all centred training coordinates
+        x  <-  (x - mean over training images) / s,     s^2 = mean square of all centred training coordinates
 
     One number s for all coordinates keeps the relative contrast of pixels. A row then has mean square norm d.
 
     Args:
         name: "cifar10" (falls back to the digits where there is no CIFAR-10; ``.label`` says so) or "digits".
         data_dir: a folder to look in first; see `tp4lib.data.catalogue.find`.
-        side: shrink the pictures to side x side by averaging blocks; it has to divide the side they have. The
+        side: shrink the images to side x side by averaging blocks; it has to divide the side they have. The
             digits (8 x 8) stay as they are if they are no larger.
-        train_size, test_size: keep that many pictures, drawn without replacement; all if None.
+        train_size, test_size: keep that many images, drawn without replacement; all if None.
         seed: of that draw, and of the digits' split into 1,500 + 297.
 
     Raises:
@@ -88,7 +88,7 @@ def load(
     elif name == "cifar10":
         found = find("cifar10", data_dir)
     else:
-        raise InputError(f"no pictures called {name!r}; expected cifar10 or digits; try load('digits')")
+        raise InputError(f"no images called {name!r}; expected cifar10 or digits; try load('digits')")
     seed = checks.whole("seed", seed, least=0, example=0)
     parts = _digits(seed) if found.path is None else _cifar10(found.path)
     counts = {"train_images": len(parts[0][0]), "test_images": len(parts[1][0])}
@@ -99,9 +99,8 @@ def load(
     if side is not None and (side < original or found.path is not None):
         train, test = _shrink(train, side), _shrink(test, side)
     shape = train.shape[1:]
-    label = _label(found.title, len(train), len(test)) + (
-        "" if shape[0] == original else f", at {side} x {side}"
-    )
+    resized = "" if shape[0] == original else f", at {side} x {side}"
+    label = _label(found.title, len(train), len(test)) + resized
     device = resolve(device)
     train_x, test_x = (x.to(device, dtype) for x in _standardized(train, test, dtype))
     labels = [torch.from_numpy(y).to(device) for y in (train_y, test_y)]
@@ -140,7 +139,7 @@ def one_hot(y: Tensor, classes: int = CLASSES, dtype: torch.dtype = torch.float3
 
 
 def _digest(parts: Any) -> str:
-    """Of pictures that are made in memory: of the training pictures, their labels, and the same of the test."""
+    """Of images that are made in memory: of the training images, their labels, and the same of the test."""
     found = hashlib.sha256()
     for array in itertools.chain.from_iterable(parts):
         found.update(np.ascontiguousarray(array).data)
@@ -163,7 +162,7 @@ def _shrink(x: np.ndarray, side: int) -> np.ndarray:
     n, s, _, c = x.shape
     side = checks.whole("side", side, most=s, example=s // 2)
     if s % side:
-        raise InputError(f"side = {side}; expected a divisor of {s}, the pictures' side; try side={s // 2}")
+        raise InputError(f"side = {side}; expected a divisor of {s}, the images' side; try side={s // 2}")
     return x.reshape(n, side, s // side, side, s // side, c).mean(axis=(2, 4))
 
 
@@ -203,15 +202,9 @@ def _cifar10(path: Path):
 
 def _checked(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(x), np.asarray(y)
-    if (
-        x.dtype != np.uint8
-        or x.ndim != 4
-        or x.shape[1:] != (32, 32, 3)
-        or y.shape != x.shape[:1]
-        or not len(x)
-    ):
+    if x.dtype != np.uint8 or not len(x) or x.shape != (len(x), 32, 32, 3) or y.shape != x.shape[:1]:
         raise ValueError(
-            f"pictures {x.dtype} {x.shape} with labels {y.shape}, not uint8 (N, 32, 32, 3) with (N,)"
+            f"images {x.dtype} {x.shape} with labels {y.shape}, not uint8 (N, 32, 32, 3) with (N,)"
         )
     y = y.astype(np.int64)
     if y.min() < 0 or y.max() >= CLASSES:

@@ -14,13 +14,13 @@ class Form:
 
     Attributes:
         files: names that must all be there, a folder's with "/" at its end.
-        title: of the content that is known by
-        known: its digest, ``"sha256:..."`` or ``"md5:..."``, besides that of the official downloads.
+        title: of the content that is official, or has the digest
+        known: ``"sha256:..."`` or ``"md5:..."``.
     """
 
     files: tuple[str, ...]
     title: str
-    known: tuple[str, ...] = ()
+    known: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,11 @@ _GENSIMS = "206 pages of English Wikipedia (gensim's test data, cleaned to text8
 _QUESTIONS = "questions-words, 19,544 analogy questions"
 DIGITS = ("scikit-learn's 8 x 8 handwritten digits", "CC BY 4.0")
 """Title and licence: of the UCI Machine Learning Repository, "Optical recognition of handwritten digits"."""
-# Digests that are no official download's.
+# Digests of what is no official download.
 _TEXT8_PLAIN = "md5:3bea1919949baf155f99411df5fada7e"
 _WIKI8_PLAIN = "sha256:90ed1ce0d0a678b55a6ade95037a849137b514ba94903876cbd692d80a471997"
 _WIKI8_XZ = "sha256:128c3bb5a7a75b7cc4a0867a6d54b3cfe48001d884586cceb269e7c4092ae41d"
 _GENSIMS_QUESTIONS = "sha256:8c29b3332afc46f3fb8be04cb5297bf96f39aa7131272dff57869b4485b22a36"
-_ALL_DRAWINGS = (
-    "sha256:6741849fb07548c3fa4587fdfb76c3aab23f34c5dd1f4ab959df450e30f5ea75"  # as a folder or as zips
-)
 _CIFAR10_SAMPLE = "sha256:1452c17917533f7040a83b9e3d137ea5119a32166f0fc971739dbed5ac6efe49"
 
 DATASETS = {
@@ -67,11 +64,11 @@ DATASETS = {
         "text8",
         "CC BY-SA 3.0",
         (
-            Form(("text8",), _TEXT8, (_TEXT8_PLAIN,)),
+            Form(("text8",), _TEXT8, _TEXT8_PLAIN),
             Form(("text8.zip",), _TEXT8),
             Form(("text8.gz",), _TEXT8),
-            Form(("wiki8",), _WIKI8, (_WIKI8_PLAIN,)),
-            Form(("wiki8.xz",), _WIKI8, (_WIKI8_XZ,)),
+            Form(("wiki8",), _WIKI8, _WIKI8_PLAIN),
+            Form(("wiki8.xz",), _WIKI8, _WIKI8_XZ),
         ),
         contents.text,
         {
@@ -98,7 +95,7 @@ DATASETS = {
     "questions": Dataset(
         "questions",
         "Apache 2.0",
-        (Form(("questions-words.txt",), _QUESTIONS, (_GENSIMS_QUESTIONS,)),),
+        (Form(("questions-words.txt",), _QUESTIONS, _GENSIMS_QUESTIONS),),
         contents.questions,
         {},
         (f"{_QUESTIONS} (gensim's test data)", "Apache 2.0"),
@@ -107,7 +104,7 @@ DATASETS = {
         "omniglot",
         "MIT",
         tuple(
-            Form(files, "Omniglot, 1,623 handwritten characters", (_ALL_DRAWINGS,))
+            Form(files, "Omniglot, 1,623 handwritten characters")
             for files in itertools.product(*((f"{part}.zip", f"{part}/") for part in drawings.PARTS))
         ),
         contents.omniglot,
@@ -130,7 +127,7 @@ DATASETS = {
         (
             Form(("cifar-10-python.tar.gz",), "CIFAR-10"),
             Form(("cifar-10-batches-py/",), "CIFAR-10"),
-            Form(("cifar10_6k.npz",), "CIFAR-10, a sample of 5,000 + 1,000 images", (_CIFAR10_SAMPLE,)),
+            Form(("cifar10_6k.npz",), "CIFAR-10, a sample of 5,000 + 1,000 images", _CIFAR10_SAMPLE),
         ),
         contents.cifar10,
         {

@@ -59,9 +59,8 @@ def load(data_dir: str | Path | None = None) -> Characters:
         counts = {"characters": len(images), "drawings": images.shape[0] * images.shape[1]}
         found = replace(found, sha256=hashlib.sha256(images.data).hexdigest(), counts=counts)
         return Characters(images, names, found.title, synthetic=True, found=found)
-    drawn = found.held  # the very bytes that the title and the digest are of
-    drawings.require_some(drawn, found.path)
-    images, names = _images(drawn, paths.cache_dir())
+    # `held` has the very bytes that the title and the digest are of.
+    images, names = _images(found.held, found.path, paths.cache_dir())
     return Characters(images, names, found.title, synthetic=False, found=found)
 
 
@@ -81,12 +80,13 @@ def read(folder: str | Path, cache: str | Path | None = None) -> tuple[np.ndarra
     Raises:
         InputError: not Omniglot, a truncated zip, a damaged PNG (named), characters with unequal numbers of drawings.
     """
-    drawn = drawings.read(folder)
+    return _images(drawings.read(folder), folder, cache)
+
+
+def _images(
+    drawn: drawings.Drawings, folder: str | Path, cache: str | Path | None
+) -> tuple[np.ndarray, list[str]]:
     drawings.require_some(drawn, folder)
-    return _images(drawn, cache)
-
-
-def _images(drawn: drawings.Drawings, cache: str | Path | None) -> tuple[np.ndarray, list[str]]:
     names = list(drawn.characters)
     drawers = len(drawn.characters[names[0]])
     for character, files in drawn.characters.items():
@@ -131,18 +131,17 @@ def _ink(data: bytes, name: str) -> np.ndarray:
         if (width, height) != (_SIDE, _SIDE):
             raise _unfit(name, f"{width:,} x {height:,} pixels")
         if header != _HEADER:
-            return _ink_by_pillow(chunks, name)
+            return _ink_by_pillow(data, name)
         packed = b"".join(body for kind, body in chunks if kind == b"IDAT")
         row = 1 + (_SIDE + 7) // 8  # a filter's number, then the bits
-        inflated = zlib.decompressobj().decompress(
-            packed, _SIDE * row + 1
-        )  # no more, whatever is packed there
+        # One byte more than there should be, and no more than that, whatever is packed there.
+        inflated = zlib.decompressobj().decompress(packed, _SIDE * row + 1)
         rows = np.frombuffer(inflated, dtype=np.uint8).reshape(_SIDE, row)
         if rows[:, 0].any():
-            return _ink_by_pillow(chunks, name)
+            return _ink_by_pillow(data, name)
+    except InputError:
+        raise
     except (ValueError, struct.error, zlib.error) as error:
-        if isinstance(error, InputError):
-            raise
         raise drawings.corrupt(name, error) from None
     return np.unpackbits(rows[:, 1:], axis=1)[:, :_SIDE] == 0  # a black pixel, bit 0, is ink
 
@@ -161,18 +160,12 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += 12 + length
 
 
-def _ink_by_pillow(chunks: list[tuple[bytes, bytes]], name: str) -> np.ndarray:
+def _ink_by_pillow(data: bytes, name: str) -> np.ndarray:
     """The same of a PNG in any form whose pixels are all black or white."""
     with packages.needed():
         from PIL import Image, UnidentifiedImageError
-    kinds = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # all that the pixels depend on
-    whole = _SIGNATURE + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks
-        if kind in kinds
-    )
     try:
-        with Image.open(io.BytesIO(whole), formats=["PNG"]) as image:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             mode = image.mode
             pixels = np.asarray(image.convert("RGBA"))
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:

@@ -52,9 +52,8 @@ def source(data: Found | Path) -> dict[str, Any]:
     ``official`` is null where no official digest is known, ``licence`` where it is a file of the user's.
     """
     if isinstance(data, Path):
-        name = data.name.encode(
-            "utf-8", "backslashreplace"
-        ).decode()  # a name need not be UTF-8, JSON has to be
+        # A name need not be UTF-8, JSON has to be.
+        name = data.name.encode("utf-8", "backslashreplace").decode()
         return {
             "name": name, "title": name, "source": "file", "synthetic": False, "sha256": readable_digest(data),
             "counts": {"bytes": data.stat().st_size}, "official": None, "licence": None,

@@ -1,6 +1,7 @@
 """A whole run on Omniglot from its `MAMLSettings`: train, keep the best epoch, test, and write ``metrics.json``."""
 
 import math
+import os
 import sys
 import time
 from dataclasses import asdict, replace
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tp4lib.base import device as devices
-from tp4lib.base import environment, results
+from tp4lib.base import results
 from tp4lib.base.errors import InputError
 from tp4lib.base.files import alone_in
 from tp4lib.data import catalogue, omniglot, provenance
@@ -53,7 +54,7 @@ def run(
             "limit": settings.limit.value, "width": "inf" if settings.units == math.inf else settings.units,
             "activation": settings.activation.value, "seed": settings.seed, "dataset": characters.title, **chosen,
         }  # fmt: skip
-        if characters.synthetic and environment.string("TP4_DATA") != catalogue.EMBEDDED:
+        if characters.synthetic and os.environ.get("TP4_DATA") != catalogue.EMBEDDED:
             print(
                 f"tp4: no Omniglot was found; going on with {characters.title}, whose accuracies do not compare with "
                 "published ones; to get Omniglot, run `tp4 data omniglot`, or put its two zips in --data-dir",

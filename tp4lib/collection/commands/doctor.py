@@ -79,7 +79,7 @@ def _packages() -> Iterator[str]:
 
 def _settings() -> Iterator[str]:
     """The environment variables of tp4's that are set: what is read, what is wrong, what has no effect."""
-    given = [f"{name}={value}" for name, value in environment.given().items()]
+    given = [f"{name}={os.environ[name]}" for name in environment.VARIABLES if os.environ.get(name)]
     yield ", ".join(given) if given else f"none of {', '.join(environment.VARIABLES)} is set"
     for name in environment.unknown():
         yield f"{name} means nothing to tp4; expected one of {', '.join(environment.VARIABLES)}"
