@@ -89,10 +89,10 @@ class Report:
             part.write_text(as_csv(fig), "utf-8")
         full, small = io.BytesIO(), io.BytesIO()
         fig.savefig(full, format="png", dpi=INLINE_DPI)
-        # 128 colours are enough for lines and bands, 256 for heat maps, and keep a notebook's pictures at a quarter of
+        # 80 colours are enough for lines and bands, 256 for heat maps, and keep a notebook's pictures at a quarter of
         # their bytes. Maximum coverage, because the default (median cut) gives thin lines and small words a neighbour's
         # colour; one round of k-means keeps greys grey.
-        image, colours = Image.open(full).convert("RGB"), 256 if any(ax.images for ax in fig.axes) else 128
+        image, colours = Image.open(full).convert("RGB"), 256 if any(ax.images for ax in fig.axes) else 80
         palette = image.quantize(colours, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
         palette.save(small, format="PNG", optimize=True)
         plt.close(fig)
