@@ -19,10 +19,8 @@ ASKED = {
 
 @pytest.mark.parametrize("name", sorted(ASKED))
 def test_every_project_file_that_is_asked_for_is_packaged(name):
-    packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"][
-        "wheel"
-    ]
-    places = packaged["force-include"]
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    places = build["targets"]["wheel"]["force-include"]
     assert all(into == f"tp4lib/_share/{source}" for source, into in places.items())
     assert any(name == source or name.startswith(f"{source}/") for source in places), ASKED[name]
     assert paths.shared(name).exists()

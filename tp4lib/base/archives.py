@@ -144,9 +144,10 @@ class Zip:
     """
 
     def __init__(self, path: Path) -> None:
-        with reasons():
-            self._zip = zipfile.ZipFile(path)
+        with ExitStack() as refused, reasons():
+            self._zip = refused.enter_context(zipfile.ZipFile(path))
             self.files = self._checked(path.stat().st_size)
+            refused.pop_all()  # what is refused is closed; what is not stays open
 
     def _checked(self, packed: int) -> dict[str, zipfile.ZipInfo]:
         files: dict[str, zipfile.ZipInfo] = {}

@@ -103,9 +103,8 @@ def differ(name: str, one: Any, other: Any, unit: str = "") -> str:
     error = np.sqrt(sum(sample.var(ddof=1) / len(sample) for sample in (one, other)))
     leading = error if error > 0 else gap
     places = max(0, -math.floor(math.log10(abs(leading)))) if leading else 0
-    shown = f"{gap:+.{places}f} ± {float(f'{error:.1g}'):.{places}f}".replace("-", "−") + (
-        f" {unit}" if unit else ""
-    )
+    numbers = f"{gap:+.{places}f} ± {float(f'{error:.1g}'):.{places}f}".replace("-", "−")
+    shown = f"{numbers} {unit}" if unit else numbers
     return f"{name}: {'no difference seen (' + shown + ')' if abs(gap) < 2 * error else shown}"
 
 

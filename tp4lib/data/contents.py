@@ -70,7 +70,11 @@ def omniglot(path: Path, official: Mapping[str, str]) -> dict[str, Any]:
 
 def cifar10(path: Path, official: Mapping[str, str]) -> dict[str, Any]:
     """CIFAR-10's archive, the folder it unpacks to, or a sample in one ``.npz`` file."""
-    told = _cifar10_folder(path) if path.is_dir() else _digests(path, official)
+    if path.is_dir():
+        told = _cifar10_folder(path)
+    else:
+        _size(path)
+        told = _digests(path, official)
     return {"title": "images in CIFAR-10's form", **told}
 
 
@@ -132,6 +136,5 @@ def _size(path: Path) -> int:
 
 def _digests(path: Path, official: Mapping[str, str]) -> dict[str, Any]:
     """SHA-256 of a file, and whether it is the official one; None where no official download has its name."""
-    _size(path)
     sha256, expected = readable_digest(path), official.get(path.name)
     return {"sha256": sha256, "official": expected and expected == f"sha256:{sha256}"}

@@ -143,9 +143,8 @@ class GramSpace:
         fresh = [i for i, key in enumerate(keys) if key not in self._stored]
         first = len(self._stored)
         keep = fresh[: max(0, self._room() - first)]
-        for start in range(
-            0, len(keep), 256
-        ):  # a few kernel rows at a time, as they are computed in full precision
+        # A few kernel rows at a time, as they are computed in full precision.
+        for start in range(0, len(keep), 256):
             some = keep[start : start + 256]
             rows = self.kernel(x[torch.tensor(some, device=x.device)], self.images)
             self._store[first + start : first + start + len(some)] = rows.to(self._store.dtype)

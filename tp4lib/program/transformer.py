@@ -155,9 +155,8 @@ class _Network:
         """(depth, heads, S, K, K): the diagonal blocks of the attention among all rows."""
         many, _ = self.size
         a = torch.stack([torch.stack([a for *_, a in block.tapes]) for block in self.blocks])
-        each = torch.arange(
-            many, device=a.device
-        )  # the sequence of row k is that of column j, elsewhere a is 0
+        # The sequence of row k is that of column j; elsewhere a is 0.
+        each = torch.arange(many, device=a.device)
         return a.unflatten(-1, self.size).unflatten(-3, self.size)[:, :, each, :, each].movedim(0, 2)
 
     def step(self, chi: Tensor) -> None:
@@ -168,9 +167,8 @@ class _Network:
         for block, x in zip(reversed(self.blocks), reversed(self.stream[:-1])):
             dx = block.backward(dx, pick(x))
         g_E = pick(self.task.xi).T @ dx
-        if (
-            self.U is None
-        ):  # tied: the readout's gradient belongs to the tokens, the first rows of E; eye pads it
+        if self.U is None:
+            # Tied: the readout's gradient belongs to the tokens, the first rows of E; eye pads it.
             g_E = g_E + torch.eye(len(g_E), len(g_U), dtype=self.world.dtype, device=self.world.device) @ g_U
         else:
             self.U = self.of_U.step(self.U, g_U)
@@ -276,9 +274,8 @@ def _task(
                 f"a batch is not a list of sequences 0 .. {many - 1}, some of whose tokens are to be predicted; "
                 "expected one for each step; try batches=None"
             )
-        rows = [
-            (batch[:, None] * length + position).flatten() for batch in batches
-        ]  # their sequences' tokens
+        # The tokens of these sequences.
+        rows = [(batch[:, None] * length + position).flatten() for batch in batches]
     inputs = torch.cat([F.one_hot(tokens.flatten(), shape.vocab), F.one_hot(position).repeat(many, 1)], 1)
     return Task(
         world=world, xi=inputs.to(world.dtype), y=targets.flatten(), layers=3, loss=F.cross_entropy, batches=rows,

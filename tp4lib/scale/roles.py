@@ -100,16 +100,14 @@ class Reader:
         grown = [new / old for old, new in zip(small.shape, p.shape, strict=True)]
         double = [new / old for old, new in zip(small.shape, wider.shape, strict=True)]
         axes = [axis for axis, factor in enumerate(double) if factor != 1]
-        square = (
-            len(axes) == 2 and double[axes[0]] == double[axes[1]]
-        )  # so that out and in need not be told apart
+        # Then out and in need not be told apart.
+        square = len(axes) == 2 and double[axes[0]] == double[axes[1]]
         if said == "finite" or not axes:
             return "finite", (1.0, 1.0)
         if said == "hidden" and square:
             return "hidden", (grown[axes[0]], grown[axes[1]])
-        if (
-            isinstance(said, str) and said != "hidden"
-        ):  # one side grows: the product is its growth, whatever the axis
+        if isinstance(said, str) and said != "hidden":
+            # One side grows: the product is its growth, whatever the axis.
             return said, (1.0, math.prod(grown)) if said == "output" else (math.prod(grown), 1.0)
         if isinstance(said, tuple) and any(a is not None and not -p.dim() <= a < p.dim() for a in said):
             raise InputError(

@@ -90,7 +90,6 @@ def rounded(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """
     # A bfloat16 is the upper half of a float32's bits: carry into it with the probability that the lower half says.
     lower = torch.randint(0, 1 << 16, x.shape, dtype=torch.int32, device=x.device, generator=generator)
-    # The sum of bits carries into the upper half, which is kept.
     return ((x.view(torch.int32) + lower) & -(1 << 16)).view(torch.float32).to(torch.bfloat16)
 
 
