@@ -1,10 +1,9 @@
-"""How fast a text becomes word ids, and in how much memory: once tokenised, once from what was kept of it.
+"""How fast a text becomes word ids, and in how much memory.
 
     python benchmarks/word2vec_corpus.py                # 300 MB of invented words, made on the spot
     python benchmarks/word2vec_corpus.py fil9           # a text of yours
 
-Each reading is a process of its own. "Own memory" is the largest resident set without mapped files, beside that of a
-process that has only imported the library.
+It is read in a process of its own. Memory is counted beside that of a process that has only imported the library.
 """
 
 import argparse
@@ -28,7 +27,7 @@ def peak():
             ("VmHWM", "RssAnon")}
 
 before, started, busy = peak(), time.perf_counter(), time.process_time()
-corpus = Corpus.load(Path(sys.argv[1]), cache=Path(sys.argv[2]))
+corpus = Corpus.load(Path(sys.argv[1]))
 seconds, busy, after = time.perf_counter() - started, time.process_time() - busy, peak()
 print(json.dumps(dict(
     seconds=seconds, busy=busy, tokens=len(corpus.ids), words=len(corpus.vocab), raw=corpus.raw_tokens,
@@ -63,18 +62,17 @@ def main() -> None:
             invented(path, arguments.bytes)
             print(f"invented {path.stat().st_size / 1e6:.0f} MB in {time.perf_counter() - started:.0f} s")
         size = path.stat().st_size
-        for what in ("tokenised", "mapped"):
-            line = [sys.executable, "-c", CODE, str(path), folder]
-            got = json.loads(
-                subprocess.run(line, check=True, capture_output=True, text=True, env=os.environ).stdout
-            )
-            print(
-                f"{what}: {got['seconds']:.1f} s, {size / 1e6 / got['seconds']:.0f} MB/s of the file "
-                f"({got['busy']:.1f} s of processor time, {size / 1e6 / got['busy']:.0f} MB/s), "
-                f"{got['raw']:,} words, {got['tokens']:,} kept of {got['words']:,} kinds; largest resident set "
-                f"+{got['peak_mib']:.0f} MiB (mapped files included), own memory at the end +{got['left_mib']:.0f} MiB",
-                flush=True,
-            )
+        line = [sys.executable, "-c", CODE, str(path)]
+        got = json.loads(
+            subprocess.run(line, check=True, capture_output=True, text=True, env=os.environ).stdout
+        )
+        print(
+            f"{got['seconds']:.1f} s, {size / 1e6 / got['seconds']:.0f} MB/s of the file ({got['busy']:.1f} s of "
+            f"processor time, {size / 1e6 / got['busy']:.0f} MB/s), {got['raw']:,} words, {got['tokens']:,} kept of "
+            f"{got['words']:,} kinds; largest resident set +{got['peak_mib']:.0f} MiB, at the end "
+            f"+{got['left_mib']:.0f} MiB",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

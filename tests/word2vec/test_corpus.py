@@ -1,12 +1,9 @@
 """The corpus reader against plain Python, sampling against its laws, the dump cleaner against its rules."""
 
 import bz2
-import contextlib
 import gzip
 import hashlib
 import lzma
-import os
-import types
 import zipfile
 from collections import Counter
 
@@ -19,8 +16,6 @@ from hypothesis import strategies as st
 from tp4lib.base import text as texts
 from tp4lib.base.errors import InputError
 from tp4lib.data.wikipedia import clean_wikipedia
-from tp4lib.word2vec import corpus as corpus_module
-from tp4lib.word2vec import idstore
 from tp4lib.word2vec import words as words_module
 from tp4lib.word2vec.blocks import Ahead, AliasTable, Sampler
 from tp4lib.word2vec.corpus import Corpus, Vocabulary, keep_probability
@@ -54,7 +49,6 @@ def zipf_text(size: int, seed: int = 0) -> str:
 )
 def test_load_equals_counting_by_hand(tmp_path, monkeypatch, suffix, pack):
     monkeypatch.setattr(words_module, "_PIECE", 1000)  # many pieces, so that words meet their ends
-    monkeypatch.setattr(words_module, "_TABLE_BITS", 6)  # a table so small that most words share a place
     text = zipf_text(20_000)
     path = tmp_path / f"text{suffix}"
     if suffix == ".zip":
@@ -277,122 +271,6 @@ def test_a_real_dump_comes_out_as_the_published_recipe_gives_it(tmp_path):
     clean_wikipedia(dump, tmp_path / "out")
     digest = hashlib.sha256((tmp_path / "out").read_bytes()).hexdigest()
     assert digest == "0cf035b28f92b01ff2dd0880909f6087bfb48bc8b8c726b793bccdad5c56a13c"
-
-
-@pytest.fixture
-def long(tmp_path, monkeypatch):
-    """A text that counts as long, and the folder where its ids are kept."""
-    monkeypatch.setattr(idstore, "LONG", 1000)
-    monkeypatch.setattr(idstore, "_CHUNK", 700)  # many pieces
-    monkeypatch.setattr(words_module, "_PIECE", 5000)
-    (tmp_path / "text").write_text(zipf_text(20_000))
-    return tmp_path / "text", tmp_path / "kept"
-
-
-def same(a: Corpus, b: Corpus) -> bool:
-    return (
-        a.vocab.words == b.vocab.words
-        and np.array_equal(a.vocab.counts, b.vocab.counts)
-        and np.array_equal(a.ids, b.ids)
-        and (a.raw_tokens, a.digest) == (b.raw_tokens, b.digest)
-    )
-
-
-def kept(folder) -> list[str]:
-    return sorted(path.suffix for path in folder.iterdir())
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_the_ids_of_a_long_text_are_kept_and_mapped(long, monkeypatch, packed):
-    text, folder = long
-    if packed:
-        data, text = text.read_bytes(), text.with_suffix(".xz")
-        text.write_bytes(lzma.compress(data))
-    plain_way = Corpus.load(long[0], max_bytes=10**9 if packed else None, cache=folder / "other")
-    with monkeypatch.context() as patch:
-        patch.setattr(idstore, "LONG", 10**9)
-        in_memory = Corpus.load(text, cache=folder)
-    assert not folder.exists() or kept(folder) == [""], "a short text leaves nothing"
-    first = Corpus.load(text, cache=folder)
-    with monkeypatch.context() as patch:  # nothing is read a second time
-        patch.setattr(corpus_module, "_tokenised", None)
-        second = Corpus.load(text, cache=folder)
-    assert same(first, in_memory)
-    assert same(second, in_memory)
-    assert same(second, plain_way)
-    assert isinstance(second.ids.base, np.memmap)
-    assert not second.ids.flags.writeable
-    assert hashlib.sha256(second.ids.tobytes()).hexdigest() == second.digest
-    for other in (dict(min_count=3), dict(max_vocab=50), dict(max_bytes=4000)):
-        assert same(
-            Corpus.load(text, **other, cache=folder), Corpus.load(text, **other, cache=folder / "empty")
-        )
-        assert not same(Corpus.load(text, **other, cache=folder), first)
-    sampler, again = (Sampler(c.vocab, c.ids, subsample=0) for c in (first, in_memory))
-    assert np.array_equal(sampler.block(0, 0).negatives, again.block(0, 0).negatives)
-    assert type(sampler.block(0, 0).tokens) is np.ndarray
-
-
-def test_another_text_of_the_same_name_size_and_time_is_read_anew(long):
-    text, folder = long
-    before, stat = Corpus.load(text, cache=folder), text.stat()
-    text.write_bytes(text.read_bytes()[::-1])
-    os.utime(text, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert not same(Corpus.load(text, cache=folder), before)
-
-
-@pytest.mark.parametrize("harm", ["ids turned", "ids cut", "no ids", "about cut", "about empty", "a count"])
-def test_damaged_ids_are_told_and_made_again(long, capsys, harm):
-    text, folder = long
-    whole = Corpus.load(text, cache=text.parent / "whole")
-    Corpus.load(text, cache=folder)
-    assert kept(folder) == [".json", ".npy"]
-    ids, about = next(folder.glob("*.npy")), next(folder.glob("*.json"))
-    data = bytearray(ids.read_bytes())
-    if harm == "ids turned":
-        data[len(data) // 2] ^= 1
-        ids.write_bytes(data)
-    elif harm == "ids cut":
-        ids.write_bytes(data[:-8])
-    elif harm == "no ids":
-        ids.unlink()
-    elif harm == "a count":
-        about.write_text(about.read_text().replace(f"    {whole.vocab.counts[3]},", "    7,", 1))
-    else:
-        about.write_text("{}" if harm == "about empty" else about.read_text()[:50])
-    capsys.readouterr()
-    assert same(Corpus.load(text, cache=folder), whole)
-    said = capsys.readouterr().err
-    assert "damaged" in said
-    assert said.count("\n") == 1
-    Corpus.load(text, cache=folder)
-    assert capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize("where", ["no folder", "scratch", "ids"])
-def test_where_ids_cannot_be_kept_they_stay_in_memory(long, capsys, monkeypatch, where):
-    text, folder = long
-    whole = Corpus.load(text, cache=folder / "good")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    if where == "no folder":
-        (folder / "file").write_text("")
-        folder = folder / "file"
-    elif where == "ids":
-        monkeypatch.setattr(idstore.npy, "write_array_header_1_0", full)
-    else:
-        monkeypatch.setattr(
-            idstore.Store, "scratch", lambda self: contextlib.nullcontext(types.SimpleNamespace(write=full))
-        )
-    capsys.readouterr()
-    assert same(Corpus.load(text, cache=folder), whole)
-    said = capsys.readouterr().err
-    assert "cannot keep the word ids of text" in said
-    assert said.count("\n") == 1
-    if where != "no folder":
-        assert not [p for p in folder.iterdir() if p.is_file()]
 
 
 @pytest.mark.parametrize(

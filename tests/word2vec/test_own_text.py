@@ -11,7 +11,7 @@ from gensim.models import KeyedVectors
 
 from tp4lib.base.errors import InputError
 from tp4lib.collection import cli
-from tp4lib.word2vec import idstore, vectors
+from tp4lib.word2vec import vectors
 from tp4lib.word2vec.analogies import nearest
 from tp4lib.word2vec.corpus import Corpus
 
@@ -45,16 +45,6 @@ def test_words_are_in_lower_case_and_without_punctuation(tmp_path):
     path.write_bytes(b"caf\xe9 au lait\n")
     with pytest.raises(InputError, match="is not UTF-8"):
         Corpus.load(path, 1, tokenize="words")
-
-
-def test_the_kept_ids_of_a_long_text_are_of_one_tokenizer(tmp_path, monkeypatch):
-    monkeypatch.setattr(idstore, "LONG", 1)
-    (tmp_path / "text").write_text(TEXT * 3, encoding="utf-8")
-    sizes = [
-        len(Corpus.load(tmp_path / "text", 1, cache=tmp_path / "cache", tokenize=how).vocab)
-        for how in ("words", "whitespace", "words", "whitespace")
-    ]
-    assert sizes[0] == sizes[2] != sizes[1] == sizes[3]
 
 
 @pytest.fixture(scope="module")

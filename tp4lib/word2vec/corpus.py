@@ -4,18 +4,14 @@ A corpus is plain text with words between white space (text8 format, say), packe
 such a text of any other, in lower case and without punctuation. White space is that of ASCII: space, tab and line ends;
 any other space of Unicode is a letter, here as in questions (`words_in`). A line end is an ordinary space: windows
 reach across it, unlike in gensim, fastText and the word2vec program, which take each line as a sentence.
-
-The ids of a long text are kept on disk (`tp4lib.word2vec.idstore`) and mapped into memory.
 """
 
 import functools
 import hashlib
-import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -23,9 +19,8 @@ from tp4lib.base.checks import real, whole
 from tp4lib.base.errors import InputError
 from tp4lib.base.progress import bar
 from tp4lib.base.text import open_text
-from tp4lib.word2vec import idstore
 from tp4lib.word2vec.settings import TOKENIZERS
-from tp4lib.word2vec.words import WordCounter, plain_words, text_pieces
+from tp4lib.word2vec.words import Numbering, decoded, plain_words, text_pieces
 
 __all__ = ["Corpus", "Vocabulary", "keep_probability", "open_text"]
 
@@ -98,7 +93,6 @@ class Corpus:
         min_count: int = 5,
         max_vocab: int | None = None,
         max_bytes: int | None = None,
-        cache: Path | None = None,
         tokenize: str = "whitespace",
     ) -> "Corpus":
         """Read a text file (plain, .xz, .gz, .bz2 or .zip) and keep the words that are frequent enough.
@@ -107,7 +101,6 @@ class Corpus:
             min_count: a word is kept if it occurs at least this often.
             max_vocab: keep at most this many words, the most frequent ones.
             max_bytes: read only this many bytes of the (unpacked) text; a word cut in two by the end is left out.
-            cache: folder for the ids of texts of more than `idstore.LONG` bytes; that of downloads if left out.
             tokenize: "whitespace", words are what stands between spaces; or "words", in lower case and without
                 punctuation, see `tp4lib.word2vec.words.plain_words`.
         """
@@ -121,25 +114,22 @@ class Corpus:
             raise InputError(
                 f"unknown tokenizer {tokenize!r}; expected one of {', '.join(TOKENIZERS)}; try --tokenize words"
             )
-        with open_text(path):  # a missing file or a damaged archive is reported before anything else
-            pass
-        how = f"{min_count}-{max_vocab}-{max_bytes}{'-words' * (tokenize == 'words')}"
-        store = idstore.Store.of(path, how, max_bytes, cache)
-        read = (path, min_count, max_vocab, max_bytes, tokenize)
-        found = store and store.keep(lambda scratch: _tokenised(*read, scratch))
-        if found is None:
-            pieces, about = _tokenised(*read, io.BytesIO())
-            found = np.concatenate(list(pieces)), about
-        ids, about = found
-        corpus = cls(Vocabulary(about["words"], np.array(about["counts"])), ids, path, about["raw_tokens"])
-        if "digest" in about:  # of ids that are kept: found while they were checked
-            corpus.__dict__["digest"] = about["digest"]
-        return corpus
+        numbering, pieces = Numbering(), []
+        with open_text(path) as file, bar(desc=f"read {path.name}", unit="B", total=None) as progress:
+            progress.unit_scale = True
+            for piece in text_pieces(file, path, max_bytes):
+                plain = plain_words(piece, path) if tokenize == "words" else piece
+                pieces.append(numbering.of(plain.split()))  # bytes are split at the white space of ASCII
+                progress.update(len(piece))
+        if not numbering:
+            raise InputError(f"{path} has no words; expected text with words between spaces; check --corpus")
+        words = [decoded(word, path) for word in numbering]
+        return _most_frequent(words, np.concatenate(pieces), min_count, max_vocab, path)
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the ids, in hexadecimal."""
-        return idstore.ids_digest(self.ids)
+        return hashlib.sha256(np.ascontiguousarray(self.ids)).hexdigest()
 
     @classmethod
     def from_words(cls, words: Sequence[str], min_count: int = 1) -> "Corpus":
@@ -149,41 +139,28 @@ class Corpus:
         [0, 1, 0, 2, 0, 1]
         """
         whole("min_count", min_count, example=5)
-        words = _require_words(words, "a text")
-        names, first, inverse, counts = np.unique(
-            np.array(words), return_index=True, return_inverse=True, return_counts=True
+        numbering = Numbering()
+        numbers = numbering.of(_require_words(words, "a text"))
+        return _most_frequent(list(numbering), numbers, min_count, None, None)
+
+
+def _most_frequent(
+    words: list[str], numbers: np.ndarray, min_count: int, max_vocab: int | None, path: Path | None
+) -> Corpus:
+    """The corpus of a text given as ``numbers`` of ``words``, in order of their first appearance."""
+    counts = np.bincount(numbers)
+    order = np.argsort(-counts, kind="stable")
+    kept = order[: int((counts >= min_count).sum())][:max_vocab]
+    if len(kept) < 2:
+        raise InputError(
+            f"{len(kept)} words of {path or 'the text'} occur {min_count} times or more (the most frequent: "
+            f"{counts.max()} times); expected 2 words at least; try --min-count 1 or a longer text"
         )
-        kept, rank = _ranked(np.lexsort((first, -counts)), counts, min_count, None, "the text")
-        ids = rank[inverse.reshape(-1)]
-        return cls(Vocabulary([str(names[i]) for i in kept], counts[kept]), ids[ids >= 0], None, len(words))
-
-
-def _tokenised(
-    path: Path,
-    min_count: int,
-    max_vocab: int | None,
-    max_bytes: int | None,
-    tokenize: str,
-    scratch: BinaryIO,
-) -> tuple[Iterator[np.ndarray], dict[str, Any]]:
-    """The ids of a text in pieces, and words, counts and raw tokens; see `Corpus.load`.
-
-    Which words are kept is known once the whole text has been read; until then ids are provisional, in ``scratch``.
-    """
-    counter = WordCounter(path, scratch)
-    with open_text(path) as file, bar(desc=f"read {path.name}", unit="B", total=None) as progress:
-        progress.unit_scale = True
-        for piece in text_pieces(file, path, max_bytes):
-            counter.add(plain_words(piece, path) if tokenize == "words" else piece)
-            progress.update(len(piece))
-    if not counter.words:
-        raise InputError(f"{path} has no words; expected text with words between spaces; check --corpus")
-    counts = counter.counts()
-    kept, rank = _ranked(np.argsort(-counts, kind="stable"), counts, min_count, max_vocab, path)
-    about = dict(
-        words=[counter.words[i] for i in kept], counts=counts[kept].tolist(), raw_tokens=int(counts.sum())
-    )
-    return (r[r >= 0] for r in (rank[piece] for piece in idstore.pieces(scratch))), about
+    rank = np.full(len(words), -1, dtype=np.int32)  # -1: the word is left out
+    rank[kept] = np.arange(len(kept), dtype=np.int32)
+    ids = rank[numbers]
+    vocab = Vocabulary([words[i] for i in kept], counts[kept])
+    return Corpus(vocab, ids[ids >= 0], path, len(numbers))
 
 
 def keep_probability(counts: np.ndarray, total: float, t: float) -> np.ndarray:
@@ -224,18 +201,3 @@ def _require_words(words: Sequence[str], what: str) -> list[str]:
                 "characters; try text.split()"
             )
     return words
-
-
-def _ranked(
-    order: np.ndarray, counts: np.ndarray, min_count: int, max_vocab: int | None, text: Path | str
-) -> tuple[np.ndarray, np.ndarray]:
-    """The words to keep, given all in ``order`` of frequency; and for each word its place among these, or -1."""
-    kept = order[: int((counts >= min_count).sum())][:max_vocab]
-    rank = np.full(len(counts), -1, dtype=np.int32)
-    rank[kept] = np.arange(len(kept), dtype=np.int32)
-    if len(kept) < 2:
-        raise InputError(
-            f"{len(kept)} words of {text} occur {min_count} times or more (the most frequent: {counts.max()} "
-            "times); expected 2 words at least; try --min-count 1 or a longer text"
-        )
-    return kept, rank
