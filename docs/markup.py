@@ -14,6 +14,9 @@ def notebook_for_the_web(app, docname, content):
     for cell in book["cells"]:
         if cell["cell_type"] == "markdown":
             cell["source"] = open_details("".join(cell["source"]))
+        elif title := re.match(r"# @title (.+)", "".join(cell["source"])):
+            prompt = f"Code · {title[1]}"  # what a folded cell holds, in place of "Show code cell source"
+            cell["metadata"]["mystnb"] = {"code_prompt_show": prompt, "code_prompt_hide": prompt}
         for output in cell.get("outputs", []):
             if "text/html" in output.get("data", {}):
                 output["data"]["text/html"] = typeset("".join(output["data"]["text/html"]))
