@@ -40,9 +40,6 @@ def pi_learner(
     return PiFOMAML(network, lr=s.lr, inner_lr=s.inner_lr)
 
 
-build = pi_learner  # as notebooks call it
-
-
 class _Own(NamedTuple):
     """What adaptation added to a task's network: to U (and b^1) along the supports, and rows to every later layer."""
 

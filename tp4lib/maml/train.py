@@ -99,9 +99,6 @@ def split_tasks(
     return tuple(Tasks(images, seed=seed, **options) for images, seed in parts)
 
 
-deal = split_tasks  # as notebooks call it
-
-
 def accuracy(model: Learner, batches: Sequence[Batch], inner_steps: int) -> TaskAccuracy:
     """Accuracy over all tasks of ``batches`` after ``inner_steps`` steps of adaptation to each."""
     each = torch.cat([model.evaluate(batch, inner_steps).double().cpu() for batch in batches])
