@@ -54,6 +54,7 @@ CORE = {"torch", "numpy", "tqdm", "tp4lib"}
 # Packages that a core module uses where they are installed, and does without where they are not.
 OPTIONAL = {
     "numba",
+    "llvmlite",  # comes with numba
     "triton",
     "scipy",
     "gensim",

@@ -21,7 +21,7 @@ from tp4lib.base.jit import numba
 from tp4lib.word2vec.blocks import Block
 from tp4lib.word2vec.model import CBOW
 from tp4lib.word2vec.settings import StepSettings
-from tp4lib.word2vec.steps import meeting
+from tp4lib.word2vec.steps import caching, meeting
 from tp4lib.word2vec.steps.on_torch import require_finite
 
 TILE = 512  # most columns worked on at a time
@@ -142,7 +142,7 @@ def single_blas():
 # Reordering sums is allowed, which vectorizes them; NaN and infinity keep their meaning, so that divergence is seen.
 _OPTIONS = dict(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy")
 jit = numba.njit(**_OPTIONS) if numba else lambda function: function
-meet = meeting.meet if numba else None
+meet, ask_ahead = (meeting.meet, caching.ask_ahead) if numba else (None, None)
 
 
 @jit
@@ -191,15 +191,21 @@ def _forward(t, E, R, tokens, first, last, at, m, H, N, S, s, tile, sums):
     B, left, right = high - low, t * tile, min((t + 1) * tile, E.shape[1])
     n = right - left
     h_tile, N_tile = H[t, : B * n].reshape(B, n), N[t, : K * n].reshape(K, n)
+    for j in range(-caching.AHEAD, 0):  # the first rows; later ones are asked for as the loops go on
+        ask_ahead(E, tokens, begin, end, j, left, right)
     # Windows overlap: the sum over a window is the difference of two running sums over the words of the batch.
     P = sums[: (end - begin + 1) * n].reshape(end - begin + 1, n)
     P[0] = 0
     for j in range(end - begin):
+        ask_ahead(E, tokens, begin, end, j, left, right)
+        ask_ahead(R, tokens, low, high, j - (end - begin), left, right)  # towards its end, for the next loop
         row, before, after = E[tokens[begin + j], left:right], P[j], P[j + 1]
         for c in range(n):  # columns innermost everywhere: they are next to each other, so this is vectorized
             after[c] = before[c] + row[c]
     for b in range(B):
         p, h = low + b, h_tile[b]
+        ask_ahead(R, tokens, low, high, b, left, right)
+        ask_ahead(R, m, 0, K, b - B, left, right)
         own, target = E[tokens[p], left:right], R[tokens[p], left:right]
         before, after = P[first[p] - begin], P[last[p] - begin]
         scale, score = E.dtype.type(1.0 / (last[p] - first[p] - 1)), E.dtype.type(0)
@@ -212,6 +218,7 @@ def _forward(t, E, R, tokens, first, last, at, m, H, N, S, s, tile, sums):
         s[t, b] = score
     # Gather the negatives' rows side by side, then take all B x K scores in one product.
     for k in range(K):
+        ask_ahead(R, m, 0, K, k, left, right)
         N_tile[k] = R[m[k], left:right]
     if B == 1:  # a product with one row: loops cost less than a call of BLAS
         for k in range(K):
