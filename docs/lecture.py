@@ -293,7 +293,7 @@ def rules(number: int) -> Figure:
         for left, cell in zip((0.08, 0.38, 0.74), row, strict=True):
             fig.text(left, 0.72 - 0.1 * line, cell, fontsize=21, style="italic" if line == 0 else "normal")
     fig.text(0.08, 0.31, "m: the width over the width at which you tuned.", fontsize=18, color="0.3")
-    fig.text(0.08, 0.17, "Next: notebooks 02, 08, 09 for your own models; 01, 03, 07, 10 for the theory.\n"
+    fig.text(0.08, 0.17, "Next: notebooks 02, 08, 09 for your own models; 01, 03, 07, 10, 11 for the theory.\n"
              "Yang & Hu, Feature Learning in Infinite-Width Neural Networks, arXiv:2011.14522", fontsize=18,
              linespacing=1.6)  # fmt: skip
     return fig
