@@ -121,16 +121,9 @@ def _told(cell: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]
 
 def _figures(cell: dict[str, Any]) -> Iterator[Figure]:
     """The figures that a cell has shown; a picture's bytes stand once in a notebook, as the address of its image."""
-    names = iter(_shown(text(cell)) if cell["cell_type"] == "code" else ())
     for told, shown in _told(cell):
         if figure := told.get("figure"):
             kind, data = re.search(
                 r'src="data:([\w/+]+);base64,([^"]+)"', "".join(shown["text/html"])
             ).groups()
-            figure = {"name": next(names, "")} | figure
             yield Figure(**figure, image=base64.b64decode(data), suffix=SUFFIX[kind])
-
-
-def _shown(source: str) -> list[str]:
-    """The names that a cell gives to ``report.show``, in order: outputs stored before 2026-11-26 do not tell them."""
-    return re.findall(r"report\.show\([^,]+,\s*(?:\*\w+\()?\s*\"(\w+)\"", source)
