@@ -78,6 +78,7 @@ def _separators() -> dict[int, str]:
 
 
 def decoded(letters: bytes, path: Path) -> str:
+    """Bytes of the text in the file ``path`` as text; what is not UTF-8 is refused."""
     try:
         return letters.decode("utf-8")
     except UnicodeDecodeError:

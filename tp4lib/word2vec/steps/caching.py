@@ -19,9 +19,9 @@ if numba is not None:
         """Begin to load the cache line of ``array[row, column]``, and do not wait for it."""
 
         def code(context, builder, signature, arguments):
-            kind, (array, *place) = signature.args[0], arguments
-            view = context.make_array(kind)(context, builder, array)
-            pointer = cgutils.get_item_pointer(context, builder, kind, view, place, wraparound=False)
+            kind = signature.args[0]
+            view = context.make_array(kind)(context, builder, arguments[0])
+            pointer = cgutils.get_item_pointer(context, builder, kind, view, arguments[1:], wraparound=False)
             address, number = ir.IntType(8).as_pointer(), ir.IntType(32)
             called = ir.FunctionType(ir.VoidType(), [address, number, number, number])
             prefetch = cgutils.get_or_insert_function(builder.module, called, "llvm.prefetch.p0i8")
