@@ -211,7 +211,6 @@ def test_tokenizing(folder, data, piece):
     (folder / "text").write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(words_module, "_PIECE", piece)
-        patch.setattr(words_module, "_TABLE_BITS", 5)
         corpus, line = tried("tokenizing", Corpus.load, folder / "text", min_count=1)
     words = data.removeprefix(b"\xef\xbb\xbf").split()
     if line:

@@ -166,8 +166,8 @@ def learners(images, lr):
         "gp": lambda: kernel_fomaml.kernel_learner("gp", "linear", tasks, lr=lr),
         "ntk": lambda: kernel_fomaml.kernel_learner("ntk", "linear", tasks, lr=lr),
         "relu gp": lambda: kernel_fomaml.kernel_learner("gp", "relu", tasks, lr=lr),
-        "pi": lambda: pi.build(rank=12, chosen=replace(pi.HYPERPARAMETERS, lr=lr)),
-        "pi, deep": lambda: pi.build(rank=12, depth=2, chosen=replace(pi.HYPERPARAMETERS, lr=lr)),
+        "pi": lambda: pi.pi_learner(rank=12, chosen=replace(pi.HYPERPARAMETERS, lr=lr)),
+        "pi, deep": lambda: pi.pi_learner(rank=12, depth=2, chosen=replace(pi.HYPERPARAMETERS, lr=lr)),
         "general": lambda: ReferenceMAML(copy.deepcopy(net), lr=lr),
     }
 

@@ -77,7 +77,7 @@ def test_a_meta_step_is_that_of_a_wide_pi_network():
 def test_it_learns_what_to_look_at_and_one_hidden_layer_keeps_no_rows():
     characters = synthetic.draw(classes=60, drawers=8)
     tasks, fresh = omniglot.Tasks(characters[:50]), omniglot.Tasks(characters[50:], seed=1)
-    learner = pi.build(rank=60)
+    learner = pi.pi_learner(rank=60)
     asked = fresh.batch(300)
     before = learner.evaluate(asked).mean()
     losses = torch.stack([learner.outer_step(tasks.batch(32)) for _ in range(150)])
@@ -89,7 +89,7 @@ def test_it_learns_what_to_look_at_and_one_hidden_layer_keeps_no_rows():
 def test_a_deeper_network_stays_within_its_rows(monkeypatch):
     monkeypatch.setattr(pi, "MAX_ROWS", 600)
     tasks = omniglot.Tasks(synthetic.draw(classes=12, drawers=4))
-    learner = pi.build(rank=30, depth=2)
+    learner = pi.pi_learner(rank=30, depth=2)
     for _ in range(8):
         assert torch.isfinite(learner.outer_step(tasks.batch(32)))
     assert len(learner.network.layers[0]) <= 600

@@ -167,6 +167,15 @@ def test_what_does_not_fit_is_one_line(text, unbroken, monkeypatch, capsys, more
     assert error.count("\n") == 1
 
 
+@pytest.fixture
+def heeds_interrupts():
+    """As `main` sets it: Python itself does not where SIGINT is ignored, as in a shell's background jobs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_at_its_time_a_run_is_interrupted():
     with pytest.raises(KeyboardInterrupt), script("table3").interrupted_at(time.monotonic() + 0.05):
         time.sleep(60)
