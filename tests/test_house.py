@@ -56,10 +56,8 @@ OPTIONAL = {
     "numba",
     "llvmlite",  # comes with numba
     "triton",
-    "scipy",
     "gensim",
     "matplotlib",
-    "threadpoolctl",
     "PIL",
     "sklearn",
     "torchvision",

@@ -179,12 +179,36 @@ def test_any_number_of_threads_gives_the_same_bits(width, sizes, dtype, monkeypa
 
 
 @needs_numba
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("B", "K", "n"), [(32, 24, 496), (1, 1, 1), (3, 7, 21), (5, 2, 64), (4, 3, 15), (9, 23, 33)]
+)
+def test_products_of_small_matrices(B, K, n, dtype):
+    """Whole blocks, what is left over in rows, columns and both, and matrices that are transposed or part of others."""
+    rng = np.random.default_rng(0)
+    H, N, G = (rng.standard_normal(shape).astype(dtype) for shape in ((B, n), (K, n), (B, K)))
+    S, around = np.full((2, B + 1, K + 1), 7, dtype), np.full((K + 2, n), 7, dtype)
+    dH, dN = np.full((B, n), np.nan, dtype), around[1:-1]
+    fast.inner_products(H, N, S[1, :B, :K])
+    fast.product(G, N, dH)
+    fast.product(G.T, H, dN)
+    close = dict(rtol=0, atol=100 * np.finfo(dtype).eps * n**0.5)
+    np.testing.assert_allclose(S[1, :B, :K], H.astype(float) @ N.T.astype(float), **close)
+    np.testing.assert_allclose(dH, G.astype(float) @ N.astype(float), **close)
+    np.testing.assert_allclose(dN, G.T.astype(float) @ H.astype(float), **close)
+    assert (S[0] == 7).all()
+    assert (S[1, B] == 7).all()
+    assert (S[1, :, K] == 7).all()
+    assert (around[[0, -1]] == 7).all()
+
+
+@needs_numba
 @pytest.mark.parametrize(("columns", "tiles"), [(1, 1), (16, 1), (17, 2), (64, 2), (1024, 2), (3934, 8)])
 def test_every_column_has_one_tile(columns, tiles):
     size, count = fast.tiling(columns)
     assert count == tiles
     assert (count - 1) * size < columns <= count * size
-    assert size <= fast.TILE
+    assert size <= fast.TILE + 16
 
 
 @needs_numba

@@ -1,10 +1,6 @@
 """Training runs: what they record, and that a run cut short at any place comes to the same numbers."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 import types
 
 import numpy as np
@@ -364,38 +360,6 @@ def test_bfloat16_storage_trains_as_float32_does_and_resumes_to_the_same_bits(co
     nearest = train(corpus, "inf", **options, dtype=torch.bfloat16).history
     ours, lost = (abs(h[-1]["loss"] - full[-1]["loss"]) for h in (half.history, nearest))
     assert lost > 2 * ours
-
-
-def test_products_of_several_threads_do_not_wait_for_each_other(tmp_path):
-    """With each of them on threads of its own, two threads were five times slower than one."""
-    pytest.importorskip("numba")
-    pytest.importorskip("threadpoolctl")
-    code = """
-import json
-from threadpoolctl import threadpool_info
-from tp4lib.word2vec import Corpus
-from tp4lib.word2vec.training import train
-def blas():
-    return {x["filepath"]: x["num_threads"] for x in threadpool_info() if x["user_api"] == "blas"}
-class Score:
-    accuracy = answered = correct = total = 1
-def look(embeddings):
-    inside.append(blas())
-    return Score
-inside = []
-words = [f"w{i}" for i in range(200)] * 600  # two threads that race for few words would diverge
-train(Corpus.from_words(words), 8, epochs=2, lr=0.01, threads=2, engine="numba", evaluate=look)
-print(json.dumps([*inside, blas()]))
-"""
-    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
-    ran = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    first, second, after = json.loads(ran.stdout)
-    assert set(first) == set(second) == set(after)  # the library that numba loads as it compiles, too
-    assert set(first.values()) == set(second.values()) == {1}
-    if os.cpu_count() > 1:
-        assert min(after.values()) > 1
 
 
 def test_gensims_gradient_draws_more_negatives(corpus):

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -235,7 +234,6 @@ class _Run:
         epochs, state = self.settings["epochs"], self.state
         self.engine.prepare(self.model, self.sampler, self.step)  # outside of what is timed
         with (
-            fast.single_blas() if self.engine.at_once > 1 else nullcontext(),
             stop_request() as stop,
             bar(
                 total=epochs * self.settings["tokens"], desc=f"width {self.settings['width']}", unit="tok",

@@ -1,13 +1,13 @@
 """The step of `steps.reference`, in numba: for CPUs, where torch's calls cost more than its work on small matrices.
 
-Only the B x K scores of a batch, 2 B n K flops each way, are matrix products; contexts (about nine a position) and
-targets are sums and inner products of vectors. A batch has two halves, `_forward` up to the scores and `_backward`
-from them, and both treat columns independently: they go through tiles of columns that stay in a core's cache.
+Only the B x K scores of a batch, 2 B n K flops each way, are matrix products (`products`); contexts (about nine a
+position) and targets are sums and inner products of vectors. A batch has two halves, `_forward` up to the scores and
+`_backward` from them, and both treat columns independently: they go through tiles of columns that stay in a core's
+cache.
 
 Numba is optional; `available` says whether it is installed.
 """
 
-import contextlib
 import functools
 import math
 import time
@@ -21,10 +21,10 @@ from tp4lib.base.jit import numba
 from tp4lib.word2vec.blocks import Block
 from tp4lib.word2vec.model import CBOW
 from tp4lib.word2vec.settings import StepSettings
-from tp4lib.word2vec.steps import caching, meeting
+from tp4lib.word2vec.steps import caching, meeting, products
 from tp4lib.word2vec.steps.on_torch import require_finite
 
-TILE = 512  # most columns worked on at a time
+TILE = 512  # columns worked on at a time, at most a cache line more
 LEAST = 512  # numbers of hidden vectors that are worth a thread more
 LARGEST = 80.0  # score whose exponential is taken: e^80 is a float32
 
@@ -56,22 +56,20 @@ def numba_steps(model: CBOW, block: Block, settings: StepSettings, cores: int = 
 
     def work(worker: int) -> tuple[float, int, float]:
         try:
-            with single_blas():
-                return _all_batches(
-                    (worker, workers, place), E, R, block.tokens, block.first, block.last, block.negatives,
-                    block.weight, block.batch_size, block.rates, settings.wd, settings.window_gradient == "sum",
-                    settings.input_rate, shared, tile,
-                )  # fmt: skip
+            return _all_batches(
+                (worker, workers, place), E, R, block.tokens, block.first, block.last, block.negatives, block.weight,
+                block.batch_size, block.rates, settings.wd, settings.window_gradient == "sum", settings.input_rate,
+                shared, tile,
+            )  # fmt: skip
         except BaseException:
             meeting.leave_open(place)
             raise
 
-    with single_blas():
-        others = [_pool(workers - 1).submit(work, worker) for worker in range(1, workers)]
-        try:
-            loss, steps, seen = work(0)
-        finally:
-            wait(others)
+    others = [_pool(workers - 1).submit(work, worker) for worker in range(1, workers)]
+    try:
+        loss, steps, seen = work(0)
+    finally:
+        wait(others)
     written = [seen, *(other.result()[2] for other in others)]  # raises what a thread has raised
     if not math.isfinite(loss):
         raise Diverged(f"the loss of step {steps} of {block.batches} is {loss:g}")
@@ -111,6 +109,8 @@ def tiling(columns: int) -> tuple[int, int]:
     """Columns of a tile, and the number of tiles: even, of equal size, and the same for any number of cores."""
     tiles = 2 * -(-columns // (2 * TILE))
     tile = -(-columns // (16 * tiles)) * 16  # 16 float32 are a cache line: no two tiles share one
+    if tile % 256 == 0:  # rows that lie a multiple of 1 KiB apart would compete for few places in the cache
+        tile += 16
     return min(tile, columns), -(-columns // tile)
 
 
@@ -119,30 +119,11 @@ def _pool(size: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(size, 1), thread_name_prefix="tp4-step")
 
 
-@functools.cache
-def _blas():
-    import scipy.linalg.cython_blas  # noqa: F401  (numba calls its library, and loads it only when it compiles)
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController().select(user_api="blas")
-
-
-def single_blas():
-    """A context in which BLAS uses one thread, as our own threads have whole tasks.
-
-    Some BLAS libraries set their number of threads per process, others per thread: enter it before threads start, and
-    in each of them.
-    """
-    try:
-        return _blas().limit(limits=1)
-    except ImportError:  # pragma: no cover - then OPENBLAS_NUM_THREADS=1 does the same
-        return contextlib.nullcontext()
-
-
 # Reordering sums is allowed, which vectorizes them; NaN and infinity keep their meaning, so that divergence is seen.
 _OPTIONS = dict(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy")
 jit = numba.njit(**_OPTIONS) if numba else lambda function: function
 meet, ask_ahead = (meeting.meet, caching.ask_ahead) if numba else (None, None)
+product, inner_products = (products.product, products.inner_products) if numba else (None, None)
 
 
 @jit
@@ -220,14 +201,7 @@ def _forward(t, E, R, tokens, first, last, at, m, H, N, S, s, tile, sums):
     for k in range(K):
         ask_ahead(R, m, 0, K, k, left, right)
         N_tile[k] = R[m[k], left:right]
-    if B == 1:  # a product with one row: loops cost less than a call of BLAS
-        for k in range(K):
-            score = E.dtype.type(0)
-            for c in range(n):
-                score += h_tile[0, c] * N_tile[k, c]
-            S[t, 0, k] = score
-    else:
-        S[t, :B, :K] = np.dot(h_tile, N_tile.T)
+    inner_products(h_tile, N_tile, S[t, :B, :K])
 
 
 @jit
@@ -333,7 +307,7 @@ def _backward(
     dN, space = sums[: K * n].reshape(K, n), sums[K * n :]
     dH, space = space[: B * n].reshape(B, n), space[B * n :]
     D = space[: (end - begin + 1) * n].reshape(end - begin + 1, n)
-    if B == 1:
+    if B == 1:  # with one row, one pass does both
         dH[0] = 0
         for k in range(K):
             factor = G[0, k]
@@ -341,9 +315,8 @@ def _backward(
                 dH[0, c] += factor * N_tile[k, c]
                 dN[k, c] = factor * h_tile[0, c]
     else:
-        # dH = G N: the error that reaches h; dN = G^T h: the change of the negatives.
-        np.dot(G, N_tile, dH)
-        np.dot(G.T, h_tile, dN)
+        product(G, N_tile, dH)  # the error that reaches h
+        product(G.T, h_tile, dN)  # the change of the negatives
     D[:] = 0
     for b in range(B):
         p = low + b
