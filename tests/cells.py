@@ -1,0 +1,85 @@
+"""A notebook's cells at preset ci, as they stand or edited, without Jupyter and without drawing: for their numbers.
+
+``python -m tests.cells FILE``: FILE holds JSON, a list of runs, each a list of cells' sources. Prints a line of JSON: of
+each run its metrics, or the traceback. Runs share what takes seconds to import, and nothing else: each is a fork.
+"""
+
+import json
+import linecache
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from tp4lib.base import paths
+from tp4lib.data.catalogue import EMBEDDED
+
+
+def run(runs: list[list[str]], folder: Path) -> list[dict]:
+    """The metrics of each run, as its report has them, in a process of their own that works in ``folder``."""
+    asked = folder / "runs.json"
+    asked.write_text(json.dumps(runs), "utf-8")
+    here = {
+        "TP4_DATA": EMBEDDED,
+        "TP4_OUT": str(folder),
+        "PYTHONPATH": str(paths.checkout()),
+        "PYTHONWARNINGS": "ignore",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.cells", asked],
+        cwd=folder,
+        env=os.environ | here,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    outcomes = json.loads(ran.stdout.splitlines()[-1])
+    failed = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    assert not failed, "\n".join(failed)
+    return outcomes
+
+
+def forked(cells: list[str]) -> dict | str:
+    """The metrics that the cells report, or the traceback of what they raise."""
+    with tempfile.TemporaryFile("w+") as told:
+        child = os.fork()
+        if child == 0:
+            try:
+                with open(os.devnull, "w") as nowhere:
+                    os.dup2(nowhere.fileno(), 1)  # what cells print
+                    outcome = metrics(cells)
+            except BaseException:
+                outcome = traceback.format_exc()
+            json.dump(outcome, told)
+            told.flush()
+            os._exit(0)
+        os.waitpid(child, 0)
+        told.seek(0)
+        return json.load(told)
+
+
+def metrics(cells: list[str]) -> dict:
+    import matplotlib.pyplot as plt
+
+    from tp4lib import Report
+
+    Report.show = lambda self, figure, *words, **more: plt.close(figure)
+    names = {"__name__": "__main__", "display": lambda *_, **__: None}
+    for place, code in enumerate(cells):
+        name = f"<cell {place}>"
+        linecache.cache[name] = (len(code), None, code.splitlines(True), name)  # for tracebacks
+        exec(compile(code, name, "exec"), names)
+        if "preset" in names:
+            names["preset"] = "ci"
+    return names["report"].table().metrics
+
+
+if __name__ == "__main__":
+    import seaborn  # noqa: F401 - once, for all runs
+    import torch  # noqa: F401
+
+    wanted = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    print(json.dumps([forked(cells) for cells in wanted]))
