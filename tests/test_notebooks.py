@@ -11,7 +11,7 @@ import types
 
 import pytest
 
-from tests import browsing
+from tests import browsing, without_jupyter
 from tests.ideas import idea_lines
 from tp4lib.base import paths
 from tp4lib.collection import reproduce
@@ -258,25 +258,17 @@ def test_the_page_of_the_run_reads_well(collection, browser):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_to_expect_of_a_try_is_what_happens(collection, tmp_path, name):
     """Each edit is made and run at preset ci; ``m`` are its metrics, ``m_theory`` theory's, ``base`` those without."""
-    books = []
-    for number, one in enumerate(TRIES[name], 1):
-        book = load(name)
-        for cell in book["cells"]:
-            cell["source"] = edited(source(cell), one["edits"]) if cell["cell_type"] == "code" else ""
-        if "until" in one:  # no more than it needs
-            last = [cell["id"] for cell in book["cells"]].index(one["until"])
-            book["cells"] = [*book["cells"][: last + 1], book["cells"][-1]]
-        path = tmp_path / f"{name}_try{number}.ipynb"
-        path.write_text(json.dumps(book), encoding="utf-8")
-        books.append(path)
-    outcomes = reproduce.run(books, reproduce.Plan("ci", tmp_path / "out"), say=lambda line: None)
-    failed = [outcome.error for outcome in outcomes if outcome.error]
-    assert not failed, "\n".join(failed)
+    runs = []
+    for one in TRIES[name]:
+        book = code_cells(name)
+        last = [cell["id"] for cell in book].index(one["until"]) if "until" in one else len(book)
+        runs.append(
+            [edited(source(cell), one["edits"]) for cell in book[: last + 1]]
+        )  # no more than it needs
     base = metrics(collection, name)
-    for path, one in zip(books, TRIES[name], strict=True):
-        report = json.loads((tmp_path / "out" / path.stem / "metrics.json").read_text())["metrics"]
-        m = {key: metric["value"] for key, metric in report.items()}
-        theory = {key: metric["theory"] for key, metric in report.items() if "theory" in metric}
+    for reported, one in zip(without_jupyter.metrics_of(runs, tmp_path), TRIES[name], strict=True):
+        m = {key: metric["value"] for key, metric in reported.items()}
+        theory = {key: metric["theory"] for key, metric in reported.items() if "theory" in metric}
         for claim in one["expect"]:
             known = {"m": m, "base": base, "m_theory": theory}
             assert eval(claim, known), (one["quote"], claim, m, base)

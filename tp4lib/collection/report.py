@@ -80,15 +80,19 @@ class Report:
             from PIL import Image
 
         files = Manifest(self.folder)
+        # Laid out and measured once, not for each file: most of the time goes into placing words.
+        fig.draw_without_rendering()
+        fig.set_layout_engine("none")
+        box = fig.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
         for suffix, date in (("svg", "Date"), ("png", None), ("pdf", "CreationDate")):
             # No date in the file: the same figure is the same bytes.
             extra = {"metadata": {date: None}} if date else {}
             with files.atomic_path(f"{name}.{suffix}") as part:
-                fig.savefig(part, format=suffix, **extra)
+                fig.savefig(part, format=suffix, bbox_inches=box, **extra)
         with files.atomic_path(f"{name}.csv") as part:
             part.write_text(as_csv(fig), "utf-8")
         full, small = io.BytesIO(), io.BytesIO()
-        fig.savefig(full, format="png", dpi=INLINE_DPI)
+        fig.savefig(full, format="png", bbox_inches=box, dpi=INLINE_DPI)
         # 80 colours are enough for lines and bands, 256 for heat maps, and keep a notebook's pictures at a quarter of
         # their bytes. Maximum coverage, because the default (median cut) gives thin lines and small words a neighbour's
         # colour; one round of k-means keeps greys grey.

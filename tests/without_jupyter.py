@@ -1,7 +1,8 @@
 """A notebook's cells at preset ci, as they stand or edited, without Jupyter and without drawing: for their numbers.
 
-``python -m tests.cells FILE``: FILE holds JSON, a list of runs, each a list of cells' sources. Prints a line of JSON: of
-each run its metrics, or the traceback. Runs share what takes seconds to import, and nothing else: each is a fork.
+``python -m tests.without_jupyter FILE``: FILE holds JSON, a list of runs, each a list of cells' sources. Prints a line
+of JSON: of each run its metrics, or the traceback. Runs share what takes seconds to import, and nothing else: each is a
+fork with a folder of its own.
 """
 
 import json
@@ -17,18 +18,17 @@ from tp4lib.base import paths
 from tp4lib.data.catalogue import EMBEDDED
 
 
-def run(runs: list[list[str]], folder: Path) -> list[dict]:
+def metrics_of(runs: list[list[str]], folder: Path) -> list[dict]:
     """The metrics of each run, as its report has them, in a process of their own that works in ``folder``."""
     asked = folder / "runs.json"
     asked.write_text(json.dumps(runs), "utf-8")
     here = {
         "TP4_DATA": EMBEDDED,
-        "TP4_OUT": str(folder),
         "PYTHONPATH": str(paths.checkout()),
         "PYTHONWARNINGS": "ignore",
     }
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.cells", asked],
+        [sys.executable, "-m", "tests.without_jupyter", asked],
         cwd=folder,
         env=os.environ | here,
         capture_output=True,
@@ -42,11 +42,12 @@ def run(runs: list[list[str]], folder: Path) -> list[dict]:
     return outcomes
 
 
-def forked(cells: list[str]) -> dict | str:
-    """The metrics that the cells report, or the traceback of what they raise."""
+def forked(cells: list[str], folder: Path) -> dict | str:
+    """The metrics that the cells report, or the traceback of what they raise; they write into ``folder``."""
     with tempfile.TemporaryFile("w+") as told:
         child = os.fork()
         if child == 0:
+            os.environ["TP4_OUT"] = str(folder)
             try:
                 with open(os.devnull, "w") as nowhere:
                     os.dup2(nowhere.fileno(), 1)  # what cells print
@@ -82,4 +83,4 @@ if __name__ == "__main__":
     import torch  # noqa: F401
 
     wanted = json.loads(Path(sys.argv[1]).read_text("utf-8"))
-    print(json.dumps([forked(cells) for cells in wanted]))
+    print(json.dumps([forked(cells, Path.cwd() / str(number)) for number, cells in enumerate(wanted)]))
