@@ -399,7 +399,7 @@ def test_05_the_picture_comes_closer_to_that_of_width_infinity(collection):
 def test_06_features_beat_kernels(collection):
     report = collection[1]["06_maml_omniglot"]["metrics"]
     assert report["limit/largest difference from autograd after 3 meta-steps"]["value"] < 1e-9
-    assert report["kernel/mean meta-gradient over dealings of labels, relative"]["value"] < 1e-9
+    assert report["kernel/mean meta-gradient over assignments of labels, relative"]["value"] < 1e-9
 
 
 def test_07_pi_limits_converge_and_move_their_features(collection):

@@ -206,8 +206,8 @@ def test_evaluation_images_are_worked_out_once_and_never_stale(characters, monke
     assert len(learner.space._stored) == 3
 
 
-def test_the_mean_gradient_over_the_dealing_of_labels_is_zero(characters):
-    """From f = 0, where labels are alike: what one dealing of the labels teaches, the 119 others take back."""
+def test_the_mean_gradient_over_all_assignments_of_labels_is_zero(characters):
+    """From f = 0, where labels are alike: what one assignment teaches, the 119 others take back."""
     tasks = deal(characters)
     batch = tasks.batch(1)
     space = GramSpace(tasks.table, limit_kernel("ntk", "relu"), F64)
