@@ -40,6 +40,7 @@ def parts() -> dict[str, str]:
         "storage": storage(),
         "table3": table3(),
         "cores": cores(),
+        "precision": precision(),
     }
 
 
@@ -307,6 +308,14 @@ def _gaps(by_width: dict[Any, list[dict[str, Any]]], widths: list[Any]) -> str:
             gap += "" if abs(statistics.mean(pairs)) > 2 * error else " (no difference seen)"
         told.append(gap)
     return f"With equal windows and negatives, the loss of epoch {epoch} falls {', '.join(told)}."
+
+
+def precision() -> str:
+    """How far float32 is from float64 in each engine."""
+    lines = ["| engine | precision | loss | change |", "|---|---|---|---|"]
+    for case in _result("precision")["cases"]:
+        lines.append(_row(case["case"], (case["dtype"], f"{case['loss']:.1e}", f"{case['change']:.1e}")))
+    return "\n".join(lines)
 
 
 def cores() -> str:
