@@ -4,7 +4,6 @@ Prints a line of JSON: how many kernels were launched, and the bytes that were h
 """
 
 import json
-import linecache
 import os
 import sys
 import warnings
@@ -12,6 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 from tests import pretend_cuda
+from tests.without_jupyter import execute
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
@@ -40,17 +40,10 @@ def run(number: str) -> dict[str, int]:
         return module
 
     (path,) = NOTEBOOKS.glob(f"{number}*.ipynb")
-    names = {"__name__": "__main__", "display": lambda *_, **__: None}
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     with pretend_cuda.device() as gpu, mock.patch.object(torch.nn.Module, "_apply", keeping_ties):
-        for place, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
-            code = "".join(cell["source"])
-            if cell["cell_type"] != "code" or "google.colab" in code:
-                continue
-            name = f"<cell {place} of {path.name}>"
-            linecache.cache[name] = (len(code), None, code.splitlines(True), name)  # for tracebacks
-            exec(compile(code, name, "exec"), names)
-            if "parameters" in cell["metadata"].get("tags", []):
-                names.update(preset="ci", device="cuda")
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        execute(code, preset="ci", device="cuda")
         return {"launches": gpu.launches.total(), "peak": gpu.peak}
 
 

@@ -261,10 +261,9 @@ def test_what_to_expect_of_a_try_is_what_happens(collection, tmp_path, name):
     runs = []
     for one in TRIES[name]:
         book = code_cells(name)
+        # No more cells than the metrics need.
         last = [cell["id"] for cell in book].index(one["until"]) if "until" in one else len(book)
-        runs.append(
-            [edited(source(cell), one["edits"]) for cell in book[: last + 1]]
-        )  # no more than it needs
+        runs.append([edited(source(cell), one["edits"]) for cell in book[: last + 1]])
     base = metrics(collection, name)
     for reported, one in zip(without_jupyter.metrics_of(runs, tmp_path), TRIES[name], strict=True):
         m = {key: metric["value"] for key, metric in reported.items()}

@@ -68,14 +68,20 @@ def metrics(cells: list[str]) -> dict:
     from tp4lib import Report
 
     Report.show = lambda self, figure, *words, **more: plt.close(figure)
+    return execute(cells, preset="ci")["report"].table().metrics
+
+
+def execute(cells: list[str], **parameters: str) -> dict:
+    """Run the cells one after the other, with ``parameters`` in place of those that they set; return their names."""
     names = {"__name__": "__main__", "display": lambda *_, **__: None}
     for place, code in enumerate(cells):
-        name = f"<cell {place}>"
+        name = f"<code cell {place}>"
         linecache.cache[name] = (len(code), None, code.splitlines(True), name)  # for tracebacks
         exec(compile(code, name, "exec"), names)
-        if "preset" in names:
-            names["preset"] = "ci"
-    return names["report"].table().metrics
+        if "preset" in names:  # the cell of parameters has been run
+            names.update(parameters)
+            parameters = {}
+    return names
 
 
 if __name__ == "__main__":

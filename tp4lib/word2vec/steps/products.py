@@ -159,9 +159,10 @@ if numba is not None:
         for i in range(B // 2 * 2, B):
             for k in range(K):
                 _inner1x1(H, N, S, i, k, whole)
-        for i in range(B):
-            for k in range(K):
-                rest = H.dtype.type(0)
-                for c in range(whole, n):
-                    rest += H[i, c] * N[k, c]
-                S[i, k] += rest
+        if whole < n:
+            for i in range(B):
+                for k in range(K):
+                    rest = H.dtype.type(0)
+                    for c in range(whole, n):
+                        rest += H[i, c] * N[k, c]
+                    S[i, k] += rest
