@@ -21,10 +21,10 @@ class LinearFOMAML(Learner):
     one more input.) So no weight matrix is ever held for a task.
 
     *One step, as in training.* With the class sums of errors ``B = E^T X`` of supports and ``B_q`` of queries, both
-    (o, d), and ``D = B U^T``, all that is needed of a task is in
+    (o, d), and ``D = B U^T``, the adapted network is one matrix A (o, d), and all that is needed of a task is in
 
-        f_q = X_q (V U - eps D U)^T - eps (X_q B^T) V (V - eps D)^T
-        dU = (V - eps D)^T B_q,     dV = B_q U^T - eps B_q B^T V,
+        A = (V - eps D) (U - eps V^T B) = V U - eps D U - eps (V - eps D) V^T B,   f_q = X_q A^T,
+        dU = (V - eps D)^T B_q,     dV = B_q (U - eps V^T B)^T,
 
     three large products a meta-step (B U^T, D U, D^T B_q) with o rows a task, whatever the shots and queries; and since
     errors sum to 0 over classes, o - 1 rows are enough.
@@ -112,49 +112,47 @@ class LinearFOMAML(Learner):
         return self._after_one(batch) if self.inner_steps == 1 else self._after_several(batch)
 
     def _after_one(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-        """After one step, with the class's letters: a matrix of a task with o - 1 rows stands for P times itself."""
+        """After one step, with the class's letters: a matrix with o - 1 rows stands for P times itself."""
         net, alpha = self.network, self.network.bias_scale
-        U, V = net.U, net.V  # (k, d), (o, k)
-        b = U.new_zeros(len(U)) if net.b is None else net.b
+        U, b = net.U, net.U.new_zeros(len(net.U)) if net.b is None else net.b
         support_x, support_y, query_x, query_y = batch
-        T, o, k, d = len(batch.x), net.d_out, len(U), net.d_in
+        T, r, k, d = len(batch.x), net.d_out - 1, len(U), net.d_in
         self._P = P = self._P.to(U)  # moves it once: doing so in every step would wait for a GPU
-        W = P.T @ V  # (o - 1, k): all of V that errors, which sum to 0, can see
-        # f at all images before adaptation, x (V U)^T + alpha V b: (T, S + Q, o).
-        before = torch.addmm(alpha * (V @ b), batch.x.reshape(-1, d), (V @ U).T).view(T, -1, o)
+        W = P.T @ net.V  # (r, k): all of V that errors, which sum to 0, can see
+        WU, Wb = W @ U, W @ b  # before adaptation, f(x) = P (W U x + alpha W b) but for what all classes share
 
-        # Adapt. Errors sum to 0 over classes, so e holds E: here -eps E = e P^T, (T, S, o - 1).
-        e = (torch.softmax(before[:, : batch.supports], dim=2) @ P).sub_(P[support_y])
-        e = e.mul_(-self.inner_lr / support_y.shape[1])
+        # Adapt. Errors sum to 0 over classes, so e holds E: here -eps E = e P^T, (T, S, r).
+        e = self._errors(torch.matmul(support_x, WU.T).add_(alpha * Wb) @ P.T, support_y).mul_(-self.inner_lr)
         # -eps times B = E^T X, its column for the constant input alpha (beta), and D = B U^T + beta b. Written into
-        # one matrix of all tasks' D with V below them, for one product with both further down.
-        B, beta = torch.bmm(e.mT, support_x), alpha * e.sum(1)  # (T, o - 1, d); (T, o - 1)
-        DV = U.new_empty(T * (o - 1) + o, k)
-        D = torch.addmm(beta.view(-1, 1) * b, B.view(-1, d), U.T, out=DV[:-o])
-        DV[-o:] = V
-        # The task's network is now V + P D, U + W^T B, b + W^T beta. Its logits, less those before, are P times
-        #   D (U x + alpha b) + (W + D) W^T (B x + alpha beta)
-        # up to a number that is the same for all classes of an image, which softmax does not see.
-        DU, Db = (D @ U).view(T, o - 1, d), (D @ b).view(T, 1, o - 1)
-        WW = (W @ W.T).add((D @ W.T).view(T, o - 1, o - 1).mT)  # ((W + D) W^T)^T
-        K = torch.baddbmm(beta[:, None], query_x, B.mT, beta=alpha)  # X_q B^T + alpha beta, (T, Q, o - 1)
-        moved = torch.baddbmm(Db, query_x, DU.mT, beta=alpha).baddbmm_(K, WW)
-        logits = before[:, batch.supports :] + moved @ P.T
-        loss = F.cross_entropy(logits.reshape(-1, o), query_y.reshape(-1))
+        # one matrix of all tasks' D with W below them, for one product with both further down.
+        B, beta = torch.bmm(e.mT, support_x), alpha * e.sum(1)  # (T, r, d); (T, r)
+        DW = U.new_empty((T + 1) * r, k)
+        D = torch.addmm(torch.outer(beta.view(-1), b), B.view(-1, d), U.T, out=DW[:-r])
+        DW[-r:] = W
+        # The task's network is now W + D, U + W^T B, b + W^T beta. Multiplied out, its logits are P (A x + alpha a):
+        #   A = (W + D) (U + W^T B),  a = (W + D) (b + W^T beta).
+        left = (D @ W.T).view(T, r, r) + W @ W.T  # (W + D) W^T
+        A = torch.baddbmm((D @ U).view(T, r, d), left, B).add_(WU)
+        a = torch.baddbmm((D @ b).view(T, r, 1), left, beta[:, :, None]).add_(Wb[:, None])
+        logits = torch.baddbmm(a.mT, query_x, A.mT, beta=alpha) @ P.T  # (T, Q, o)
+        loss = F.cross_entropy(logits.reshape(-1, r + 1), query_y.reshape(-1))
 
         # Learn. The queries' errors at the adapted network, and B_q = E_q^T X_q with its column for the bias.
-        e = (torch.softmax(logits, dim=2) @ P).sub_(P[query_y]).div_(query_y.shape[1])
-        rows = U.new_empty(T * (o - 1) + o, d)  # all tasks' B_q, and P sum_t B_q below them: the order of DV
-        Bq, beta_q = torch.bmm(e.mT, query_x, out=rows[:-o].view(T, o - 1, d)), alpha * e.sum(1)
-        total, total_b = torch.mm(P, Bq.sum(0), out=rows[-o:]), P @ beta_q.sum(0)
-        dU = DV.T @ rows  # sum_t (V + P D)^T P B_q
-        # dV = sum_t P B_q (U + W^T B)^T, the bias included: what the tasks share, and P (sum_t B_q B^T) W.
+        e = self._errors(logits, query_y)
+        rows = U.new_empty((T + 1) * r, d)  # all tasks' B_q, and sum_t B_q below them: the order of DW
+        Bq, beta_q = torch.bmm(e.mT, query_x, out=rows[:-r].view(T, r, d)), alpha * e.sum(1)
+        total, total_b = torch.sum(Bq, 0, out=rows[-r:]), beta_q.sum(0)
+        dU = DW.T @ rows  # sum_t (W + D)^T B_q
+        # dW = sum_t B_q (U + W^T B)^T, the bias included: what the tasks share, and (sum_t B_q B^T) W.
         inner = torch.addmm(torch.bmm(Bq, B.mT).sum(0), beta_q.T, beta)
-        dV = torch.addmm(torch.outer(total_b, b), total, U.T).addmm_(P @ inner, W)
+        dV = P @ torch.addmm(torch.outer(total_b, b), total, U.T).addmm_(inner, W)
         if net.b is None:
             return loss, [dU, dV]
-        db = torch.cat([beta_q.view(-1), total_b]) @ DV  # alpha sum_t (V + P D)^T E_q^T 1
-        return loss, [dU, dV, db]
+        return loss, [dU, dV, torch.cat([beta_q.view(-1), total_b]) @ DW]
+
+    def _errors(self, logits: Tensor, y: Tensor) -> Tensor:
+        """``(softmax(f) - Y) P / S`` of logits (T, S, o): each image's error in o - 1 numbers."""
+        return (torch.softmax(logits, dim=2) @ self._P).sub_(self._P[y]).div_(y.shape[1])
 
     def _after_several(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """The same after any number of steps."""
