@@ -68,7 +68,7 @@ LARGE_FILE, LONG_FUNCTION, MANY_ARGUMENTS = 400, 60, 8
 # Kernels and their launchers pass pointers, sizes and strides one by one; public signatures are a promise.
 MAY_BE_LARGE = {
     "tp4lib.word2vec.steps.triton_code": "Triton kernels",
-    "tp4lib.word2vec.steps.on_numba": "compiled loops",
+    "tp4lib.word2vec.steps.loops": "compiled loops",
     "tp4lib.nn.ABCLinear.__init__": "the settings of one layer, all with defaults",
     "tp4lib.nn.MLP.__init__": "the settings of a network, all with defaults",
     "tp4lib.pi_limit.network.PiMLP.__init__": "the settings of a network, all with defaults",

@@ -17,6 +17,7 @@ from tp4lib.word2vec.baselines import kernel_limit_embeddings, ntk_start
 from tp4lib.word2vec.blocks import Block, Sampler
 from tp4lib.word2vec.model import parse_width
 from tp4lib.word2vec.settings import StepSettings
+from tp4lib.word2vec.steps import lines, products
 from tp4lib.word2vec.steps import on_numba as fast
 from tp4lib.word2vec.steps.on_torch import torch_steps
 from tp4lib.word2vec.steps.reference import reference_steps
@@ -186,20 +187,50 @@ def test_any_number_of_threads_gives_the_same_bits(width, sizes, dtype, monkeypa
 def test_products_of_small_matrices(B, K, n, dtype):
     """Whole blocks, what is left over in rows, columns and both, and matrices that are transposed or part of others."""
     rng = np.random.default_rng(0)
-    H, N, G = (rng.standard_normal(shape).astype(dtype) for shape in ((B, n), (K, n), (B, K)))
-    S, around = np.full((2, B + 1, K + 1), 7, dtype), np.full((K + 2, n), 7, dtype)
-    dH, dN = np.full((B, n), np.nan, dtype), around[1:-1]
-    fast.inner_products(H, N, S[1, :B, :K])
-    fast.product(G, N, dH)
-    fast.product(G.T, H, dN)
+    columns = fast.room(n, np.dtype(dtype).itemsize)
+    H, N, G = (rng.standard_normal(shape).astype(dtype) for shape in ((B, columns), (K, columns), (B, K)))
+    H[:, n:] = N[:, n:] = 0  # as the step has them: the last line is filled up with zeros
+    S, around = np.full((2, B + 1, K + 1), 7, dtype), np.full((K + 2, columns), 7, dtype)
+    dH, dN = np.full((B, columns), np.nan, dtype), around[1:-1]
+    products.inner_products(H, N, n, S[1, :B, :K])
+    products.product(G, N, n, dH)
+    products.product(G.T, H, n, dN)
     close = dict(rtol=0, atol=100 * np.finfo(dtype).eps * n**0.5)
     np.testing.assert_allclose(S[1, :B, :K], H.astype(float) @ N.T.astype(float), **close)
-    np.testing.assert_allclose(dH, G.astype(float) @ N.astype(float), **close)
-    np.testing.assert_allclose(dN, G.T.astype(float) @ H.astype(float), **close)
+    np.testing.assert_allclose(dH[:, :n], (G.astype(float) @ N.astype(float))[:, :n], **close)
+    np.testing.assert_allclose(dN[:, :n], (G.T.astype(float) @ H.astype(float))[:, :n], **close)
     assert (S[0] == 7).all()
     assert (S[1, B] == 7).all()
     assert (S[1, :, K] == 7).all()
     assert (around[[0, -1]] == 7).all()
+
+
+@needs_numba
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_lines_are_vectors_of_a_row(dtype):
+    """Sums, differences, products, sums over a line, and the part of a line at a row's end, which touches no more."""
+    size = lines.BYTES // np.dtype(dtype).itemsize
+    rng = np.random.default_rng(0)
+    A, B, out = rng.standard_normal((3, 4, 2 * size)).astype(dtype)
+    before = out.copy()
+
+    @fast.numba.njit
+    def both(A, B, out, count, factor):
+        x, y = lines.load(A, 1, 3, None), lines.load(B, 2, size, None)
+        lines.store((x + y) * lines.spread(factor) - y, out, 0, size, None)
+        rest = lines.load(A, 3, 2 * size - count, count)  # the row and the matrix end here
+        lines.store(rest, out, 3, 2 * size - count, count)
+        return lines.total(x), lines.total(rest)
+
+    for count in range(1, size):
+        out[:] = before
+        sums = both(A, B, out, count, A.dtype.type(0.5))
+        x, y, rest = A[1, 3 : 3 + size], B[2, size:], A[3, 2 * size - count :]
+        np.testing.assert_allclose(out[0, size:], (x + y) / 2 - y, rtol=1e-5)
+        np.testing.assert_allclose(sums, (x.sum(), rest.sum()), rtol=1e-4, atol=1e-5)
+        assert (out[3, 2 * size - count :] == rest).all()
+        out[0, size:], out[3, 2 * size - count :] = before[0, size:], before[3, 2 * size - count :]
+        assert (out == before).all()
 
 
 @needs_numba
@@ -208,21 +239,21 @@ def test_every_column_has_one_tile(columns, tiles):
     size, count = fast.tiling(columns)
     assert count == tiles
     assert (count - 1) * size < columns <= count * size
-    assert size <= fast.TILE + 16
+    assert size <= fast.TILE
 
 
 @needs_numba
 @pytest.mark.parametrize("broken", [0, 1])
 def test_a_thread_that_fails_lets_the_others_go(monkeypatch, broken):
     block = make_blocks(make_corpus(2000), batch_size=32, shared=24)[0]
-    real = fast._all_batches
+    real = fast.loops.all_batches
 
     def fails(part, *others):
         if part[0] == broken:
             raise MemoryError("no room")
         return real(part, *others)
 
-    monkeypatch.setattr(fast, "_all_batches", fails)
+    monkeypatch.setattr(fast.loops, "all_batches", fails)
     with pytest.raises(MemoryError, match="no room"):
         fast.numba_steps(CBOW(40, 512), block, StepSettings(), cores=2)
 
