@@ -119,10 +119,8 @@ class LinearFOMAML(Learner):
         T, r, k, d = len(batch.x), net.d_out - 1, len(U), net.d_in
         self._P = P = self._P.to(U)  # moves it once: doing so in every step would wait for a GPU
         W = P.T @ net.V  # (r, k): all of V that errors, which sum to 0, can see
-        WU, Wb = (
-            W @ U,
-            W @ b,
-        )  # before adaptation, f(x) = P (W U x + alpha W b) but for what all classes share
+        # Before adaptation, f(x) = P (W U x + alpha W b) but for what all classes share.
+        WU, Wb = W @ U, W @ b
 
         # Adapt. Errors sum to 0 over classes, so e holds E: here -eps E = e P^T, (T, S, r).
         e = self._errors(torch.matmul(support_x, WU.T).add_(alpha * Wb) @ P.T, support_y).mul_(-self.inner_lr)

@@ -5,6 +5,7 @@ waiting for memory.
 """
 
 from tp4lib.base.jit import numba
+from tp4lib.word2vec.steps import lines
 
 AHEAD = 8  # rows
 LINES = 8  # of a row's beginning: the rest of a long row the processor fetches by itself
@@ -14,14 +15,14 @@ if numba is not None:
     from numba.core import cgutils, types
     from numba.extending import intrinsic
 
+    size = lines.size
+
     @intrinsic
     def _prefetch(typing, array, row, column):
         """Begin to load the cache line of ``array[row, column]``, and do not wait for it."""
 
         def code(context, builder, signature, arguments):
-            kind = signature.args[0]
-            view = context.make_array(kind)(context, builder, arguments[0])
-            pointer = cgutils.get_item_pointer(context, builder, kind, view, arguments[1:], wraparound=False)
+            pointer = lines.address(context, builder, array, *arguments)
             address, number = ir.IntType(8).as_pointer(), ir.IntType(32)
             called = ir.FunctionType(ir.VoidType(), [address, number, number, number])
             prefetch = cgutils.get_or_insert_function(builder.module, called, "llvm.prefetch.p0i8")
@@ -35,6 +36,6 @@ if numba is not None:
     def ask_ahead(matrix, words, first, last, i, left, right):
         """Ask for columns from ``left`` of the row of the word ``AHEAD`` places after number i of words[first:last]."""
         if 0 <= i + AHEAD < last - first:
-            line = 64 // matrix.itemsize  # numbers
+            line = size(matrix)
             for column in range(left, min(left + LINES * line, right), line):
                 _prefetch(matrix, words[first + i + AHEAD], column)

@@ -28,9 +28,8 @@ if numba is not None:
 
         @property
         def vector(self) -> ir.VectorType:
-            return ir.VectorType(
-                ir.FloatType() if self.number == types.float32 else ir.DoubleType(), self.count
-            )
+            number = ir.FloatType() if self.number == types.float32 else ir.DoubleType()
+            return ir.VectorType(number, self.count)
 
     @register_model(Line)
     class _Model(models.PrimitiveModel):
@@ -43,7 +42,8 @@ if numba is not None:
         count = Line(matrix.dtype).count
         return types.intp(matrix), lambda context, builder, signature, arguments: ir.IntType(64)(count)
 
-    def _address(context, builder, kind, matrix, row, column):
+    def address(context, builder, kind, matrix, row, column):
+        """Code for where a number of a matrix lies; rows and columns count from the start."""
         view = context.make_array(kind)(context, builder, matrix)
         return cgutils.get_item_pointer(context, builder, kind, view, [row, column], wraparound=False)
 
@@ -52,8 +52,8 @@ if numba is not None:
         with cgutils.for_range(builder, count) as loop:
             builder.store(builder.load(builder.gep(source, [loop.index])), builder.gep(target, [loop.index]))
 
-    def _loaded(builder, matrix, kind, address):
-        line = builder.load(builder.bitcast(address, kind.vector.as_pointer()))
+    def _loaded(builder, matrix, kind, place):
+        line = builder.load(builder.bitcast(place, kind.vector.as_pointer()))
         line.align = matrix.dtype.bitwidth // 8  # a row may begin anywhere
         return line
 
@@ -63,12 +63,12 @@ if numba is not None:
         kind = Line(matrix.dtype)
 
         def code(context, builder, signature, arguments):
-            address = _address(context, builder, matrix, *arguments[:3])
+            place = address(context, builder, matrix, *arguments[:3])
             if isinstance(count, types.NoneType):
-                return _loaded(builder, matrix, kind, address)
+                return _loaded(builder, matrix, kind, place)
             room = cgutils.alloca_once(builder, kind.vector)
             builder.store(ir.Constant(kind.vector, [0.0] * kind.count), room)
-            _each(builder, arguments[3], address, builder.bitcast(room, kind.vector.element.as_pointer()))
+            _each(builder, arguments[3], place, builder.bitcast(room, kind.vector.element.as_pointer()))
             return builder.load(room)
 
         return kind(matrix, types.intp, types.intp, _count(count)), code
@@ -79,7 +79,7 @@ if numba is not None:
         kind = Line(matrix.dtype, PARTS)
 
         def code(context, builder, signature, arguments):
-            return _loaded(builder, matrix, kind, _address(context, builder, matrix, *arguments))
+            return _loaded(builder, matrix, kind, address(context, builder, matrix, *arguments))
 
         return kind(matrix, types.intp, types.intp), code
 
@@ -88,14 +88,14 @@ if numba is not None:
         """Write a line to the matrix, or its first ``count`` numbers."""
 
         def code(context, builder, signature, arguments):
-            address = _address(context, builder, matrix, *arguments[1:4])
+            place = address(context, builder, matrix, *arguments[1:4])
             if isinstance(count, types.NoneType):
-                written = builder.store(arguments[0], builder.bitcast(address, line.vector.as_pointer()))
+                written = builder.store(arguments[0], builder.bitcast(place, line.vector.as_pointer()))
                 written.align = matrix.dtype.bitwidth // 8
             else:
                 room = cgutils.alloca_once(builder, line.vector)
                 builder.store(arguments[0], room)
-                _each(builder, arguments[4], builder.bitcast(room, line.vector.element.as_pointer()), address)
+                _each(builder, arguments[4], builder.bitcast(room, line.vector.element.as_pointer()), place)
             return context.get_dummy_value()
 
         return types.void(line, matrix, types.intp, types.intp, _count(count)), code
@@ -118,10 +118,8 @@ if numba is not None:
 
         return same
 
-    spread, spread_part = (
-        _spread(1),
-        _spread(PARTS),
-    )  # a line, and half a line, that is the given number everywhere
+    # A line, and half a line, that is the given number everywhere.
+    spread, spread_part = _spread(1), _spread(PARTS)
 
     @intrinsic
     def total(typing, line):

@@ -108,7 +108,7 @@ def _forward(t, E, R, tokens, first, last, at, m, H, N, S, s, tile, P):
     """In a tile of columns: hidden vectors H, and what the tile adds to the scores of negatives S and targets s."""
     _, low, high, begin, end, _, K = at
     B, left, right = high - low, t * tile, min((t + 1) * tile, E.shape[1])
-    n, zero, h, negatives = right - left, spread(E.dtype.type(0)), H[t], N[t]
+    n, zero, h_tile, N_tile = right - left, spread(E.dtype.type(0)), H[t], N[t]
     for j in range(-caching.AHEAD, 0):  # the first rows; later ones are asked for as the loops go on
         ask_ahead(E, tokens, begin, end, j, left, right)
     # Windows overlap: the sum over a window is the difference of two running sums over the words of the batch.
@@ -124,12 +124,12 @@ def _forward(t, E, R, tokens, first, last, at, m, H, N, S, s, tile, P):
         enters, leaves = first[p] - begin, last[p] - begin
         scale = E.dtype.type(1.0 / (leaves - enters - 1))
         # The target's own score needs only an inner product; it takes no part in the matrix product.
-        s[t, b] = total(_mean(n, zero, P, enters, leaves, E, R, tokens[p], left, scale, h, b))
+        s[t, b] = total(_mean(n, zero, P, enters, leaves, E, R, tokens[p], left, scale, h_tile, b))
     # Gather the negatives' rows side by side, then take all B x K scores in one product.
     for k in range(K):
         ask_ahead(R, m, 0, K, k, left, right)
-        _copy(n, zero, negatives, k, R, m[k], left)
-    inner_products(h, negatives, n, S[t, :B, :K])
+        _copy(n, zero, N_tile, k, R, m[k], left)
+    inner_products(h_tile, N_tile, n, S[t, :B, :K])
 
 
 @jit
@@ -229,13 +229,19 @@ def _share(c, count, seen, D, enters, leaves, dH, b, R, word, left, factor, scal
     return seen
 
 
+@inlined
+def _next(c, D, j):
+    """The running sum of differences, ``D[j + 1] += D[j]``."""
+    change = load(D, j + 1, c, None) + load(D, j, c, None)
+    store(change, D, j + 1, c, None)
+    return change
+
+
 @_over_columns
 @inlined
 def _change_word(c, count, seen, E, word, left, kept, D, j):
-    """``D[j + 1] += D[j]`` is the sum of the windows that a place is in: ``E[word] = kept E[word] + D[j + 1]``."""
-    change = load(D, j + 1, c, None) + load(D, j, c, None)
-    store(change, D, j + 1, c, None)
-    row = spread(kept) * load(E, word, left + c, count) + change
+    """``E[word] = kept E[word] + D[j + 1]``, the sum of what the windows share that place j is in."""
+    row = spread(kept) * load(E, word, left + c, count) + _next(c, D, j)
     store(row, E, word, left + c, count)
     return seen + row
 
@@ -244,9 +250,7 @@ def _change_word(c, count, seen, E, word, left, kept, D, j):
 @inlined
 def _change_target(c, count, seen, E, word, left, kept, D, j, dH, b):
     """The same for a place that is itself a target, whose own window leaves it out."""
-    change = load(D, j + 1, c, None) + load(D, j, c, None)
-    store(change, D, j + 1, c, None)
-    row = spread(kept) * load(E, word, left + c, count) + (change - load(dH, b, c, None))
+    row = spread(kept) * load(E, word, left + c, count) + (_next(c, D, j) - load(dH, b, c, None))
     store(row, E, word, left + c, count)
     return seen + row
 
@@ -271,11 +275,11 @@ def _backward(
     """
     _, low, high, begin, end, _, K = at
     B, real, left, right = high - low, E.dtype.type, t * tile, min((t + 1) * tile, E.shape[1])
-    n, zero, one, h = right - left, spread(real(0)), real(1), H[t]
+    n, zero, one, h_tile = right - left, spread(real(0)), real(1), H[t]
     # The changes dH of hidden vectors and dN of negatives; differences D of the changes of words, from row 1 on.
     dH, dN, D = changes
     product(G, N[t], n, dH)  # the error that reaches h
-    product(G.T, h, n, dN)  # the change of the negatives
+    product(G.T, h_tile, n, dN)  # the change of the negatives
     D[: end - begin + 2] = 0
     for b in range(B):
         p = low + b
@@ -296,7 +300,7 @@ def _backward(
     for k in range(K):
         written = _change(n, written, R, m[k], left, keep_m[k], one, dN, k)
     for b in range(B):  # targets last: they may be negatives too, with two changes and one decay
-        written = _change(n, written, R, tokens[low + b], left, keep_t[b], g[b], h, b)
+        written = _change(n, written, R, tokens[low + b], left, keep_t[b], g[b], h_tile, b)
     return total(written)
 
 
@@ -321,17 +325,14 @@ def all_batches(
     W, touches, keep = np.empty(K, np.int64), np.empty(most, np.int32), np.empty(most + 1, E.dtype)
     # Each worker has its own copy of what is small, and works all of it out: cheaper than a third meeting.
     columns = H.shape[2]
-    P, dH, dN = (
-        np.empty((most + 2, columns), E.dtype),
-        np.empty((B, columns), E.dtype),
-        np.empty((K, columns), E.dtype),
-    )
+    sums = np.empty((most + 2, columns), E.dtype)  # P in the first half, D in the second
+    changes = np.empty((B, columns), E.dtype), np.empty((K, columns), E.dtype), sums
     from_tile, to_tile = _part(worker, workers, len(H))
     loss = seen = 0.0
     for i in range(len(rates)):
         at = _batch(i, batch_size, tokens, first, last, negatives, rows)
         for t in range(from_tile, to_tile):
-            _forward(t, E, R, tokens, first, last, at, rows[1], H, N, S, s, tile, P)
+            _forward(t, E, R, tokens, first, last, at, rows[1], H, N, S, s, tile, sums)
         meet(place, workers, 2 * i + 1)  # all parts of the scores are there
         G = G_room[: (at[2] - at[1]) * at[6]].reshape(at[2] - at[1], at[6])
         _scores(
@@ -342,7 +343,7 @@ def all_batches(
         for t in range(from_tile, to_tile):
             seen += _backward(
                 t, E, R, tokens, first, last, whole, input_rate, at, rows[1], H, N, G, g, keep_m, keep_t, keep, tile,
-                (dH, dN, P),
+                changes,
             )  # fmt: skip
         _forget(at, rows)
         for b in range(at[2] - at[1]):

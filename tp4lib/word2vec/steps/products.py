@@ -41,8 +41,8 @@ if numba is not None:
     def inner_products(H, N, n, S):
         """``S = H N^T``, shapes (B, n), (K, n) and (B, K); columns are rounded up to whole lines, filled with zeros."""
         B, K = S.shape
-        zero, step = spread_part(H.dtype.type(0)), size(H) // lines.PARTS
-        whole = -(-n // (lines.PARTS * step)) * lines.PARTS * step
+        line, zero = size(H), spread_part(H.dtype.type(0))
+        whole, step = -(-n // line) * line, line // lines.PARTS
         for i in range(0, B - 3, 4):
             for k in range(0, K - 2, 3):
                 a0 = a1 = a2 = b0 = b1 = b2 = c0 = c1 = c2 = d0 = d1 = d2 = zero
